@@ -1,0 +1,257 @@
+//! Event types of the history. Adding a field is fine; renaming one breaks old runs.
+
+use crate::measure::{Flow, FlowCounters, Hist};
+use crate::plan::{PlannedLeg, PlannedRoom};
+use crate::types::{LegId, RoomId, ServerId, Suite};
+use serde::{Deserialize, Serialize};
+
+/// Version of the history format.
+pub const SCHEMA: u32 = 1;
+
+/// One line: when, and what.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Line {
+    /// ms since the start of the run (monotonic clock).
+    pub t: f64,
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "ev", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "written once and dropped; never held in numbers")]
+pub enum Event {
+    /// First line of every history.
+    Run(RunInfo),
+    /// The rooms of the plan, once.
+    Rooms { rooms: Vec<PlannedRoom> },
+    /// A server met for the first time. Its id is used from here on.
+    Server(ServerInfo),
+    /// The run enters a phase.
+    Phase { phase: Phase },
+    /// A participant began to join, at its planned time or later (`late_ms`). Planned times are the basis of latencies.
+    JoinStart { leg: PlannedLeg, late_ms: f64 },
+    /// The participant is connected.
+    Joined { leg: LegId, room: RoomId, server: ServerId, suite: Option<Suite>, remote: Option<String>, setup: Setup },
+    /// The participant gave up.
+    JoinFailed(JoinFailure),
+    /// First media of one expected stream, in ms since the later of the two participants' planned joins.
+    FirstMedia { leg: LegId, from: LegId, first_rtp_ms: Option<f64>, first_frame_ms: Option<f64> },
+    /// The leg is over.
+    LegEnd(LegEnd),
+    /// One second of media, by server.
+    Interval(Interval),
+    /// Media of one room since its last such event: at least every 10 s, and each second in which something was amiss.
+    Room(RoomInterval),
+    /// One second of the generator's own health.
+    Health(Health),
+    /// Something a reader should know, e.g. a candidate outside the allow-list. `count` of the same, first one quoted.
+    Note { code: String, text: String, leg: Option<LegId>, count: u64 },
+    /// Last line of a history that ended in order.
+    End { interrupted: bool },
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RunInfo {
+    pub schema: u32,
+    /// Version of roomful.
+    pub version: String,
+    /// Random id of the run; also in every media stamp.
+    pub id: String,
+    pub profile: String,
+    pub shape: String,
+    pub seed: u64,
+    /// RFC 3339, UTC.
+    pub started_at: String,
+    /// Whole resolved profile as TOML text without secrets: what `report` judges by.
+    pub resolved: String,
+    /// Planned start of judging and end of judging, ms since start.
+    pub hold_from_ms: f64,
+    pub hold_until_ms: f64,
+    pub legs_planned: u32,
+    /// What check and run computed for this machine.
+    pub limits: serde_json::Value,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ServerInfo {
+    pub id: ServerId,
+    /// As the target file or the fleet calls it.
+    pub name: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Joins and warm-up: not judged, but joins and set-up times are.
+    Warmup,
+    /// Judged.
+    Hold,
+    /// Everybody leaves.
+    Leaving,
+}
+
+/// Set-up of one participant in ms. `total` counts from the planned start; the phases are durations of their own.
+#[derive(Clone, Copy, PartialEq, Default, Debug, Serialize, Deserialize)]
+pub struct Setup {
+    /// Planned start → media can flow on every transport of the first negotiation.
+    pub total_ms: f64,
+    /// The user's own join API, where there is one.
+    pub join_ms: Option<f64>,
+    /// First signalling request → answer applied.
+    pub signaling_ms: f64,
+    /// Checks may start → pair selected (first transport).
+    pub ice_ms: f64,
+    /// Pair selected → keys (first transport).
+    pub dtls_ms: f64,
+}
+
+/// Why a join did not succeed. The text form is the key in `participants.failures`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailReason {
+    /// Nobody listens, or no route.
+    Refused,
+    /// TLS or WebSocket handshake failed.
+    Handshake,
+    /// The server said no, with its code in `detail`.
+    Rejected,
+    /// The room or the server is full.
+    Full,
+    /// Wrong secret or token.
+    Unauthorized,
+    TimeoutSignaling,
+    TimeoutIce,
+    TimeoutDtls,
+    /// SDP that can't be parsed, or that agrees on nothing we can use.
+    BadSdp,
+    /// JSON or HTTP that makes no sense.
+    BadAnswer,
+    /// The server closed signalling or media before the join was done.
+    Closed,
+    /// DTLS failed, or the certificate does not match the fingerprint.
+    Dtls,
+    /// Every candidate is outside the allow-list.
+    NotAllowed,
+    /// Left by plan or by Ctrl-C before it had joined.
+    LeftEarly,
+    /// Our own fault: no socket, no port.
+    Local,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct JoinFailure {
+    pub leg: LegId,
+    pub room: RoomId,
+    pub server: Option<ServerId>,
+    pub reason: FailReason,
+    /// What and where, for a person.
+    pub detail: String,
+    /// Planned start → gave up, ms.
+    pub after_ms: f64,
+}
+
+/// Why a leg ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LegCause {
+    /// Its own leave, acknowledged by the server.
+    Left,
+    /// Its own leave, not acknowledged within 5 s.
+    LeftUnacknowledged,
+    /// The server closed the session or the transport.
+    ClosedByServer,
+    /// Signalling broke (WebSocket gone) and media with it.
+    SignalingLost,
+    /// RFC 7675: no consent any more.
+    ConsentExpired,
+    /// Roomful was interrupted.
+    Interrupted,
+}
+
+impl LegCause {
+    /// True when the participant did not want this.
+    pub fn is_drop(self) -> bool {
+        matches!(self, LegCause::ClosedByServer | LegCause::SignalingLost | LegCause::ConsentExpired)
+    }
+}
+
+/// End of a leg that had joined, with its totals.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct LegEnd {
+    pub leg: LegId,
+    pub room: RoomId,
+    pub server: Option<ServerId>,
+    pub cause: LegCause,
+    pub detail: String,
+    /// Totals of the whole leg, receiving and sending.
+    pub audio: FlowCounters,
+    pub video: FlowCounters,
+    /// Highest e2e loss (0..1) in any 10 s, by kind; absent without data.
+    pub worst_10s_loss: [Option<f64>; 2],
+    /// Longest gap in any expected inbound flow, ms, and when it began (ms since start).
+    pub longest_gap_ms: f64,
+    pub longest_gap_at_ms: f64,
+}
+
+/// One second, all servers. Ends at the line's `t`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Interval {
+    pub seconds: f64,
+    /// Participants connected at its end, and joins under way.
+    pub connected: u32,
+    pub joining: u32,
+    pub servers: Vec<ServerFlow>,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ServerFlow {
+    pub server: ServerId,
+    pub participants: u32,
+    pub rooms: u32,
+    pub audio: Flow,
+    pub video: Flow,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RoomInterval {
+    pub room: RoomId,
+    pub server: Option<ServerId>,
+    pub seconds: f64,
+    pub participants: u32,
+    pub audio: FlowCounters,
+    pub video: FlowCounters,
+    pub silence_max_ms: i64,
+    /// Highest one-way delay seen, by kind, ms.
+    pub delay_max_ms: [Option<f64>; 2],
+}
+
+/// One second of the generator itself.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Health {
+    pub seconds: f64,
+    /// Share of the whole machine's CPU in use, and stolen by the hypervisor (0..1).
+    pub machine_cpu: f64,
+    pub steal: f64,
+    /// This process, in cores.
+    pub process_cores: f64,
+    pub resident_bytes: u64,
+    pub shards: Vec<ShardHealth>,
+    /// What was over its limit; empty means healthy.
+    pub unhealthy: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+pub struct ShardHealth {
+    /// CPU time of the shard's thread over wall time (0..1).
+    pub cpu: f64,
+    /// Actual send time - planned send time of each media packet.
+    pub send_lateness: Hist,
+    /// Datagrams the kernel dropped because our socket buffers were full (SO_RXQ_OVFL).
+    pub socket_drops: u64,
+    pub send_errors: u64,
+    /// ECONNREFUSED and the like on connected sockets: evidence about the target, not about us.
+    pub refused: u64,
+    pub packets_out: u64,
+    pub packets_in: u64,
+}

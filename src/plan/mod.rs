@@ -1,0 +1,53 @@
+//! Who joins which room when, from a profile and a seed. Pure: the same profile and seed give the same plan, byte
+//! for byte.
+
+use crate::types::{Encoding, LegId, RoomId};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// The seeded timeline of a run. All times count from the start of the run.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    pub seed: u64,
+    pub rooms: Vec<PlannedRoom>,
+    /// Sorted by `join_at`; a leg's id is its index.
+    pub legs: Vec<PlannedLeg>,
+    /// Judging starts here: after the last planned first join plus the profile's warm-up.
+    pub hold_from: Duration,
+    /// Judging ends here, and everybody leaves.
+    pub hold_until: Duration,
+}
+
+/// A room and who may be in it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PlannedRoom {
+    pub id: RoomId,
+    /// Unique in the run: group name and number, e.g. `meeting-7`.
+    pub name: String,
+    /// Index of its `[[rooms]]` table in the profile.
+    pub group: usize,
+    /// Participants present at once when full.
+    pub size: u32,
+    /// The most participants that send audio at once, and video at once: what a member may have to receive.
+    pub senders_max: u32,
+}
+
+/// One participant's planned stay.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PlannedLeg {
+    pub id: LegId,
+    pub room: RoomId,
+    /// Unique in the run, e.g. `meeting-7/p3` and, for the successor of a stay that ended, `meeting-7/p3.2`.
+    pub name: String,
+    pub join_at: Duration,
+    /// At most `hold_until`.
+    pub leave_at: Duration,
+    pub audio: Option<Encoding>,
+    pub video: Option<Encoding>,
+}
+
+impl PlannedLeg {
+    pub fn sends(&self) -> bool {
+        self.audio.is_some() || self.video.is_some()
+    }
+}

@@ -1,0 +1,245 @@
+//! What a profile means.
+
+use crate::types::{Client, Encoding};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// A profile and its target, checked.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// File stem, e.g. `demo`.
+    pub name: String,
+    pub shape: Shape,
+    pub target: Target,
+    pub client: Client,
+    pub rooms: Vec<RoomGroup>,
+    pub load: Load,
+    /// Judged per server, the worst decides. Never empty.
+    pub pass: Vec<Threshold>,
+    pub health: HealthLimits,
+    /// As written, or drawn at random and printed.
+    pub seed: u64,
+    /// Source addresses for media sockets; empty: whatever the route gives.
+    pub bind: Vec<IpAddr>,
+    /// Media threads; `None`: one a core, the last core left to signalling when there are more than two.
+    pub shards: Option<usize>,
+    /// The whole profile and target file with every default filled in, as TOML without secrets: for reports, and to
+    /// judge again from a history.
+    pub resolved: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shape {
+    Steady,
+}
+
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// Our own fleet, started for the run and stopped after it.
+    Embedded(EmbeddedTarget),
+    External(ExternalTarget),
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EmbeddedTarget {
+    pub servers: u32,
+    /// Rooms are placed on the server with the most headroom; a server takes at most this many participants.
+    pub participants_max: u32,
+}
+
+/// A target file.
+#[derive(Clone, Debug)]
+pub struct ExternalTarget {
+    /// `janus`, or another driver's name.
+    pub driver: String,
+    pub servers: Vec<ServerEntry>,
+    /// Networks (address, prefix length) where media may go, besides the signalling hosts themselves.
+    pub allow: Vec<(IpAddr, u8)>,
+    pub secrets: BTreeMap<String, Secret>,
+    /// Needed for targets outside loopback and private ranges.
+    pub authorized: bool,
+    /// False only when the target file says `tls_verify = false`; the report says so then.
+    pub tls_verify: bool,
+}
+
+/// One server of a target file; keys beside `id` and `url` are the driver's.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct ServerEntry {
+    pub id: String,
+    pub url: String,
+    pub admin: Option<String>,
+}
+
+/// A value that never appears in history, logs or reports: Debug prints `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// A `[[rooms]]` table.
+#[derive(Clone, PartialEq, Debug)]
+pub struct RoomGroup {
+    pub name: String,
+    pub count: u32,
+    pub size: Size,
+    pub send: Senders,
+    pub audio: Option<Encoding>,
+    pub video: Option<Encoding>,
+    pub stay: Stay,
+    pub network: Network,
+}
+
+/// Participants of a room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Size {
+    Fixed(u32),
+    /// Uniform, both ends included.
+    Range(u32, u32),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Senders {
+    All,
+    /// The first N of the room; `Some(0)` is a room in which none publish.
+    Some(u32),
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Stay {
+    WholeHold,
+    Fixed(Duration),
+    Uniform(Duration, Duration),
+    /// Median and sigma of the log.
+    LogNormal {
+        median: Duration,
+        sigma: f64,
+    },
+}
+
+/// What the network between these participants and the server does, by our own impairer inside the engine.
+#[derive(Clone, Copy, PartialEq, Default, Debug)]
+pub struct Network {
+    /// Share (0..1) of packets dropped, independent, from the participants to the server and back.
+    pub loss_up: f64,
+    pub loss_down: f64,
+}
+
+/// `[load]`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Load {
+    pub join: Join,
+    pub warmup: Duration,
+    pub hold: Duration,
+    /// A join that takes longer has failed.
+    pub join_timeout: Duration,
+}
+
+/// Open loop: joins happen at these times, whatever the target does.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Join {
+    /// Evenly spaced, joins per second.
+    Constant(f64),
+    /// Exponential gaps, mean rate per second.
+    Poisson(f64),
+    /// Rate grows linearly from the first to the second value over the time, then stays.
+    Ramp { from: f64, to: f64, over: Duration },
+    /// So many at once, every so often.
+    Burst { size: u32, every: Duration },
+}
+
+/// `"audio.loss" = "<= 0.3%"`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Threshold {
+    /// Path in `summary.json`.
+    pub metric: String,
+    pub op: Op,
+    pub value: ThresholdValue,
+    /// As written: `audio.loss <= 0.3%`.
+    pub expr: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Op {
+    #[serde(rename = "<")]
+    Lt,
+    #[serde(rename = "<=")]
+    Le,
+    #[serde(rename = ">")]
+    Gt,
+    #[serde(rename = ">=")]
+    Ge,
+    #[serde(rename = "==")]
+    Eq,
+}
+
+impl Op {
+    pub fn holds(self, measured: f64, limit: f64) -> bool {
+        match self {
+            Op::Lt => measured < limit,
+            Op::Le => measured <= limit,
+            Op::Gt => measured > limit,
+            Op::Ge => measured >= limit,
+            Op::Eq => (measured - limit).abs() < 1e-9,
+        }
+    }
+}
+
+/// In the unit of `summary.json`: ms, percent, per minute, per second, or a bare count.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "unit", content = "value", rename_all = "snake_case")]
+pub enum ThresholdValue {
+    Ms(f64),
+    Percent(f64),
+    PerMinute(f64),
+    PerSecond(f64),
+    Count(f64),
+    /// The E-model's mean opinion score and other bare scores.
+    Score(f64),
+}
+
+impl ThresholdValue {
+    pub fn number(self) -> f64 {
+        match self {
+            ThresholdValue::Ms(v)
+            | ThresholdValue::Percent(v)
+            | ThresholdValue::PerMinute(v)
+            | ThresholdValue::PerSecond(v)
+            | ThresholdValue::Count(v)
+            | ThresholdValue::Score(v) => v,
+        }
+    }
+}
+
+/// Beyond these the generator itself is the suspect: the interval is inconclusive. Settable under `[health]`.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct HealthLimits {
+    /// Busiest shard's CPU, share of one core.
+    pub shard_cpu_max: f64,
+    /// Time stolen by the hypervisor, share of the machine.
+    pub steal_max: f64,
+    /// Send lateness p99.
+    pub lateness_p99_max: Duration,
+    /// Share of the datagrams received that the kernel dropped at our sockets.
+    pub socket_drops_max: f64,
+    /// Share of the hold's intervals that may be inconclusive before the run is unknown.
+    pub inconclusive_share_max: f64,
+}
+
+impl Default for HealthLimits {
+    fn default() -> HealthLimits {
+        HealthLimits {
+            shard_cpu_max: 0.90,
+            steal_max: 0.10,
+            lateness_p99_max: Duration::from_millis(10),
+            socket_drops_max: 0.0,
+            inconclusive_share_max: 0.05,
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! How a participant talks a target into a call: one file a driver, behind one trait. Drivers run on tokio and move
+//! text (SDP, JSON); media is asked for through [`Media`], and flows elsewhere.
+
+use crate::history::{FailReason, LegCause};
+use crate::types::Suite;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::time::Instant;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::plan::{PlannedLeg, PlannedRoom};
+use crate::types::LegId;
+
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Speaks one target's signalling.
+pub trait Driver: Send + Sync {
+    /// The driver's name in target files.
+    fn name(&self) -> &'static str;
+
+    /// Before the first join: make sure the target answers, prepare what all legs share. Errors end the run (exit 1).
+    fn prepare<'a>(&'a self, rooms: &'a [PlannedRoom]) -> BoxFuture<'a, anyhow::Result<()>>;
+
+    /// One leg's whole signalling life: join, follow the room, leave when told, and say how it ended. Must come back
+    /// within 5 s of [`Order::Leave`]; dropping the future must leave no task or socket behind.
+    fn run<'a>(&'a self, call: Call) -> BoxFuture<'a, Ended>;
+
+    /// After the last leg: remove what `prepare` made.
+    fn finish<'a>(&'a self) -> BoxFuture<'a, ()>;
+
+    /// Addresses of the signalling hosts: media may go there without an `allow` line.
+    fn hosts(&self) -> Vec<IpAddr>;
+}
+
+/// All that a driver gets for one leg.
+pub struct Call {
+    pub leg: PlannedLeg,
+    pub room: PlannedRoom,
+    pub media: Media,
+    pub orders: mpsc::UnboundedReceiver<Order>,
+    /// Drivers report the milestones they see; the engine adds those of the media path.
+    pub progress: mpsc::UnboundedSender<Progress>,
+}
+
+/// What the engine wants of a driver.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Order {
+    /// End the call properly.
+    Leave,
+    /// A transport changed state.
+    Transport { slot: u8, state: TransportState },
+    /// Restart ICE on a transport, where the target's signalling can.
+    RestartIce { slot: u8 },
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum TransportState {
+    IceConnected {
+        remote: SocketAddr,
+    },
+    /// Keys are there, media flows.
+    Connected {
+        suite: Suite,
+    },
+    /// ICE or DTLS failed for good.
+    Failed {
+        why: String,
+    },
+    /// close_notify from the server.
+    PeerClosed,
+    ConsentExpired,
+}
+
+/// A milestone of the join, with its time.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Progress {
+    /// First request sent.
+    Started(Instant),
+    /// The user's own join API answered.
+    Routed(Instant),
+    /// The server that carries the room, by its name in the target file or fleet.
+    Server(String),
+    /// The answer to the first negotiation has been applied, or our answer accepted.
+    Signaled(Instant),
+    /// Something a reader should know; counted by code.
+    Note { code: &'static str, text: String },
+}
+
+/// How a leg's signalling ended.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Ended {
+    /// Never joined.
+    Failed { reason: FailReason, detail: String },
+    /// Had joined.
+    Over { cause: LegCause, detail: String },
+}
+
+impl Ended {
+    pub fn failed(reason: FailReason, detail: impl Into<String>) -> Ended {
+        Ended::Failed { reason, detail: detail.into() }
+    }
+
+    pub fn over(cause: LegCause, detail: impl Into<String>) -> Ended {
+        Ended::Over { cause, detail: detail.into() }
+    }
+}
+
+/// What goes wrong between a driver and the media path.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum MediaError {
+    #[error("bad SDP: {0}")]
+    BadSdp(String),
+    #[error("no candidate is inside the allow-list: {0}")]
+    NotAllowed(String),
+    #[error("{0}")]
+    Local(String),
+    #[error("the leg is over")]
+    Gone,
+}
+
+impl MediaError {
+    pub fn reason(&self) -> FailReason {
+        match self {
+            MediaError::BadSdp(_) => FailReason::BadSdp,
+            MediaError::NotAllowed(_) => FailReason::NotAllowed,
+            MediaError::Local(_) => FailReason::Local,
+            MediaError::Gone => FailReason::LeftEarly,
+        }
+    }
+}
+
+/// What an offer of ours should hold.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct OfferWant {
+    /// Send what the leg sends (its `audio` and `video`).
+    pub send: bool,
+    /// Receive slots: m-lines that only receive, kept from offer to offer.
+    pub receive_audio: u16,
+    pub receive_video: u16,
+    pub ice_restart: bool,
+}
+
+/// Asks of a leg's media path. A transport is named by its slot; the first use of a slot opens it.
+#[derive(Debug)]
+pub enum MediaCommand {
+    Offer {
+        leg: LegId,
+        slot: u8,
+        want: OfferWant,
+        reply: oneshot::Sender<Result<String, MediaError>>,
+    },
+    AcceptAnswer {
+        leg: LegId,
+        slot: u8,
+        sdp: String,
+        reply: oneshot::Sender<Result<(), MediaError>>,
+    },
+    /// Replies with our answer.
+    AcceptOffer {
+        leg: LegId,
+        slot: u8,
+        sdp: String,
+        reply: oneshot::Sender<Result<String, MediaError>>,
+    },
+    /// A trickled remote candidate, without `a=` and `candidate:`.
+    Candidate {
+        leg: LegId,
+        slot: u8,
+        candidate: String,
+    },
+    /// Close a transport properly (RTCP BYE, close_notify).
+    Close {
+        leg: LegId,
+        slot: u8,
+    },
+}
+
+/// A leg's handle to its media path. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Media {
+    leg: LegId,
+    to: mpsc::UnboundedSender<MediaCommand>,
+}
+
+impl Media {
+    pub fn new(leg: LegId, to: mpsc::UnboundedSender<MediaCommand>) -> Media {
+        Media { leg, to }
+    }
+
+    async fn ask<T>(
+        &self,
+        make: impl FnOnce(oneshot::Sender<Result<T, MediaError>>) -> MediaCommand,
+    ) -> Result<T, MediaError> {
+        let (reply, answer) = oneshot::channel();
+        self.to.send(make(reply)).map_err(|_| MediaError::Gone)?;
+        answer.await.map_err(|_| MediaError::Gone)?
+    }
+
+    /// Our offer for a slot.
+    pub async fn offer(&self, slot: u8, want: OfferWant) -> Result<String, MediaError> {
+        let leg = self.leg;
+        self.ask(|reply| MediaCommand::Offer { leg, slot, want, reply }).await
+    }
+
+    /// The remote answer to our last offer for a slot.
+    pub async fn accept_answer(&self, slot: u8, sdp: String) -> Result<(), MediaError> {
+        let leg = self.leg;
+        self.ask(|reply| MediaCommand::AcceptAnswer { leg, slot, sdp, reply }).await
+    }
+
+    /// A remote offer for a slot; gives our answer.
+    pub async fn accept_offer(&self, slot: u8, sdp: String) -> Result<String, MediaError> {
+        let leg = self.leg;
+        self.ask(|reply| MediaCommand::AcceptOffer { leg, slot, sdp, reply }).await
+    }
+
+    /// A trickled remote candidate. One outside the allow-list is counted and not used.
+    pub fn candidate(&self, slot: u8, candidate: String) {
+        // A leg that is over needs no candidates.
+        let _ = self.to.send(MediaCommand::Candidate { leg: self.leg, slot, candidate });
+    }
+
+    pub fn close(&self, slot: u8) {
+        let _ = self.to.send(MediaCommand::Close { leg: self.leg, slot });
+    }
+}

@@ -1,0 +1,1 @@
+//! Pure: one 5-tuple.

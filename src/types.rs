@@ -1,0 +1,172 @@
+//! The words every module shares: ids, kinds and quantities. No behaviour beyond parsing and printing.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub u32);
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{}"), self.0)
+            }
+        }
+        impl $name {
+            /// Index into the plan's or run's table of these.
+            pub fn index(self) -> usize {
+                self.0 as usize
+            }
+        }
+    };
+}
+
+id!(
+    /// One room of the plan; index into [`crate::plan::Plan::rooms`].
+    RoomId,
+    "room#"
+);
+id!(
+    /// One participant's stay in one room; index into [`crate::plan::Plan::legs`]. Also the `sender` in a media stamp.
+    LegId,
+    "leg#"
+);
+id!(
+    /// One server of the fleet, in the order the run met them; its name is in the history's `server` events.
+    ServerId,
+    "server#"
+);
+
+/// Audio or video: the two kinds every metric is kept apart for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Audio,
+    Video,
+}
+
+impl Kind {
+    pub const BOTH: [Kind; 2] = [Kind::Audio, Kind::Video];
+
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Audio => "audio",
+            Kind::Video => "video",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Codecs of the clips we carry.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Codec {
+    Opus,
+    Vp8,
+    H264,
+}
+
+impl Codec {
+    pub fn kind(self) -> Kind {
+        match self {
+            Codec::Opus => Kind::Audio,
+            Codec::Vp8 | Codec::H264 => Kind::Video,
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Codec::Opus => "opus",
+            Codec::Vp8 => "vp8",
+            Codec::H264 => "h264",
+        }
+    }
+
+    /// RTP clock rate in Hz.
+    pub fn clock_rate(self) -> u32 {
+        match self {
+            Codec::Opus => 48_000,
+            Codec::Vp8 | Codec::H264 => 90_000,
+        }
+    }
+}
+
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Bits per second of encoded media payload (RTP headers, SRTP and UDP/IP not included).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Bitrate(pub u64);
+
+impl fmt::Display for Bitrate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            b if b >= 10_000_000 && b % 1_000_000 == 0 => write!(f, "{}Mbit/s", b / 1_000_000),
+            b if b % 1000 == 0 => write!(f, "{}kbit/s", b / 1000),
+            b => write!(f, "{b}bit/s"),
+        }
+    }
+}
+
+/// What one participant sends of one kind.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Encoding {
+    pub codec: Codec,
+    pub bitrate: Bitrate,
+}
+
+impl fmt::Display for Encoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.codec, self.bitrate)
+    }
+}
+
+/// SRTP protection profile of a transport (RFC 5764 4.1.2, RFC 7714 14.2).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum Suite {
+    #[serde(rename = "AES128_CM_SHA1_80")]
+    Aes128CmSha1_80,
+    #[serde(rename = "AEAD_AES_128_GCM")]
+    AeadAes128Gcm,
+}
+
+impl Suite {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Suite::Aes128CmSha1_80 => "AES128_CM_SHA1_80",
+            Suite::AeadAes128Gcm => "AEAD_AES_128_GCM",
+        }
+    }
+}
+
+impl fmt::Display for Suite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Which real client a participant behaves like: SRTP suites offered, feedback asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Client {
+    /// Chromium's defaults: AES128_CM_SHA1_80 before AEAD_AES_128_GCM, NACK with RTX, PLI, FIR, transport-cc, REMB.
+    #[default]
+    Chrome,
+    /// The cheapest honest client: AEAD_AES_128_GCM first, NACK and PLI, no RTX, no transport-cc.
+    Light,
+}
