@@ -1,0 +1,292 @@
+//! The path of an incoming packet: SRTP, stream statistics, and the truth by stamps.
+
+use super::room::Room;
+use super::slot::{Role, Slot};
+use super::{Event, Participant, World};
+use crate::measure::{Flow, FlowCounters};
+use crate::media::receive::{Outcome, Packet, Source, StampSeen};
+use crate::media::rtp;
+use crate::media::stamp::{self, Found};
+use crate::types::{Kind, LegId};
+
+/// One sender as this participant sees it, by stamps; independent of SSRCs.
+pub(super) struct SourceEntry {
+    pub from: LegId,
+    /// Which of the sender's streams (0 audio, 1 video).
+    pub stream: u8,
+    pub kind: Kind,
+    pub source: Source,
+    /// Latencies count from here: the later of both planned starts.
+    planned_ns: u64,
+    first_rtp_ns: Option<u64>,
+    first_frame_ns: Option<u64>,
+    told: bool,
+}
+
+impl Participant {
+    /// SRTP or SRTCP.
+    pub(super) fn on_media(&mut self, w: &mut World<'_>, slot: u8, recv_ns: u64, data: &mut [u8]) {
+        // Before the first recording, so that no recv time of zero gets in.
+        let recv_ns = if recv_ns == 0 { w.now_ns } else { recv_ns };
+        let Some(s) = self.slots.get_mut(usize::from(slot)).and_then(|s| s.as_deref_mut()) else { return };
+        let Some(srtp) = &mut s.srtp else { return };
+        if rtp::is_rtcp(data) {
+            match srtp.rtcp_in.open(data) {
+                Ok(n) => self.on_rtcp(w, slot, recv_ns, &data[..n]),
+                Err(_) => s.loose[1].auth_failed += 1,
+            }
+            return;
+        }
+        let Some(h) = rtp::parse(data) else {
+            s.loose[1].malformed += 1;
+            return;
+        };
+        let known = s.by_ssrc.get(&h.ssrc).copied();
+        let index = match known {
+            Some(n) => {
+                let rx = &s.incoming[usize::from(n)].index;
+                let index = rx.estimate(h.seq);
+                if rx.is_replay(index) {
+                    let kind = s.incoming[usize::from(n)].kind;
+                    s.loose[kind.index()].replayed += 1;
+                    if let Role::Media(m) = &mut s.incoming[usize::from(n)].role {
+                        m.stream.on_replay(h.seq);
+                    }
+                    return;
+                }
+                index
+            }
+            None => u64::from(h.seq),
+        };
+        let Ok(len) = srtp.rtp_in.open(data, h.header_len, index) else {
+            let kind = known.map_or(Kind::Video, |n| s.incoming[usize::from(n)].kind);
+            s.loose[kind.index()].auth_failed += 1;
+            return;
+        };
+        let plain = &data[..len];
+        let Some(n) = known.or_else(|| s.bind(h.ssrc, h.pt, plain, &h)) else {
+            s.loose[1].malformed += 1;
+            return;
+        };
+        s.incoming[usize::from(n)].index.commit(index);
+        if let (Some(t), Some(seq)) = (&mut s.twcc, (s.twcc_ext != 0).then(|| h.extension(plain, s.twcc_ext)).flatten())
+            && seq.len() == 2
+        {
+            t.record(u16::from_be_bytes([seq[0], seq[1]]), (recv_ns / 1000) as i64);
+        }
+        // Padding-only packets probe bandwidth; they carry no media.
+        let Some(payload) = h.payload(plain).filter(|p| !p.is_empty()) else { return };
+        match &s.incoming[usize::from(n)].role {
+            Role::Media(_) => self.on_packet(w, slot, n, h.seq, &h, payload, recv_ns, false),
+            Role::Rtx { .. } => {
+                let Some((osn, rest)) = payload.split_first_chunk::<2>() else { return };
+                if let Some(main) = s.main_of(n).filter(|_| !rest.is_empty()) {
+                    self.on_packet(w, slot, main, u16::from_be_bytes(*osn), &h, rest, recv_ns, true);
+                }
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one packet's fields, on the hot path")]
+    fn on_packet(
+        &mut self,
+        w: &mut World<'_>,
+        slot: u8,
+        n: u16,
+        seq: u16,
+        h: &rtp::Header,
+        payload: &[u8],
+        recv_ns: u64,
+        rtx: bool,
+    ) {
+        let Some(s) = self.slots.get_mut(usize::from(slot)).and_then(|s| s.as_deref_mut()) else { return };
+        let run = self.common.run;
+        let i = &mut s.incoming[usize::from(n)];
+        let kind = i.kind;
+        let Role::Media(m) = &mut i.role else { return };
+        let seen = match stamp::find(m.codec, h.marker, payload) {
+            Found::Stamp(st) if st.run == run => StampSeen::Own(st),
+            Found::Stamp(_) | Found::Foreign(_) => StampSeen::Foreign,
+            Found::None => StampSeen::None,
+        };
+        let packet = Packet { seq, timestamp: h.timestamp, marker: h.marker, payload, recv_ns, rtx, stamp: seen };
+        let outcome = m.stream.on_packet(&packet);
+        m.last_ns = recv_ns;
+        let new = match outcome {
+            Outcome::New { ext_seq, recovered, .. } => Some((ext_seq, recovered)),
+            Outcome::Duplicate | Outcome::TooOld => None,
+        };
+        if i.nack && m.stream.next_nack_at().is_some() {
+            let at = w.now;
+            s.nack_at = Some(s.nack_at.map_or(at, |t| t.min(at)));
+        }
+        let Role::Media(m) = &mut s.incoming[usize::from(n)].role else { return };
+        if let StampSeen::Own(st) = &packet.stamp {
+            m.from = Some((LegId(st.sender), st.stream));
+        }
+        let Some((from, stream)) = m.from else { return };
+        let Some((ext_seq, recovered)) = new else { return };
+        let frame = m.stream.first_frame_ns();
+        let ssrc = h.ssrc;
+        let e = match self.sources.iter_mut().position(|e| e.from == from && e.stream == stream) {
+            Some(i) => &mut self.sources[i],
+            None => {
+                let Some(e) = new_source(w.room, self.leg, self.planned_ns, self.connected_ns, from, stream, kind)
+                else {
+                    return;
+                };
+                self.sources.push(e);
+                let last = self.sources.len() - 1;
+                &mut self.sources[last]
+            }
+        };
+        e.first_rtp_ns.get_or_insert(recv_ns);
+        if e.first_frame_ns.is_none() {
+            e.first_frame_ns = frame;
+        }
+        let own = match &packet.stamp {
+            StampSeen::Own(st) => Some(*st),
+            StampSeen::None | StampSeen::Foreign => None,
+        };
+        // RTX packets have an SSRC of their own; the stream they repair is the main one.
+        let ssrc = if rtx { s.incoming[usize::from(n)].ssrc } else { ssrc };
+        if let Some(us) = e.source.on_packet(ssrc, ext_seq, recovered, own.as_ref(), recv_ns) {
+            w.meter.delay[kind.index()].record_us(us);
+            let max = &mut w.room.delay_max_us[kind.index()];
+            *max = (*max).max(us);
+        }
+    }
+
+    /// Every connected member that sends is a source this participant expects.
+    pub(super) fn meet_sources(&mut self, w: &mut World<'_>) {
+        let Some(connected) = self.connected_ns else { return };
+        for m in w.room.members() {
+            if m.leg == self.leg || m.left_ns.is_some() || m.connected_ns.is_none() {
+                continue;
+            }
+            for kind in Kind::BOTH {
+                let Some(ledger) = &m.ledgers[kind.index()] else { continue };
+                let stream = kind as u8;
+                if ledger.latest() == 0 || self.sources.iter().any(|e| e.from == m.leg && e.stream == stream) {
+                    continue;
+                }
+                self.sources.extend(new_source(
+                    w.room,
+                    self.leg,
+                    self.planned_ns,
+                    Some(connected),
+                    m.leg,
+                    stream,
+                    kind,
+                ));
+            }
+        }
+    }
+
+    /// Settles every source against its sender's ledger; forgets those that left.
+    pub(super) fn settle_sources(
+        &mut self,
+        w: &mut World<'_>,
+        delta: &mut [FlowCounters; 2],
+        flows: &mut [Flow; 2],
+    ) {
+        let mut k = 0;
+        while k < self.sources.len() {
+            let e = &mut self.sources[k];
+            let member = w.room.member(e.from);
+            if let Some(ledger) = member.and_then(|m| m.ledgers[e.kind.index()].as_ref()) {
+                e.source.settle(ledger, w.now_ns);
+            }
+            let c = e.source.take_counters();
+            delta[e.kind.index()] += &c;
+            if e.kind == Kind::Audio {
+                let f = &mut flows[0];
+                f.silence_max_ms = f.silence_max_ms.max(e.source.take_silence_max_ms());
+            }
+            let gap = e.source.longest_gap();
+            if gap.0 > self.longest_gap.0 {
+                self.longest_gap = gap;
+            }
+            if !e.told && (e.first_frame_ns.is_some() || (e.kind == Kind::Audio && e.first_rtp_ns.is_some())) {
+                e.told = true;
+                w.events.push(e.first_media());
+            }
+            if member.is_none() {
+                self.drop_source(w, k);
+            } else {
+                k += 1;
+            }
+        }
+    }
+
+    /// The leg ends: what was sent until now and could have arrived is expected.
+    pub(super) fn finish_sources(&mut self, w: &mut World<'_>) {
+        for e in &mut self.sources {
+            if let Some(l) = w.room.member(e.from).and_then(|m| m.ledgers[e.kind.index()].as_ref()) {
+                e.source.finish(l, w.now_ns);
+            }
+        }
+        for k in 0..self.sources.len() {
+            if !self.sources[k].told {
+                self.sources[k].told = true;
+                let e = self.sources[k].first_media();
+                w.events.push(e);
+            }
+        }
+    }
+
+    fn drop_source(&mut self, w: &mut World<'_>, k: usize) {
+        let e = self.sources.swap_remove(k);
+        if !e.told {
+            w.events.push(e.first_media());
+        }
+    }
+}
+
+impl SourceEntry {
+    fn first_media(&self) -> Event {
+        let ms = |at: u64| at.saturating_sub(self.planned_ns) as f64 / 1e6;
+        Event::FirstMedia {
+            from: self.from,
+            rtp_ms: self.first_rtp_ns.map(ms),
+            frame_ms: self.first_frame_ns.map(ms).filter(|_| self.kind == Kind::Video),
+        }
+    }
+}
+
+fn new_source(
+    room: &Room,
+    me: LegId,
+    planned_ns: u64,
+    connected_ns: Option<u64>,
+    from: LegId,
+    stream: u8,
+    kind: Kind,
+) -> Option<SourceEntry> {
+    // A server that sends us our own media back, or somebody's of another room, is not a source we expect.
+    if from == me {
+        return None;
+    }
+    let m = room.member(from)?;
+    m.ledgers[kind.index()].as_ref()?;
+    let subscribed = connected_ns?.max(m.connected_ns?);
+    Some(SourceEntry {
+        from,
+        stream,
+        kind,
+        source: Source::new(kind, subscribed),
+        planned_ns: planned_ns.max(m.planned_ns),
+        first_rtp_ns: None,
+        first_frame_ns: None,
+        told: false,
+    })
+}
+
+impl Slot {
+    pub(super) fn media_streams(&mut self) -> impl Iterator<Item = (u32, Kind, bool, bool, &mut super::slot::Media)> {
+        self.incoming.iter_mut().filter_map(|i| match &mut i.role {
+            Role::Media(m) => Some((i.ssrc, i.kind, i.nack, i.pli, &mut **m)),
+            Role::Rtx { .. } => None,
+        })
+    }
+}
