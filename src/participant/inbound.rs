@@ -3,17 +3,15 @@
 use super::room::Room;
 use super::slot::{Role, Slot};
 use super::{Event, Participant, World};
-use crate::measure::{Flow, FlowCounters};
-use crate::media::receive::{Outcome, Packet, Source, StampSeen};
+use crate::measure::{Flow, FlowCounters, Ledger};
+use crate::media::receive::{Handover, Owner, Packet, Source, StampSeen, Timing};
 use crate::media::rtp;
 use crate::media::stamp::{self, Found};
-use crate::types::{Kind, LegId};
+use crate::types::{Codec, Kind, LegId};
 
 /// One sender as this participant sees it, by stamps; independent of SSRCs.
 pub(super) struct SourceEntry {
-    pub from: LegId,
-    /// Which of the sender's streams (0 audio, 1 video).
-    pub stream: u8,
+    pub owner: Owner,
     pub kind: Kind,
     pub source: Source,
     /// Latencies count from here: the later of both planned starts.
@@ -100,57 +98,56 @@ impl Participant {
         rtx: bool,
     ) {
         let Some(s) = self.slots.get_mut(usize::from(slot)).and_then(|s| s.as_deref_mut()) else { return };
-        let run = self.common.run;
         let i = &mut s.incoming[usize::from(n)];
         let kind = i.kind;
         let Role::Media(m) = &mut i.role else { return };
-        let seen = match stamp::find(m.codec, h.marker, payload) {
-            Found::Stamp(st) if st.run == run => StampSeen::Own(st),
+        let stamp = match stamp::find(m.codec, payload) {
+            Found::Stamp(st) if st.run == self.common.run => StampSeen::Own(st),
             Found::Stamp(_) | Found::Foreign(_) => StampSeen::Foreign,
             Found::None => StampSeen::None,
         };
-        let packet = Packet { seq, timestamp: h.timestamp, marker: h.marker, payload, recv_ns, rtx, stamp: seen };
+        let rtp_bytes = h.header_len + payload.len();
+        let packet = Packet {
+            seq,
+            timestamp: h.timestamp,
+            marker: h.marker,
+            payload,
+            rtp_bytes,
+            recv_ns,
+            now: w.now,
+            rtx,
+            stamp,
+        };
         let outcome = m.stream.on_packet(&packet);
         m.last_ns = recv_ns;
-        let new = match outcome {
-            Outcome::New { ext_seq, recovered, .. } => Some((ext_seq, recovered)),
-            Outcome::Duplicate | Outcome::TooOld => None,
-        };
-        if i.nack && m.stream.next_nack_at().is_some() {
-            let at = w.now;
+        if i.nack && let Some(at) = m.stream.next_nack_at() {
             s.nack_at = Some(s.nack_at.map_or(at, |t| t.min(at)));
         }
-        let Role::Media(m) = &mut s.incoming[usize::from(n)].role else { return };
-        if let StampSeen::Own(st) = &packet.stamp {
-            m.from = Some((LegId(st.sender), st.stream));
+        if let Some((old, why)) = m.stream.take_former_owner()
+            && let Some(e) = self.sources.iter_mut().find(|e| e.owner == old)
+        {
+            match why {
+                Handover::OtherLayer => e.source.rebase(recv_ns),
+                Handover::OtherSender => e.source.detach(&m.stream),
+            }
         }
-        let Some((from, stream)) = m.from else { return };
-        let Some((ext_seq, recovered)) = new else { return };
-        let frame = m.stream.first_frame_ns();
-        let ssrc = h.ssrc;
-        let e = match self.sources.iter_mut().position(|e| e.from == from && e.stream == stream) {
-            Some(i) => &mut self.sources[i],
+        let Some(owner) = m.stream.owner_of(outcome) else { return };
+        let k = match self.sources.iter().position(|e| e.owner == owner) {
+            Some(k) => k,
             None => {
-                let Some(e) = new_source(w.room, self.leg, self.planned_ns, self.connected_ns, from, stream, kind)
-                else {
+                let Some(e) = new_source(w.room, self.leg, self.planned_ns, self.connected_ns, owner, m.codec) else {
                     return;
                 };
                 self.sources.push(e);
-                let last = self.sources.len() - 1;
-                &mut self.sources[last]
+                self.sources.len() - 1
             }
         };
+        let e = &mut self.sources[k];
         e.first_rtp_ns.get_or_insert(recv_ns);
         if e.first_frame_ns.is_none() {
-            e.first_frame_ns = frame;
+            e.first_frame_ns = m.stream.first_frame_ns();
         }
-        let own = match &packet.stamp {
-            StampSeen::Own(st) => Some(*st),
-            StampSeen::None | StampSeen::Foreign => None,
-        };
-        // RTX packets have an SSRC of their own; the stream they repair is the main one.
-        let ssrc = if rtx { s.incoming[usize::from(n)].ssrc } else { ssrc };
-        if let Some(us) = e.source.on_packet(ssrc, ext_seq, recovered, own.as_ref(), recv_ns) {
+        if let Some(us) = e.source.on_packet(&m.stream, &packet, outcome) {
             w.meter.delay[kind.index()].record_us(us);
             let max = &mut w.room.delay_max_us[kind.index()];
             *max = (*max).max(us);
@@ -166,19 +163,13 @@ impl Participant {
             }
             for kind in Kind::BOTH {
                 let Some(ledger) = &m.ledgers[kind.index()] else { continue };
-                let stream = kind as u8;
-                if ledger.latest() == 0 || self.sources.iter().any(|e| e.from == m.leg && e.stream == stream) {
+                let owner = Owner { sender: m.leg.0, stream: kind as u8 };
+                if ledger.latest() == 0 || self.sources.iter().any(|e| e.owner == owner) {
                     continue;
                 }
-                self.sources.extend(new_source(
-                    w.room,
-                    self.leg,
-                    self.planned_ns,
-                    Some(connected),
-                    m.leg,
-                    stream,
-                    kind,
-                ));
+                // Any codec of the kind will do: only the kind matters to a source.
+                let codec = if kind == Kind::Audio { Codec::Opus } else { Codec::Vp8 };
+                self.sources.extend(new_source(w.room, self.leg, self.planned_ns, Some(connected), owner, codec));
             }
         }
     }
@@ -193,19 +184,26 @@ impl Participant {
         let mut k = 0;
         while k < self.sources.len() {
             let e = &mut self.sources[k];
-            let member = w.room.member(e.from);
-            if let Some(ledger) = member.and_then(|m| m.ledgers[e.kind.index()].as_ref()) {
+            let member = w.room.member(LegId(e.owner.sender));
+            let ledger = member.and_then(|m| m.ledgers[e.kind.index()].as_ref());
+            if let Some(ledger) = ledger {
                 e.source.settle(ledger, w.now_ns);
+                if let Some(at) = ledger.stopped_at() {
+                    e.source.set_flowing(false, at);
+                }
             }
-            let c = e.source.take_counters();
-            delta[e.kind.index()] += &c;
+            let (expected, received) = e.source.take_counters();
+            delta[e.kind.index()].e2e_expected += expected;
+            delta[e.kind.index()].e2e_received += received;
             if e.kind == Kind::Audio {
                 let f = &mut flows[0];
-                f.silence_max_ms = f.silence_max_ms.max(e.source.take_silence_max_ms());
+                f.silence_max_ms = f.silence_max_ms.max(e.source.take_silence_ms());
             }
-            let gap = e.source.longest_gap();
-            if gap.0 > self.longest_gap.0 {
-                self.longest_gap = gap;
+            // A sender that stopped by plan leaves no gap.
+            let open_until = ledger.and_then(Ledger::stopped_at).unwrap_or(w.now_ns).min(w.now_ns);
+            let gap = e.source.longest_gap(open_until);
+            if gap.ms() > self.longest_gap.0 {
+                self.longest_gap = (gap.ms(), gap.began_ns);
             }
             if !e.told && (e.first_frame_ns.is_some() || (e.kind == Kind::Audio && e.first_rtp_ns.is_some())) {
                 e.told = true;
@@ -222,7 +220,7 @@ impl Participant {
     /// The leg ends: what was sent until now and could have arrived is expected.
     pub(super) fn finish_sources(&mut self, w: &mut World<'_>) {
         for e in &mut self.sources {
-            if let Some(l) = w.room.member(e.from).and_then(|m| m.ledgers[e.kind.index()].as_ref()) {
+            if let Some(l) = w.room.member(LegId(e.owner.sender)).and_then(|m| m.ledgers[e.kind.index()].as_ref()) {
                 e.source.finish(l, w.now_ns);
             }
         }
@@ -247,7 +245,7 @@ impl SourceEntry {
     fn first_media(&self) -> Event {
         let ms = |at: u64| at.saturating_sub(self.planned_ns) as f64 / 1e6;
         Event::FirstMedia {
-            from: self.from,
+            from: LegId(self.owner.sender),
             rtp_ms: self.first_rtp_ns.map(ms),
             frame_ms: self.first_frame_ns.map(ms).filter(|_| self.kind == Kind::Video),
         }
@@ -259,22 +257,21 @@ fn new_source(
     me: LegId,
     planned_ns: u64,
     connected_ns: Option<u64>,
-    from: LegId,
-    stream: u8,
-    kind: Kind,
+    owner: Owner,
+    codec: Codec,
 ) -> Option<SourceEntry> {
     // A server that sends us our own media back, or somebody's of another room, is not a source we expect.
-    if from == me {
+    if owner.sender == me.0 {
         return None;
     }
-    let m = room.member(from)?;
+    let m = room.member(LegId(owner.sender))?;
+    let kind = codec.kind();
     m.ledgers[kind.index()].as_ref()?;
     let subscribed = connected_ns?.max(m.connected_ns?);
     Some(SourceEntry {
-        from,
-        stream,
+        owner,
         kind,
-        source: Source::new(kind, subscribed),
+        source: Source::new(owner, codec, subscribed, Timing::default()),
         planned_ns: planned_ns.max(m.planned_ns),
         first_rtp_ns: None,
         first_frame_ns: None,

@@ -10,9 +10,8 @@ mod slot;
 pub use room::{Member, Room};
 
 use crate::history::Setup;
-use crate::measure::{Flow, FlowCounters, Hist};
+use crate::measure::{Flow, FlowCounters, Hist, Window10s};
 use crate::media::clip::Clip;
-use crate::media::receive::Window10s;
 use crate::plan::PlannedLeg;
 use crate::sdp::{LocalTrack, Negotiation};
 use crate::signaling::{MediaError, OfferWant, TransportState};
@@ -242,7 +241,7 @@ impl Participant {
         // RFC 5763 5: the answerer chose; we are the client when it is passive.
         let client = remote.setup == DtlsSetup::Passive;
         s.transport.start(w.now, &remote, true, client).map_err(|e| start_error(&e))?;
-        s.agree(agreed);
+        s.agree(agreed, w.now_ns);
         self.after(w, slot);
         Ok(())
     }
@@ -266,7 +265,7 @@ impl Participant {
         let local = s.transport.local_params();
         let (answer, remote, agreed) = s.negotiation.accept_offer(sdp, &local, setup).map_err(text)?;
         s.transport.start(w.now, &remote, false, setup == DtlsSetup::Active).map_err(|e| start_error(&e))?;
-        s.agree(agreed);
+        s.agree(agreed, w.now_ns);
         self.after(w, slot);
         Ok(answer)
     }
@@ -339,7 +338,7 @@ impl Participant {
     pub fn go_quiet(&mut self, w: &mut World<'_>) {
         self.quiet = true;
         for t in &mut self.tracks {
-            t.stop(w);
+            t.stop(w, true);
         }
     }
 
@@ -350,7 +349,7 @@ impl Participant {
         }
         self.send_byes(w, slot);
         for t in self.tracks.iter_mut().filter(|t| t.slot == Some(slot)) {
-            t.stop(w);
+            t.stop(w, true);
         }
         if let Ok(s) = self.slot(slot) {
             s.transport.close(w.now);
@@ -359,7 +358,7 @@ impl Participant {
         let mut closed = self.slots[usize::from(slot)].take();
         if let Some(s) = &mut closed {
             for k in Kind::BOTH {
-                self.loose[k.index()] += &s.take_counters(k);
+                self.loose[k.index()] += &s.take_counters(k, w.now_ns);
             }
         }
         w.events.push(Event::Closed { slot });
@@ -374,9 +373,9 @@ impl Participant {
         }
         for s in self.slots.iter_mut().flatten() {
             for k in Kind::BOTH {
-                delta[k.index()] += &s.take_counters(k);
+                delta[k.index()] += &s.take_counters(k, w.now_ns);
             }
-            s.sample_jitter(flows);
+            s.sample_jitter(w.now_ns, flows);
         }
         self.settle_sources(w, &mut delta, flows);
         for k in Kind::BOTH {

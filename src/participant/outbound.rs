@@ -91,11 +91,12 @@ impl TxTrack {
         &mut self.count
     }
 
-    pub fn stop(&mut self, w: &mut World<'_>) {
-        if self.sender.is_running() {
+    /// `for_good`: the leg leaves. Otherwise nobody wants the track at the moment.
+    pub fn stop(&mut self, w: &mut World<'_>, for_good: bool) {
+        if self.sender.is_running() || for_good {
             self.sender.stop();
             if let Some(l) = w.room.ledger_mut(&mut self.room_hint, self.leg, self.kind) {
-                l.on_stopped(w.now_ns);
+                if for_good { l.stop(w.now_ns) } else { l.pause(w.now_ns) }
             }
         }
     }
@@ -136,10 +137,10 @@ impl Participant {
                 }
                 t.sender.start(w.now);
                 if let Some(l) = w.room.ledger_mut(&mut t.room_hint, t.leg, t.kind) {
-                    l.on_started(w.now_ns);
+                    l.resume(w.now_ns);
                 }
             } else if !flows && t.sender.is_running() {
-                t.stop(w);
+                t.stop(w, false);
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::media::srtp::{RtcpOpener, RtcpSealer, RtpOpener, RtpSealer, RxIndex};
 use crate::sdp::{Agreed, AgreedReceive, Negotiation};
 use crate::signaling::TransportState;
 use crate::transport::{self, Transport};
-use crate::types::{Codec, Kind, LegId};
+use crate::types::{Codec, Kind};
 use rustc_hash::FxHashMap;
 use std::time::{Duration, Instant};
 
@@ -66,8 +66,6 @@ pub(super) struct Media {
     pub stream: RxStream,
     pub codec: Codec,
     pub mid: Option<Box<str>>,
-    /// Whose media it was last, as the stamps say.
-    pub from: Option<(LegId, u8)>,
     pub last_ns: u64,
     pub key_asked: Option<Instant>,
 }
@@ -96,7 +94,7 @@ impl Slot {
     }
 
     /// A negotiation was completed.
-    pub fn agree(&mut self, agreed: Agreed) {
+    pub fn agree(&mut self, agreed: Agreed, now_ns: u64) {
         self.twcc_ext = agreed.receives.iter().filter(|r| r.twcc).map(|r| r.ext.twcc).find(|id| *id != 0).unwrap_or(0);
         if self.twcc_ext != 0 && self.twcc.is_none() {
             self.twcc = Some(Box::default());
@@ -118,7 +116,8 @@ impl Slot {
         for n in gone.into_iter().rev() {
             let mut i = self.incoming.swap_remove(n);
             if let Role::Media(m) = &mut i.role {
-                self.loose[i.kind.index()] += &m.stream.take_counters();
+                m.stream.close(now_ns);
+                self.loose[i.kind.index()] += &m.stream.take_counters(now_ns);
             }
         }
         self.by_ssrc = self.incoming.iter().enumerate().map(|(n, i)| (i.ssrc, n as u16)).collect();
@@ -154,7 +153,6 @@ impl Slot {
                 stream: RxStream::new(r.kind, *codec, ssrc, codec.clock_rate()),
                 codec: *codec,
                 mid,
-                from: None,
                 last_ns: 0,
                 key_asked: None,
             }))
@@ -223,21 +221,21 @@ impl Slot {
         false
     }
 
-    pub fn take_counters(&mut self, kind: Kind) -> FlowCounters {
+    pub fn take_counters(&mut self, kind: Kind, at_ns: u64) -> FlowCounters {
         let mut c = std::mem::take(&mut self.loose[kind.index()]);
         for i in self.incoming.iter_mut().filter(|i| i.kind == kind) {
             if let Role::Media(m) = &mut i.role {
-                c += &m.stream.take_counters();
+                c += &m.stream.take_counters(at_ns);
             }
         }
         c
     }
 
     /// One sample of each flowing stream's jitter (RFC 3550 6.4.1 keeps a running estimate).
-    pub fn sample_jitter(&mut self, flows: &mut [Flow; 2]) {
+    pub fn sample_jitter(&mut self, now_ns: u64, flows: &mut [Flow; 2]) {
         for i in &mut self.incoming {
             let Role::Media(m) = &mut i.role else { continue };
-            if !m.stream.take_fresh() {
+            if now_ns.saturating_sub(m.last_ns) > 1_000_000_000 {
                 continue;
             }
             let f = &mut flows[i.kind.index()];
