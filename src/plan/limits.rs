@@ -171,7 +171,9 @@ mod tests {
 
     #[test]
     fn garbage_in_proc_is_unknown() {
-        for text in ["", "Max open files", "MemAvailable: x kB", "60999 1", "1", "MemAvailable: 18446744073709551615 kB"] {
+        for text in
+            ["", "Max open files", "MemAvailable: x kB", "60999 1", "1", "MemAvailable: 18446744073709551615 kB"]
+        {
             assert_eq!((open_files_max(text), port_count(text), memory_available(text)), (None, None, None), "{text}");
         }
     }

@@ -79,7 +79,13 @@ pub fn totals(profile: &Profile, plan: &Plan) -> PlanTotals {
         t.participants += size;
         t.senders += senders;
         // A lone sender hears nobody.
-        t.receivers += if senders == 1 { size - 1 } else if senders == 0 { 0 } else { size };
+        t.receivers += if senders == 1 {
+            size - 1
+        } else if senders == 0 {
+            0
+        } else {
+            size
+        };
         t.participants_per_room_max = t.participants_per_room_max.max(size);
         t.up.add(group, senders);
         t.down.add(group, senders * (size - 1));

@@ -21,13 +21,25 @@ pub struct Key {
 pub enum Form {
     Text,
     Word(&'static [&'static str]),
-    Count { min: i64, max: i64 },
-    CountOr { min: i64, max: i64, word: &'static str },
+    Count {
+        min: i64,
+        max: i64,
+    },
+    CountOr {
+        min: i64,
+        max: i64,
+        word: &'static str,
+    },
     Flag,
     /// Seconds.
-    Duration { min: f64, max: f64 },
+    Duration {
+        min: f64,
+        max: f64,
+    },
     /// Percent.
-    Share { max: f64 },
+    Share {
+        max: f64,
+    },
     Size,
     /// An encoding of this kind, or `none`.
     Encoding(Kind),
@@ -54,8 +66,8 @@ pub enum Need {
 }
 
 use Form::{
-    Addresses, Count, CountOr, Duration, Encoding, Flag, Join, Networks, Pass, Secrets, Share, Size, Stay, Tables, Text,
-    Url, Word,
+    Addresses, Count, CountOr, Duration, Encoding, Flag, Join, Networks, Pass, Secrets, Share, Size, Stay, Tables,
+    Text, Url, Word,
 };
 use Need::{Default as Or, Optional, Required};
 
@@ -144,7 +156,14 @@ pub(super) fn find(table: &str, name: &str) -> Option<&'static Key> {
 
 /// Checks the keys of a table and all tables in it, and fills in what was left out. `path` is the table's path for
 /// errors. With `lenient`, keys may be missing (the file has syntax errors that may have swallowed them).
-pub(super) fn complete(table: &mut Table, at: &Origin, name: &'static str, path: &str, lenient: bool, errors: &mut Errors) {
+pub(super) fn complete(
+    table: &mut Table,
+    at: &Origin,
+    name: &'static str,
+    path: &str,
+    lenient: bool,
+    errors: &mut Errors,
+) {
     for entry in &table.0 {
         if find(name, &entry.key).is_none() {
             errors.push(&entry.node.at, join(path, &entry.key), unknown(name, &entry.key, &entry.node));
@@ -170,7 +189,11 @@ fn descend(key: &Key, node: &mut Node, path: &str, lenient: bool, errors: &mut E
     let at = node.at.clone();
     let found = node.describe();
     let inner = |suffix: &str| {
-        let name = if key.table.is_empty() { format!("{}{suffix}", key.name) } else { format!("{}.{}{suffix}", key.table, key.name) };
+        let name = if key.table.is_empty() {
+            format!("{}{suffix}", key.name)
+        } else {
+            format!("{}.{}{suffix}", key.table, key.name)
+        };
         KEYS.iter().find(|k| k.table == name).map_or("", |k| k.table)
     };
     match (key.form, &mut node.value) {

@@ -139,7 +139,11 @@ impl<'a> Loader<'a> {
     fn extend(&mut self, tree: &mut Node, path: &Path) {
         let Some(extends) = tree.as_table_mut().and_then(|t| t.remove("extends")) else { return };
         let Some(base) = extends.as_text() else {
-            return self.errors.push(&extends.at, "extends", format!("is the path of a profile, not {}", extends.describe()));
+            return self.errors.push(
+                &extends.at,
+                "extends",
+                format!("is the path of a profile, not {}", extends.describe()),
+            );
         };
         let base = beside(path, base);
         let Some(mut base) = self.file(&base, &extends.at, "extends") else { return };
@@ -169,7 +173,10 @@ impl<'a> Loader<'a> {
             } else if path == "extends" || parts.iter().any(String::is_empty) {
                 self.errors.push(&Origin::Set(text.as_str().into()), "", format!("{path:?} cannot be set"));
             } else {
-                out.push(Set { path: parts, value: tree::parse_value(value.trim(), &Origin::Set(text.as_str().into())) });
+                out.push(Set {
+                    path: parts,
+                    value: tree::parse_value(value.trim(), &Origin::Set(text.as_str().into())),
+                });
             }
         }
         out
@@ -273,7 +280,11 @@ impl<'a> Loader<'a> {
     fn target(&mut self, tree: &Node) -> (String, Option<(Option<Target>, BTreeMap<String, target::SecretSource>)>) {
         let Some(node) = tree.as_table().and_then(|t| t.get("target")) else { return (String::new(), None) };
         let Some(text) = node.as_text() else {
-            self.errors.push(&node.at, "target", format!("is \"embedded\" or the path of a target file, not {}", node.describe()));
+            self.errors.push(
+                &node.at,
+                "target",
+                format!("is \"embedded\" or the path of a target file, not {}", node.describe()),
+            );
             return (String::new(), None);
         };
         if text.trim().is_empty() {

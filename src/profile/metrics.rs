@@ -60,8 +60,12 @@ impl Unit {
         };
         parsed.ok_or_else(|| match (self, bare) {
             (Unit::Count, _) => format!("{text:?} is no count; write a bare number, such as {:?}", self.example()),
-            (_, true) => format!("a bare number is a count; this is in {}: write it as in {:?}", self.name(), self.example()),
-            (_, false) => format!("{text:?} has the wrong unit; this is in {}: write it as in {:?}", self.name(), self.example()),
+            (_, true) => {
+                format!("a bare number is a count; this is in {}: write it as in {:?}", self.name(), self.example())
+            }
+            (_, false) => {
+                format!("{text:?} has the wrong unit; this is in {}: write it as in {:?}", self.name(), self.example())
+            }
         })
     }
 

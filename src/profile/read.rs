@@ -128,7 +128,11 @@ fn pass(root: &Node, errors: &mut Errors) -> Option<Vec<Threshold>> {
     let node = root.as_table()?.get("pass")?;
     let table = node.as_table()?;
     if table.0.is_empty() {
-        errors.push(&node.at, "pass", "is empty: a run without a threshold proves nothing; write at least one, e.g. \"legs.dropped\" = \"== 0\"");
+        errors.push(
+            &node.at,
+            "pass",
+            "is empty: a run without a threshold proves nothing; write at least one, e.g. \"legs.dropped\" = \"== 0\"",
+        );
         return None;
     }
     let before = errors.len();
@@ -155,12 +159,14 @@ fn threshold(path: &str, node: &Node) -> Result<Threshold, String> {
         format!("there is no such metric; {hint}")
     })?;
     let example = metric.unit.example();
-    let text = node.as_text().ok_or_else(|| format!("write operator and limit as text, {example:?}, not {}", node.describe()))?;
+    let text = node
+        .as_text()
+        .ok_or_else(|| format!("write operator and limit as text, {example:?}, not {}", node.describe()))?;
     let text = text.trim();
     let operators = [("<=", Op::Le), (">=", Op::Ge), ("==", Op::Eq), ("<", Op::Lt), (">", Op::Gt)];
     let found = operators.iter().find_map(|(sign, op)| text.strip_prefix(sign).map(|rest| (*sign, *op, rest.trim())));
-    let (sign, op, limit) =
-        found.ok_or_else(|| format!("{text:?} begins with no operator (<=, <, ==, >, >=); write it as in {example:?}"))?;
+    let (sign, op, limit) = found
+        .ok_or_else(|| format!("{text:?} begins with no operator (<=, <, ==, >, >=); write it as in {example:?}"))?;
     let value = metric.unit.parse(limit)?;
     if metric.unit == metrics::Unit::Percent && value.number() > 100.0 {
         return Err(format!("{limit} is more than all"));
@@ -185,7 +191,11 @@ fn whole_load(root: &Node, rooms: &[RoomGroup], load: Option<&Load>, errors: &mu
     let Some(node) = root.as_table().and_then(|t| t.get("rooms")) else { return };
     let seats: u64 = rooms.iter().map(|g| u64::from(g.count) * u64::from(size_max(g.size))).sum();
     if seats > SEATS_MAX {
-        errors.push(&node.at, "rooms", format!("{seats} participants at once are more than one run carries ({SEATS_MAX})"));
+        errors.push(
+            &node.at,
+            "rooms",
+            format!("{seats} participants at once are more than one run carries ({SEATS_MAX})"),
+        );
         return;
     }
     let Some(load) = load else { return };
@@ -193,7 +203,11 @@ fn whole_load(root: &Node, rooms: &[RoomGroup], load: Option<&Load>, errors: &mu
     if first > STAY_MAX.as_secs_f64() {
         let at = root.as_table().and_then(|t| t.get("load")).and_then(Node::as_table).and_then(|t| t.get("join"));
         let at = at.map_or(&root.at, |n| &n.at);
-        errors.push(at, "load.join", format!("{seats} joins at this rate take {:.0} days; at most 7", first / 86_400.0));
+        errors.push(
+            at,
+            "load.join",
+            format!("{seats} joins at this rate take {:.0} days; at most 7", first / 86_400.0),
+        );
         return;
     }
     let run = first + load.warmup.as_secs_f64() + load.hold.as_secs_f64();
@@ -358,7 +372,9 @@ impl<'a> View<'a> {
         }
         let list = || words.iter().map(|w| format!("{w:?}")).collect::<Vec<_>>().join(" or ");
         let why = match (key, text) {
-            ("shape", "capacity" | "scale-in") => format!("{text:?} is not supported yet; this version knows {}", list()),
+            ("shape", "capacity" | "scale-in") => {
+                format!("{text:?} is not supported yet; this version knows {}", list())
+            }
             _ => match super::error::nearest(text, words.iter().copied()) {
                 Some(near) => format!("{text:?} is unknown; did you mean {near:?}?"),
                 None => format!("{text:?} is unknown; write {}", list()),
@@ -441,7 +457,9 @@ impl<'a> View<'a> {
     fn size(&mut self, key: &str) -> Option<Size> {
         let node = self.table.get(key)?;
         let size = match &node.value {
-            Value::Integer(n) => u32::try_from(*n).map(Size::Fixed).map_err(|_| format!("{n} is out of range: 1 to 10000")),
+            Value::Integer(n) => {
+                u32::try_from(*n).map(Size::Fixed).map_err(|_| format!("{n} is out of range: 1 to 10000"))
+            }
             Value::Text(t) => parse_size(t),
             _ => Err(format!("is a number, 4, or a range, \"2..6\", not {}", node.describe())),
         };
@@ -493,7 +511,8 @@ impl<'a> View<'a> {
         let before = self.errors.len();
         let mut made = Vec::new();
         for (i, item) in items.iter().enumerate() {
-            let one = item.as_text().ok_or_else(|| format!("is text in quotes, not {}", item.describe())).and_then(&parse);
+            let one =
+                item.as_text().ok_or_else(|| format!("is text in quotes, not {}", item.describe())).and_then(&parse);
             match one {
                 Ok(value) => made.push(value),
                 Err(why) => self.errors.push(&item.at, format!("{}[{i}]", keys::join(&self.path, key)), why),

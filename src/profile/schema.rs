@@ -26,8 +26,7 @@ fn table(name: &str) -> Value {
         properties.insert(key.name.to_owned(), property(key));
     }
     // A profile that extends another one may leave out what the base has.
-    let required: Vec<&str> =
-        keys::of_table(name).filter(|k| k.need == Need::Required).map(|k| k.name).collect();
+    let required: Vec<&str> = keys::of_table(name).filter(|k| k.need == Need::Required).map(|k| k.name).collect();
     let mut made = json!({ "type": "object", "additionalProperties": false, "properties": properties });
     if let Some(map) = made.as_object_mut() {
         match name {

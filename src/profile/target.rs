@@ -90,7 +90,9 @@ pub(super) fn read(
     let may = authorized == Some(true);
     let granted = |what: &str, private: bool| match private || may {
         true => Ok(()),
-        false => Err(format!("{what} is outside loopback and private ranges; if you may load it, say so: authorized = true")),
+        false => {
+            Err(format!("{what} is outside loopback and private ranges; if you may load it, say so: authorized = true"))
+        }
     };
     let allow = v.list("allow", |text| {
         let network = parse_network(text)?;
@@ -172,7 +174,8 @@ fn secret_source(node: &Node) -> Result<SecretSource, (&Origin, String)> {
         Some((_, Value::Flag(flag))) => *flag,
         Some((at, _)) => return Err((at, "`optional` is true or false".into())),
     };
-    let text = |key: &str| table.get(key).map(|n| n.as_text().filter(|t| !t.is_empty()).ok_or((&n.at, FORMS.to_owned())));
+    let text =
+        |key: &str| table.get(key).map(|n| n.as_text().filter(|t| !t.is_empty()).ok_or((&n.at, FORMS.to_owned())));
     match (text("env"), text("file")) {
         (Some(name), None) => {
             let name = name?;
@@ -220,7 +223,8 @@ fn parse_network(text: &str) -> Result<(IpAddr, u8), String> {
 /// The host of a URL, without brackets. Checks the scheme, and that no secret rides along.
 fn parse_url(text: &str) -> Result<String, String> {
     let text = text.trim();
-    let wrong = || format!("{text:?} is no address; write \"ws://10.77.0.1:8188\" or \"https://sfu.example:8089/path\"");
+    let wrong =
+        || format!("{text:?} is no address; write \"ws://10.77.0.1:8188\" or \"https://sfu.example:8089/path\"");
     let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
     if !["ws", "wss", "http", "https"].contains(&scheme) {
         return Err(format!("{scheme:?} is no scheme of a target; write ws, wss, http or https"));
@@ -282,7 +286,9 @@ mod tests {
         assert_eq!(parse_url("https://SFU.example/a?b#c"), Ok("sfu.example".into()));
         assert_eq!(parse_url("ws://[fd00::1]:8188/x"), Ok("fd00::1".into()));
         assert!(parse_url("ws://alice:secret@10.0.0.1").unwrap_err().contains("[secrets]"));
-        for bad in ["", "10.0.0.1:80", "ftp://x", "ws://", "ws://:80", "ws://h:0", "ws://h:99999", "ws://[fd00::1", "ws://h h"] {
+        for bad in
+            ["", "10.0.0.1:80", "ftp://x", "ws://", "ws://:80", "ws://h:0", "ws://h:99999", "ws://[fd00::1", "ws://h h"]
+        {
             assert!(parse_url(bad).is_err(), "{bad}");
         }
     }

@@ -243,7 +243,12 @@ pub(super) fn set(root: &mut Node, path: &[&str], value: Node) -> Result<(), Str
     Ok(())
 }
 
-fn step<'a>(node: &'a mut Node, part: &str, here: &str, missing: impl FnOnce() -> Node) -> Result<&'a mut Node, String> {
+fn step<'a>(
+    node: &'a mut Node,
+    part: &str,
+    here: &str,
+    missing: impl FnOnce() -> Node,
+) -> Result<&'a mut Node, String> {
     match &mut node.value {
         Value::Table(table) => {
             if table.get(part).is_none() {

@@ -2,9 +2,7 @@
 
 use super::resolved::{ExternalTarget, Profile, RoomGroup, Shape, Target};
 use super::target::SecretSource;
-use super::units::{
-    print_duration, print_join, print_percent, print_senders, print_size, print_stay,
-};
+use super::units::{print_duration, print_join, print_percent, print_senders, print_size, print_stay};
 use crate::types::{Client, Encoding};
 use std::collections::BTreeMap;
 use std::fmt::Write;
