@@ -1,1 +1,4 @@
 //! Media.
+
+pub mod clip; // short encoded clips, packetized once, shared by all senders
+pub mod stamp; // who sent this packet, as which, when: inside the media
