@@ -70,6 +70,8 @@ struct Packet {
     len: u16,
     /// Where in the payload a stamp goes, if one does.
     stamp_at: Option<u16>,
+    /// Index of its frame.
+    frame: u32,
 }
 
 /// A clip file that is not what it should be.
@@ -168,6 +170,11 @@ impl Clip {
         (0..self.frames.len()).map(|from| (from..from + window).map(of).sum()).max().unwrap_or(0)
     }
 
+    /// The frame that one packet belongs to.
+    pub fn frame_of(&self, packet: u32) -> &ClipFrame {
+        &self.frames[self.packets[packet as usize].frame as usize]
+    }
+
     /// Bytes of one packet's payload; at most [`PAYLOAD_MAX`].
     pub fn payload_len(&self, packet: u32) -> usize {
         usize::from(self.packets[packet as usize].len)
@@ -214,7 +221,8 @@ impl Builder {
         let len = self.clip.arena.len() - offset;
         debug_assert!(len <= PAYLOAD_MAX, "packetizers keep within a packet");
         let stamp_at = stamp_at.map(|at| at as u16);
-        self.clip.packets.push(Packet { offset: offset as u32, len: len as u16, stamp_at });
+        let frame = self.clip.frames.len() as u32;
+        self.clip.packets.push(Packet { offset: offset as u32, len: len as u16, stamp_at, frame });
     }
 
     /// Makes a frame of the packets added since the last one.
