@@ -1,6 +1,8 @@
 //! How a participant talks a target into a call: one file a driver, behind one trait. Drivers run on tokio and move
 //! text (SDP, JSON); media is asked for through [`Media`], and flows elsewhere.
 
+pub mod embedded;
+
 use crate::history::{FailReason, LegCause};
 use crate::types::Suite;
 use std::future::Future;
