@@ -147,7 +147,8 @@ impl Synthetic {
                 let rooms = self.servers * self.rooms;
                 let (room, seat) = (i % rooms, i / rooms);
                 let server = room % self.servers;
-                let join_at = f64::from(i) * f64::from(self.hold.start) * 600.0 / f64::from(self.legs_planned());
+                let join_at =
+                    (f64::from(i) * f64::from(self.hold.start) * 600.0 / f64::from(self.legs_planned())).round();
                 let nth = (room / self.servers) * self.size + seat;
                 let planned = PlannedLeg {
                     id: LegId(i),
@@ -162,7 +163,7 @@ impl Synthetic {
                 Leg {
                     planned,
                     server,
-                    joined_at: join_at + rng.random_range(60.0..180.0),
+                    joined_at: (join_at + rng.random_range(60.0..180.0)).round(),
                     fails: server == 0 && nth < self.join_failures,
                     drops_at: (server == self.servers - 1 && nth < self.drops).then(|| middle + f64::from(nth) * 700.0),
                 }
@@ -186,13 +187,14 @@ impl Synthetic {
             lines.push(Line { t: planned_ms + 5000.0, event: Event::JoinFailed(failure) });
             return;
         }
+        // Whole quarters of ms survive the way through JSON to the last bit.
         let total_ms = leg.joined_at - planned_ms;
         let setup = Setup {
             total_ms,
             join_ms: None,
-            signaling_ms: total_ms * 0.2,
-            ice_ms: total_ms * 0.3,
-            dtls_ms: total_ms * 0.4,
+            signaling_ms: total_ms * 0.25,
+            ice_ms: total_ms * 0.25,
+            dtls_ms: total_ms * 0.5,
         };
         let event = Event::Joined {
             leg: leg.planned.id,
@@ -205,7 +207,7 @@ impl Synthetic {
         lines.push(Line { t: leg.joined_at, event });
         let others = legs.iter().filter(|o| o.planned.room == leg.planned.room && o.planned.id != leg.planned.id);
         for other in others.filter(|o| !o.fails) {
-            let first_rtp_ms = total_ms + rng.random_range(5.0..25.0);
+            let first_rtp_ms = total_ms + rng.random_range(5.0f64..25.0).round();
             let event = Event::FirstMedia {
                 leg: leg.planned.id,
                 from: other.planned.id,
@@ -305,7 +307,7 @@ impl Synthetic {
     fn health(&self, second: u32, connected: u32, rng: &mut ChaCha8Rng) -> Health {
         let bad = self.unhealthy.as_ref().is_some_and(|r| r.contains(&(second - 1)));
         let mut shard = ShardHealth {
-            cpu: if bad { 0.98 } else { 0.1 + f64::from(connected) * 0.002 + rng.random_range(0.0..0.03) },
+            cpu: if bad { 0.98 } else { f64::from(10 + connected / 5 + rng.random_range(0..3)) / 100.0 },
             packets_out: u64::from(connected) * 110,
             packets_in: u64::from(connected) * 220,
             ..ShardHealth::default()
@@ -315,7 +317,7 @@ impl Synthetic {
         }
         Health {
             seconds: 1.0,
-            machine_cpu: shard.cpu * 0.7,
+            machine_cpu: (shard.cpu * 70.0).round() / 100.0,
             steal: 0.0,
             process_cores: shard.cpu,
             resident_bytes: 90 << 20,

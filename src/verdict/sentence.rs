@@ -55,7 +55,7 @@ pub(super) fn sentence(case: &Case<'_>) -> (Verdict, String, Vec<String>) {
     unproven.extend(case.undone());
     unproven.extend(case.unknown_reasons());
     if let Some(first) = unproven.first() {
-        return (Verdict::Unknown, capital(first) + ".", unproven);
+        return (Verdict::Unknown, format!("Unknown: {first}."), unproven);
     }
     (Verdict::Pass, case.pass(), Vec::new())
 }
@@ -78,11 +78,12 @@ impl Case<'_> {
         if self.hold.ended_ms > self.hold.from_ms { self.hold.ended_ms } else { self.all.last_t }
     }
 
-    fn stop(&self) -> &'static str {
+    /// How and when it came to an end.
+    fn stop(&self) -> String {
         match self.end {
-            Some(true) => "Interrupted",
-            Some(false) => "Ended",
-            None => "Crashed or killed: the history ends without an end",
+            Some(true) => format!("interrupted at {}", self.now()),
+            Some(false) => format!("ended at {}", self.now()),
+            None => format!("crashed or killed, the history ends at {} without an end", self.now()),
         }
     }
 
@@ -120,7 +121,7 @@ impl Case<'_> {
                 &format!("; {} broken too: {named}{dots}", count(others.len() as u64, "other limit", "other limits"));
         }
         if !self.hold.complete {
-            text += &format!("; {} at {}", self.stop().to_lowercase(), self.now());
+            text += &format!("; {}", self.stop());
         }
         text + "."
     }
@@ -144,8 +145,7 @@ impl Case<'_> {
             }
             Subject::Legs if o.metric.ends_with(".dropped") => {
                 let drops: Vec<&Leg> = self.all.legs.iter().filter(|l| l.class == LegClass::Dropped).collect();
-                format!("{value} of {} dropped {limit}", count(self.all.legs.len() as u64, "leg", "legs"))
-                    + &self.drops(&drops)
+                format!("{value} of {} dropped {limit}", count(self.all.joined, "leg", "legs")) + &self.drops(&drops)
             }
             Subject::Media | Subject::Setup | Subject::Legs | Subject::Generator => {
                 let place = o.server.clone();
@@ -196,19 +196,21 @@ impl Case<'_> {
         }
         let Some((server, most)) = groups.iter().max_by_key(|(_, g)| g.len()) else { return String::new() };
         let place = server.map(|id| format!(" on {}", (self.name)(id))).unwrap_or_default();
-        let n = if most.len() == drops.len() { "all".into() } else { most.len().to_string() };
-        let n = if drops.len() == 1 { String::new() } else { format!("{n} of them") };
         let cause = match most[0].cause {
             LegCause::ClosedByServer => "closed by the server",
             LegCause::SignalingLost => "signalling lost",
             LegCause::ConsentExpired => "consent expired",
             LegCause::Left | LegCause::LeftUnacknowledged | LegCause::Interrupted => "left",
         };
-        let who = self.all.names.get(&most[0].leg).map(|n| format!(", first {n}")).unwrap_or_default();
+        let first_name = self.all.names.get(&most[0].leg).cloned().unwrap_or_else(|| most[0].leg.to_string());
         let when = span(&Window { from_ms: first(most.iter().map(|l| l.t)), until_ms: last(most.iter().map(|l| l.t)) });
         let detail = if most[0].detail.is_empty() { String::new() } else { format!(" ({})", most[0].detail) };
-        let parts = format!("{n}{place}{when}{who}");
-        format!(": {}, {cause}{detail}", parts.trim_start())
+        let who = match most.len() {
+            1 if drops.len() == 1 => format!("{first_name}{place}{when}"),
+            n if n == drops.len() => format!("all{place}{when}, first {first_name}"),
+            n => format!("{n} of them{place}{when}, first {first_name}"),
+        };
+        format!(": {who}, {cause}{detail}")
     }
 
     /// What was planned and did not happen.
@@ -222,7 +224,7 @@ impl Case<'_> {
         } else if !self.hold.complete {
             let held = if self.with(Verdict::Unknown).is_empty() { "; all limits held until then" } else { "" };
             let until = clock(self.hold.until_ms);
-            out.push(format!("{} at {} in a hold that was to last until {until}{held}", self.stop(), self.now()));
+            out.push(format!("{}, in a hold that was to last until {until}{held}", self.stop()));
         }
         let begun = self.all.joined + self.all.failed.len() as u64;
         let begun = begun.max(self.all.join_starts.len() as u64);
@@ -236,7 +238,7 @@ impl Case<'_> {
     fn unknown_reasons(&self) -> Vec<String> {
         let one = |i: usize| {
             let o = &self.outcomes[i];
-            format!("{}: {}", o.expr, o.why.as_deref().unwrap_or("unknown"))
+            format!("{} {}", o.expr, o.why.as_deref().unwrap_or("is unknown"))
         };
         let mut out: Vec<String> = self.with(Verdict::Unknown).into_iter().map(one).collect();
         if !out.is_empty() && self.all.joined == 0 {

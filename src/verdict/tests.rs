@@ -155,20 +155,20 @@ fn an_unhealthy_generator_is_never_pass_and_never_fail() {
         assert!(!j.generator.healthy);
         assert_eq!(
             j.sentence,
-            "Generator late (p99 31.2 ms) in 35 % of intervals, shard 0 saturated: run on more cores or with fewer participants."
+            "Generator late (p99 31.1 ms) in 30 % of intervals, shard 0 saturated: run on more cores or with fewer participants."
         );
     }
 }
 
 #[test]
 fn loss_in_unhealthy_seconds_is_not_the_targets() {
-    // 1 s of 60 is within the 5 % that may be inconclusive, its neighbour by the health tick's offset too.
+    // 1 s of 60 is within the 5 % that may be inconclusive.
     let run = Synthetic { hold: 10..70, unhealthy: Some(30..31), loss: Some((0, 30..31, 1.0)), ..Synthetic::default() };
     let j = judged(&run);
     assert_eq!(j.verdict, Verdict::Pass, "{}", j.sentence);
     assert_eq!(j.audio.media.loss, Some(0.0));
-    assert_eq!(j.generator.inconclusive_share, Some(3.333_333));
-    assert_eq!(j.series.inconclusive.len(), 2);
+    assert_eq!(j.generator.inconclusive_share, Some(1.666_667));
+    assert_eq!(j.series.inconclusive.len(), 1);
     // The same loss in a healthy second is.
     let run = Synthetic { unhealthy: None, ..run };
     assert_eq!(judged(&run).verdict, Verdict::Fail);
@@ -188,7 +188,7 @@ fn joins_while_the_generator_was_unhealthy_prove_nothing() {
 fn no_data_is_unknown() {
     let j = judged(&Synthetic { video: false, ..Synthetic::default() });
     assert_eq!(j.verdict, Verdict::Unknown);
-    assert_eq!(j.sentence, "Video.freezes <= 0.2: matched no data.");
+    assert_eq!(j.sentence, "Unknown: video.freezes <= 0.2 matched no data.");
     assert_eq!(outcome(&j, "video.freezes").value, None);
     assert_eq!((j.video.media.loss, j.video.media.delay.p99, j.video.media.loss_source), (None, None, None));
 }
@@ -216,7 +216,7 @@ fn a_server_without_the_data_it_had_to_have_is_not_covered_by_another() {
     }
     let j = judged_lines(lines);
     assert_eq!(j.verdict, Verdict::Unknown);
-    assert_eq!(outcome(&j, "audio.delay.p99").why.as_deref(), Some("no data on sfu-2"));
+    assert_eq!(outcome(&j, "audio.delay.p99").why.as_deref(), Some("has no data on sfu-2"));
 }
 
 #[test]
@@ -260,7 +260,10 @@ fn interrupted_in_the_hold_is_no_pass_but_may_be_a_fail() {
     let run = Synthetic { interrupted: Some(22), ..Synthetic::default() };
     let j = judged(&run);
     assert_eq!((j.verdict, j.exit_code()), (Verdict::Unknown, 130));
-    assert_eq!(j.sentence, "Interrupted at 00:22 in a hold that was to last until 00:30; all limits held until then.");
+    assert_eq!(
+        j.sentence,
+        "Unknown: interrupted at 00:22, in a hold that was to last until 00:30; all limits held until then."
+    );
     let run = Synthetic { loss: Some((0, 12..22, 0.1)), ..run };
     let j = judged(&run);
     assert_eq!((j.verdict, j.exit_code()), (Verdict::Fail, 130));
@@ -272,7 +275,7 @@ fn a_history_without_an_end_says_so() {
     let j = judged(&Synthetic { killed: Some(25), ..Synthetic::default() });
     assert_eq!((j.verdict, j.ended, j.exit_code()), (Verdict::Unknown, false, 4));
     assert_eq!(j.notes[0].text, "history ends at 00:25 without an end: roomful crashed or was killed");
-    assert!(j.sentence.contains("history ends without an end at 00:25"), "{}", j.sentence);
+    assert!(j.sentence.contains("the history ends at 00:25 without an end"), "{}", j.sentence);
     assert_eq!(j.audio.media.loss, Some(0.0), "judged for what is there");
     let j = judged(&Synthetic { killed: Some(25), loss: Some((0, 12..22, 0.1)), ..Synthetic::default() });
     assert_eq!(j.verdict, Verdict::Fail);
@@ -288,7 +291,7 @@ fn nobody_joined() {
     let loss = [limit("audio.loss", Op::Le, ThresholdValue::Percent(1.0))];
     let j = judge(&run.reading(), &loss, &HealthLimits::default());
     assert_eq!(j.verdict, Verdict::Unknown);
-    assert!(j.sentence.starts_with("Nobody joined, 0 of 2: timeout_ice on sfu-1"), "{}", j.sentence);
+    assert!(j.sentence.starts_with("Unknown: nobody joined, 0 of 2: timeout_ice on sfu-1"), "{}", j.sentence);
 }
 
 #[test]
@@ -326,7 +329,7 @@ fn the_edge_of_a_limit_belongs_to_who_is_named() {
 
 #[test]
 fn legs_have_one_class_each() {
-    let mut lines = Synthetic { unhealthy: Some(22..23), hold: 10..70, ..Synthetic::default() }.lines();
+    let mut lines = Synthetic { unhealthy: Some(20..24), hold: 10..70, ..Synthetic::default() }.lines();
     let mut nth = 0;
     for line in &mut lines {
         if let Event::LegEnd(end) = &mut line.event {
@@ -358,7 +361,7 @@ fn bytes(j: &Judgement) -> String {
 #[test]
 fn judging_again_gives_the_same_bytes() {
     let run = Synthetic { loss: Some((1, 15..20, 0.02)), drops: 2, notes: true, ..Synthetic::default() };
-    assert_eq!(bytes(&judged(&run)), bytes(&judged(&run)));
+    assert!(bytes(&judged(&run)) == bytes(&judged(&run)));
     // And through a file.
     let dir = tempfile::tempdir().unwrap();
     let mut w = crate::history::Writer::create(dir.path()).unwrap();
@@ -368,7 +371,7 @@ fn judging_again_gives_the_same_bytes() {
     let path = w.path().to_owned();
     assert_eq!(w.finish(), (Vec::new(), None));
     let reading = crate::history::read(&path).unwrap();
-    assert_eq!(bytes(&judge(&reading, &usual(), &HealthLimits::default())), bytes(&judged(&run)));
+    assert!(bytes(&judge(&reading, &usual(), &HealthLimits::default())) == bytes(&judged(&run)));
 }
 
 #[test]
@@ -391,9 +394,9 @@ fn the_order_of_servers_and_lines_of_one_second_does_not_matter() {
                 split.push(line.clone());
             }
         }
-        assert_eq!(bytes(&judged_lines(turned)), bytes(&whole));
+        assert!(bytes(&judged_lines(turned)) == bytes(&whole));
         let parts = judged_lines(split);
-        assert_eq!(bytes(&parts), bytes(&whole));
+        assert!(bytes(&parts) == bytes(&whole));
     }
 }
 

@@ -79,7 +79,7 @@ pub(super) fn judge(index: usize, t: &Threshold, whole: &Whole<'_>, name: &dyn F
             }
             if let Some(id) = silent.filter(|_| out.verdict != Verdict::Fail) {
                 out.verdict = Verdict::Unknown;
-                out.why = Some(format!("no data on {}", name(id)));
+                out.why = Some(format!("has no data on {}", name(id)));
             }
         }
         None => {
@@ -99,7 +99,7 @@ pub(super) fn judge(index: usize, t: &Threshold, whole: &Whole<'_>, name: &dyn F
     };
     if inconclusive > whole.inconclusive_max && out.verdict != Verdict::Unknown {
         out.verdict = Verdict::Unknown;
-        out.why = Some(format!("the generator was unhealthy in {} % of these", number(inconclusive)));
+        out.why = Some(format!("is open: the generator was unhealthy in {} % of these", number(inconclusive)));
     }
     out.margin = out.value.and_then(|v| margin(t.op, v, out.limit));
     if out.verdict == Verdict::Fail {

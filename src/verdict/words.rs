@@ -25,10 +25,11 @@ fn digits(v: f64, significant: i32) -> String {
     if text == "-0" { "0".into() } else { text.into() }
 }
 
-/// Measured value and limit with as many digits as tell them apart, and their common unit; ms become s from 1000 on.
+/// Measured value and limit with as many digits as tell them apart, and their common unit; ms become s when the
+/// value reaches 1000.
 pub(super) fn against(value: f64, limit: f64, like: ThresholdValue) -> (String, String, &'static str) {
     let (value, limit, unit) = match like {
-        ThresholdValue::Ms(_) if value.max(limit) >= 1000.0 => (value / 1000.0, limit / 1000.0, " s"),
+        ThresholdValue::Ms(_) if value >= 1000.0 => (value / 1000.0, limit / 1000.0, " s"),
         ThresholdValue::Ms(_) => (value, limit, " ms"),
         ThresholdValue::Percent(_) => (value, limit, " %"),
         ThresholdValue::PerMinute(_) => (value, limit, "/min"),
