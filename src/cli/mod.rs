@@ -6,6 +6,7 @@ mod probe;
 pub mod report;
 pub mod run;
 pub mod schema;
+mod stage;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -35,20 +36,26 @@ pub struct Cli {
 enum Command {
     /// Run a profile against its target; writes a run folder.
     Run(run::RunArgs),
-    /// Check a profile and print its plan, without traffic (or with one participant: --probe).
-    Check(check::CheckArgs),
-    /// Start the embedded fleet to try things against.
+    Check(CheckCommand),
     Fleet(fleet::FleetArgs),
-    /// Judge a run folder again and render it again.
     Report(report::ReportArgs),
-    /// Print the JSON Schema of profiles, for editors.
-    Schema,
+    Schema(schema::SchemaArgs),
     /// The embedded fleet's director (started by roomful itself).
     #[command(hide = true)]
-    Director(crate::sfu::DirectorArgs),
+    Director(crate::sfu::director::DirectorArgs),
     /// One server of the embedded fleet (started by the director).
     #[command(hide = true, name = "sfu-server")]
-    SfuServer(crate::sfu::ServerArgs),
+    SfuServer(crate::sfu::server::ServerArgs),
+}
+
+/// Check a profile and print its plan, without traffic; --probe joins one participant.
+#[derive(clap::Args, Debug)]
+struct CheckCommand {
+    #[command(flatten)]
+    check: check::CheckArgs,
+    /// Join one participant and say what it met: server, addresses, suite, and which `allow` line is missing.
+    #[arg(long, conflicts_with = "resolved")]
+    probe: bool,
 }
 
 /// Runs one command; gives the process's exit code.
@@ -62,13 +69,15 @@ pub fn run(cli: Cli) -> Result<u8> {
         .without_time()
         .with_target(false)
         .init();
-    match cli.command {
-        Command::Run(a) => run::run(a),
-        Command::Check(a) => check::run(a),
-        Command::Fleet(a) => fleet::run(a),
-        Command::Report(a) => report::run(a),
-        Command::Schema => schema::run(),
-        Command::Director(a) => crate::sfu::run_director(a).map(|()| exit::PASS),
-        Command::SfuServer(a) => crate::sfu::run_server(a).map(|()| exit::PASS),
-    }
+    let code = match cli.command {
+        Command::Run(a) => return run::run(&a),
+        Command::Check(a) if a.probe => return probe::run(&a.check),
+        Command::Check(a) => check::run(&a.check)?,
+        Command::Fleet(a) => fleet::run(&a).map(|()| 0)?,
+        Command::Report(a) => report::run(&a)?,
+        Command::Schema(a) => schema::run(&a)?,
+        Command::Director(a) => crate::sfu::director::run(a).map(|()| 0)?,
+        Command::SfuServer(a) => crate::sfu::server::run(a).map(|()| 0)?,
+    };
+    Ok(u8::try_from(code).unwrap_or(exit::TOOL_FAILED))
 }

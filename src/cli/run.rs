@@ -29,7 +29,7 @@ pub struct RunArgs {
 }
 
 /// Runs a profile. Gives the exit code of its verdict.
-pub fn run(args: RunArgs) -> Result<u8> {
+pub fn run(args: &RunArgs) -> Result<u8> {
     let profile = match profile::load(&args.profile, &args.sets) {
         Ok(p) => Arc::new(p),
         Err(e) => {
@@ -39,11 +39,13 @@ pub fn run(args: RunArgs) -> Result<u8> {
     };
     let plan = Arc::new(plan::plan(&profile));
     let limits = plan::limits(&profile, &plan, &Machine::read());
-    if !limits.suffice() {
-        write_err(&format!("This machine can't carry {}:\n{limits}", args.profile.display()));
+    if !limits.fit() {
+        for problem in limits.problems() {
+            write_err(&format!("{}: does not fit this machine: {problem}", args.profile.display()));
+        }
         return Ok(exit::BAD_PROFILE);
     }
-    super::raise_descriptor_limit();
+    crate::engine::socket::raise_descriptor_limit();
     let started = OffsetDateTime::now_utc();
     let folder = match &args.out {
         Some(dir) => RunFolder::at(dir)?,

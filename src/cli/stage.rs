@@ -1,11 +1,12 @@
 //! What a run and a probe share: the target started or found, and the engine's parts made ready.
 
 use crate::engine::{Conductor, socket, start_of_run};
-use crate::fleet::EmbeddedFleet;
+use crate::fleet::embedded::{EmbeddedFleet, EmbeddedOptions};
 use crate::media::clip::ClipLibrary;
 use crate::participant::Common;
 use crate::plan::Plan;
 use crate::profile::{Profile, Target};
+use crate::signaling::embedded::EmbeddedDriver;
 use crate::signaling::{self, Driver};
 use crate::transport::{AllowList, Shared, Timing};
 use crate::types::{Client, Suite};
@@ -37,15 +38,18 @@ impl Stage {
         let clips = Arc::new(ClipLibrary::load().context("the built-in clips")?);
         let (fleet, driver, mut allow) = match &profile.target {
             Target::Embedded(t) => {
-                let fleet = EmbeddedFleet::start(t.servers, t.participants_max).await.context("the embedded fleet")?;
-                let driver = signaling::embedded(fleet.base_url(), profile.load.join_timeout)?;
-                (Some(fleet), driver, vec![(IpAddr::V4(Ipv4Addr::LOCALHOST), 32)])
+                let fleet = EmbeddedFleet::start(t.servers, t.participants_max, &EmbeddedOptions::default())
+                    .await
+                    .context("the embedded fleet")?;
+                let driver: Arc<dyn Driver> = Arc::new(EmbeddedDriver::new(fleet.base_url())?);
+                (Some(fleet), driver, Vec::new())
             }
             Target::External(t) => {
-                let driver = signaling::driver(t, &profile)?;
+                let driver = signaling::driver(t, profile.client, profile.load.join_timeout)?;
                 (None, driver, t.allow.clone())
             }
         };
+        driver.prepare(&plan.rooms).await?;
         let hosts = driver.hosts();
         if let Target::External(t) = &profile.target
             && !t.authorized
@@ -54,7 +58,6 @@ impl Stage {
             bail!("{h} is neither loopback nor private: set `authorized = true` in the target file if it is yours to load");
         }
         allow.extend(hosts.iter().map(|h| (*h, if h.is_ipv4() { 32 } else { 128 })));
-        driver.prepare(&plan.rooms).await?;
         let sources = sources(&profile, &hosts)?;
         let timing = Timing { connect: profile.load.join_timeout, ..Timing::default() };
         let run_id = rand::rng().random();

@@ -308,6 +308,18 @@ pub fn thread_cpu_ns() -> u64 {
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
+/// Lets this process open as many descriptors as its hard limit says; shells often give 1024 to begin with.
+pub fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: reads and writes the structure we own. Failing leaves the limit as it was, and `check` has compared it.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+}
+
 /// The address the kernel would send from to reach `peer`; no packet is sent.
 pub fn source_address(peer: IpAddr) -> io::Result<IpAddr> {
     let any: IpAddr =
