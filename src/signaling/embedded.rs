@@ -4,11 +4,13 @@
 use super::{BoxFuture, Call, Driver, Ended, OfferWant, Order, Progress, TransportState};
 use crate::history::{FailReason, LegCause};
 use crate::plan::{PlannedLeg, PlannedRoom};
+use crate::profile::ExternalTarget;
+use crate::types::Client;
 use anyhow::Context;
 use reqwest::{StatusCode, Url, header};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// The engine's join time-out is the one that counts; this one only keeps a request from living on.
@@ -19,6 +21,15 @@ const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Slot of the only transport.
 const TRANSPORT: u8 = 0;
+
+/// From a target file: its first server's `url` is the director's.
+///
+/// # Errors
+/// When that URL can't be used.
+pub(super) fn make(target: &ExternalTarget, _: Client, _: Duration) -> anyhow::Result<Arc<dyn Driver>> {
+    let director = target.servers.first().context("the target file names no server")?;
+    Ok(Arc::new(EmbeddedDriver::new(&director.url)?))
+}
 
 /// Joins participants through a director.
 pub struct EmbeddedDriver {

@@ -1,18 +1,35 @@
 //! How a participant talks a target into a call: one file a driver, behind one trait. Drivers run on tokio and move
 //! text (SDP, JSON); media is asked for through [`Media`], and flows elsewhere.
 
-pub mod embedded;
+pub mod embedded; // our own fleet, one offer and one answer over HTTP
+pub mod janus; // Janus VideoRoom over WebSocket
 
 use crate::history::{FailReason, LegCause};
-use crate::types::Suite;
+use crate::plan::{PlannedLeg, PlannedRoom};
+use crate::profile::ExternalTarget;
+use crate::types::{Client, LegId, Suite};
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::plan::{PlannedLeg, PlannedRoom};
-use crate::types::LegId;
+type Make = fn(&ExternalTarget, Client, Duration) -> anyhow::Result<Arc<dyn Driver>>;
+
+/// Drivers by their name in target files. A new one is a file and a line here.
+const DRIVERS: &[(&str, Make)] = &[("embedded", embedded::make), ("janus", janus::make)];
+
+/// The driver that a target file names. Errors: no such driver, or settings that it cannot use.
+pub fn driver(target: &ExternalTarget, client: Client, join_timeout: Duration) -> anyhow::Result<Arc<dyn Driver>> {
+    match DRIVERS.iter().find(|(name, _)| *name == target.driver) {
+        Some((_, make)) => make(target, client, join_timeout),
+        None => {
+            let known: Vec<&str> = DRIVERS.iter().map(|(name, _)| *name).collect();
+            anyhow::bail!("no driver {:?}; there are: {}", target.driver, known.join(", "))
+        }
+    }
+}
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 

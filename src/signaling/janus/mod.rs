@@ -1,0 +1,281 @@
+//! Janus VideoRoom over WebSocket: one connection a participant, as a browser has it; a publishing handle and a
+//! receiving one (multistream); rooms of our own, made before the run and removed after it.
+//!
+//! Secrets of the target file: `api_secret` (janus.jcfg), `token` (token authentication) and `admin_key` (of the
+//! VideoRoom plugin, to make rooms).
+
+mod call;
+mod control;
+mod machine;
+mod socket;
+mod subscriber;
+mod wire;
+
+#[cfg(test)]
+mod fake;
+
+use super::{BoxFuture, Call, Driver, Ended, Progress};
+use crate::history::FailReason;
+use crate::plan::PlannedRoom;
+use crate::profile::{ExternalTarget, Secret, ServerEntry};
+use crate::types::{Client, RoomId};
+use anyhow::{Context, anyhow, bail};
+use control::{Control, RoomSpec};
+use futures_util::future::{join_all, try_join_all};
+use machine::Part;
+use rustls::ClientConfig;
+use socket::Endpoint;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use wire::Credentials;
+
+/// Room for successors who come before those whom they replace are gone.
+const SPARE_PUBLISHERS: u32 = 8;
+
+/// See the module.
+pub struct JanusDriver {
+    servers: Vec<Server>,
+    tls: Arc<ClientConfig>,
+    credentials: Credentials,
+    admin_key: Option<String>,
+    client: Client,
+    join_timeout: Duration,
+    spare_publishers: u32,
+    /// Janus's room ids are this plus ours, so that two runs on one server do not meet.
+    room_base: u64,
+    seats: Mutex<BTreeMap<RoomId, Seat>>,
+}
+
+struct Server {
+    id: String,
+    endpoint: Endpoint,
+}
+
+/// Where a room is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Seat {
+    server: usize,
+    room: u64,
+}
+
+/// The entry for [`super::driver`].
+pub fn make(target: &ExternalTarget, client: Client, join_timeout: Duration) -> anyhow::Result<Arc<dyn Driver>> {
+    let driver = JanusDriver::new(target.servers.clone(), &target.secrets, client, target.tls_verify, join_timeout)?;
+    Ok(Arc::new(driver))
+}
+
+impl JanusDriver {
+    /// Connects to nothing yet. Errors: no server, or a URL that is none. A join whose signalling takes longer than
+    /// `join_timeout` has failed.
+    pub fn new(
+        servers: Vec<ServerEntry>,
+        secrets: &BTreeMap<String, Secret>,
+        client: Client,
+        tls_verify: bool,
+        join_timeout: Duration,
+    ) -> anyhow::Result<JanusDriver> {
+        if servers.is_empty() {
+            bail!("the target file names no server ([[servers]] with id and url)");
+        }
+        let servers = servers
+            .into_iter()
+            .map(|entry| {
+                let endpoint = Endpoint::parse(&entry.url).map_err(|e| anyhow!("server {}: {e}", entry.id))?;
+                Ok(Server { id: entry.id, endpoint })
+            })
+            .collect::<anyhow::Result<_>>()?;
+        let secret = |name: &str| secrets.get(name).map(|s| s.0.clone());
+        Ok(JanusDriver {
+            servers,
+            tls: socket::tls_config(tls_verify).context("TLS settings")?,
+            credentials: Credentials { api_secret: secret("api_secret"), token: secret("token") },
+            admin_key: secret("admin_key"),
+            client,
+            join_timeout,
+            spare_publishers: SPARE_PUBLISHERS,
+            // 30 random bits over 20 bits of room number: below 2^53, which JSON carries everywhere.
+            room_base: u64::from(rand::random::<u32>() >> 2) << 20,
+            seats: Mutex::default(),
+        })
+    }
+
+    /// How many publishers beyond the planned ones a room admits (default 8).
+    pub fn with_spare_publishers(mut self, spare: u32) -> JanusDriver {
+        self.spare_publishers = spare;
+        self
+    }
+
+    /// Janus's id of a room that [`Driver::prepare`] made, and its server's name: for whoever else should join it.
+    pub fn room(&self, room: RoomId) -> Option<(u64, &str)> {
+        let seat = self.seat(room)?;
+        Some((seat.room, &self.servers[seat.server].id))
+    }
+
+    fn seat(&self, room: RoomId) -> Option<Seat> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner).get(&room).copied()
+    }
+
+    async fn open(&self, server: &Server) -> anyhow::Result<Control> {
+        let (control, info) =
+            Control::open(&server.endpoint, self.tls.clone(), self.credentials.clone(), self.admin_key.clone())
+                .await
+                .with_context(|| format!("server {}", server.id))?;
+        tracing::debug!(server = server.id, version = info.version, "Janus answers");
+        Ok(control)
+    }
+
+    async fn make_rooms(
+        &self,
+        index: usize,
+        rooms: &[PlannedRoom],
+        seats: &BTreeMap<RoomId, Seat>,
+    ) -> anyhow::Result<()> {
+        let server = &self.servers[index];
+        let mut control = self.open(server).await?;
+        for room in rooms {
+            let Some(seat) = seats.get(&room.id).filter(|seat| seat.server == index) else { continue };
+            let publishers = room.senders_max.saturating_add(self.spare_publishers);
+            let spec = RoomSpec { room: seat.room, name: &room.name, publishers };
+            control.create_room(&spec).await.with_context(|| format!("server {}", server.id))?;
+        }
+        control.close().await;
+        Ok(())
+    }
+
+    async fn remove_rooms(&self, index: usize, rooms: Vec<u64>) {
+        let server = &self.servers[index];
+        // A server that the run has lost keeps no rooms either.
+        let mut control = match self.open(server).await {
+            Ok(control) => control,
+            Err(e) => return tracing::warn!(server = server.id, "rooms not removed: {e:#}"),
+        };
+        for room in rooms {
+            if let Err(e) = control.destroy_room(room).await {
+                tracing::warn!(server = server.id, room, "room not removed: {e:#}");
+                break;
+            }
+        }
+        control.close().await;
+    }
+}
+
+impl Driver for JanusDriver {
+    fn name(&self) -> &'static str {
+        "janus"
+    }
+
+    fn prepare<'a>(&'a self, rooms: &'a [PlannedRoom]) -> BoxFuture<'a, anyhow::Result<()>> {
+        Box::pin(async move {
+            let seats = place(rooms, self.servers.len(), self.room_base);
+            // Known before they are made, so that `finish` removes what a failed start has left.
+            self.seats.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&seats);
+            try_join_all((0..self.servers.len()).map(|index| self.make_rooms(index, rooms, &seats))).await?;
+            Ok(())
+        })
+    }
+
+    fn run<'a>(&'a self, call: Call) -> BoxFuture<'a, Ended> {
+        Box::pin(async move {
+            let Some(seat) = self.seat(call.room.id) else {
+                return Ended::failed(FailReason::Local, format!("room {} was never prepared", call.room.name));
+            };
+            let server = &self.servers[seat.server];
+            let _ = call.progress.send(Progress::Server(server.id.clone()));
+            let part = Part {
+                room: seat.room,
+                display: call.leg.name.clone(),
+                sends: call.leg.sends(),
+                credentials: self.credentials.clone(),
+                trickles: self.client == Client::Chrome,
+            };
+            call::run(call, &server.endpoint, self.tls.clone(), part, self.join_timeout).await
+        })
+    }
+
+    fn finish<'a>(&'a self) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let seats = std::mem::take(&mut *self.seats.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut rooms = vec![Vec::new(); self.servers.len()];
+            for seat in seats.into_values() {
+                rooms[seat.server].push(seat.room);
+            }
+            let busy = rooms.into_iter().enumerate().filter(|(_, rooms)| !rooms.is_empty());
+            join_all(busy.map(|(index, rooms)| self.remove_rooms(index, rooms))).await;
+        })
+    }
+
+    fn hosts(&self) -> Vec<IpAddr> {
+        let mut all: Vec<IpAddr> = self.servers.iter().flat_map(|server| server.endpoint.addresses()).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+}
+
+/// Each room on the server with the fewest participants so far, the first of equals: a round robin that heeds sizes.
+fn place(rooms: &[PlannedRoom], servers: usize, base: u64) -> BTreeMap<RoomId, Seat> {
+    let mut load = vec![0u64; servers];
+    let mut seats = BTreeMap::new();
+    for room in rooms {
+        let Some(server) = (0..servers).min_by_key(|&s| load[s]) else { break };
+        load[server] += u64::from(room.size.max(1));
+        // Zero is no room id.
+        seats.insert(room.id, Seat { server, room: base + u64::from(room.id.0) + 1 });
+    }
+    seats
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn room(id: u32, size: u32) -> PlannedRoom {
+        PlannedRoom { id: RoomId(id), name: format!("r-{id}"), group: 0, size, senders_max: size }
+    }
+
+    fn entry(id: &str, url: &str) -> ServerEntry {
+        ServerEntry { id: id.into(), url: url.into(), admin: None }
+    }
+
+    #[test]
+    fn rooms_are_spread_by_participants() {
+        let rooms = [room(0, 60), room(1, 4), room(2, 4), room(3, 4), room(4, 50)];
+        let seats = place(&rooms, 2, 0);
+        let servers: Vec<usize> = seats.values().map(|seat| seat.server).collect();
+        assert_eq!(servers, [0, 1, 1, 1, 1]);
+        let even: Vec<usize> = place(&[room(0, 5), room(1, 5), room(2, 5)], 3, 0).values().map(|s| s.server).collect();
+        assert_eq!(even, [0, 1, 2]);
+    }
+
+    #[test]
+    fn two_runs_have_other_room_ids_and_all_fit_javascript() {
+        let driver = || {
+            let servers = vec![entry("j", "ws://127.0.0.1:1")];
+            JanusDriver::new(servers, &BTreeMap::new(), Client::Chrome, true, Duration::from_secs(1)).unwrap()
+        };
+        let bases: Vec<u64> = (0..20).map(|_| driver().room_base).collect();
+        assert!(bases.iter().any(|b| *b != bases[0]));
+        assert!(bases.iter().all(|b| b + u64::from(u32::MAX) < 1 << 53));
+        let seats = place(&[room(0, 1), room(1, 1)], 1, bases[0]);
+        assert_ne!(seats[&RoomId(0)].room, seats[&RoomId(1)].room);
+    }
+
+    #[test]
+    fn a_target_without_servers_or_with_a_wrong_url_is_refused() {
+        let new = |servers| {
+            JanusDriver::new(servers, &BTreeMap::new(), Client::Light, true, Duration::from_secs(1)).err().unwrap()
+        };
+        assert!(new(vec![]).to_string().contains("[[servers]]"));
+        let error = new(vec![entry("edge-1", "http://10.77.0.1:8188")]).to_string();
+        assert!(error.contains("edge-1") && error.contains("ws://"), "{error}");
+    }
+
+    #[test]
+    fn hosts_are_the_servers_addresses_once() {
+        let servers = vec![entry("a", "ws://127.0.0.1:8188"), entry("b", "ws://127.0.0.1:8189")];
+        let driver = JanusDriver::new(servers, &BTreeMap::new(), Client::Chrome, true, Duration::from_secs(1)).unwrap();
+        assert_eq!(driver.hosts(), ["127.0.0.1".parse::<IpAddr>().unwrap()]);
+    }
+}
