@@ -124,7 +124,7 @@ pub(super) fn unhex(text: &str) -> Option<[u8; 32]> {
     let mut bytes = [0; 32];
     let mut parts = text.trim().split(':');
     for byte in &mut bytes {
-        let part = parts.next().filter(|p| p.len() == 2)?;
+        let part = parts.next().filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()))?;
         *byte = u8::from_str_radix(part, 16).ok()?;
     }
     parts.next().is_none().then_some(bytes)

@@ -56,6 +56,8 @@ pub struct Link<A, B> {
     /// Share of datagrams lost each way.
     pub loss: f64,
     pub random: Random,
+    /// What more the link loses, by side and content.
+    pub lose: fn(side: usize, datagram: &[u8]) -> bool,
     /// Datagrams to an address that neither has.
     pub stray: Vec<SocketAddr>,
     pub sent: [u32; 2],
@@ -73,6 +75,7 @@ impl<A: Peer, B: Peer> Link<A, B> {
             delay: Duration::from_millis(1),
             loss: 0.0,
             random: Random(1),
+            lose: |_, _| false,
             stray: Vec::new(),
             sent: [0; 2],
             wire: VecDeque::new(),
@@ -92,7 +95,7 @@ impl<A: Peer, B: Peer> Link<A, B> {
         self.sent[side] += 1;
         if to != self.addresses[1 - side] {
             self.stray.push(to);
-        } else if !self.random.chance(self.loss) {
+        } else if !self.random.chance(self.loss) && !(self.lose)(side, &datagram) {
             self.wire.push_back((self.now + self.delay, 1 - side, datagram));
         }
     }
