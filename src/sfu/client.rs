@@ -2,7 +2,7 @@
 
 use super::keyframe::Gate;
 use super::rewrite::{Numbers, Rewrite};
-use super::sfu::{JoinError, SfuConfig};
+use super::rooms::{JoinError, SfuConfig};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -106,7 +106,7 @@ impl Joining {
         for mid in mids {
             let Some(media) = rtc.media(mid) else { continue };
             let (kind, direction) = (media.kind(), media.direction());
-            if media.disabled() || !(direction.is_sending() || direction.is_receiving()) {
+            if media.stopped() || !(direction.is_sending() || direction.is_receiving()) {
                 continue;
             }
             let Some(pt) = media.remote_pts().first().copied() else {

@@ -110,10 +110,10 @@ mod tests {
         for _ in 0..20_000 {
             let len = rng.random_range(0..40);
             let mut payload: Vec<u8> = (0..len).map(|_| rng.random()).collect();
-            if let Some(first) = payload.first_mut() {
-                if rng.random_bool(0.5) {
-                    *first = 24;
-                }
+            if let Some(first) = payload.first_mut()
+                && rng.random_bool(0.5)
+            {
+                *first = STAP_A;
             }
             starts_h264_key_frame(&payload);
             let vp8 = Vp8Descriptor::parse(&payload).ok();

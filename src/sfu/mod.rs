@@ -12,11 +12,13 @@ mod keyframe; // which packet starts a key frame; how often to ask for one
 mod process; // life tied to the parent; what the kernel knows about us
 mod registry; // pure: servers, rooms, headroom, who takes the next room
 mod rewrite; // numbers of a slot run on, whoever it shows
+mod rooms; // rooms and forwarding, sans-I/O
 pub mod server; // process: one media socket, one media thread, one HTTP API
-mod sfu; // rooms and forwarding
 mod stun; // whose connectivity check this is
+#[cfg(test)]
+mod tests;
 
 pub use api::{DirectorReady, RegistryView, ServerReady, ServerStats, ServerView};
 pub use client::Joining;
 pub(crate) use process::first_line;
-pub use sfu::{Datagram, JoinError, Joined, Left, Sfu, SfuConfig, Stats};
+pub use rooms::{Datagram, JoinError, Joined, Left, Sfu, SfuConfig, Stats};

@@ -4,7 +4,7 @@ use super::api::{ServerReady, ServerStats};
 use super::client::Joining;
 use super::http;
 use super::process;
-use super::sfu::{JoinError, Joined, Left, Sfu, SfuConfig, Stats};
+use super::rooms::{JoinError, Joined, Left, Sfu, SfuConfig, Stats};
 use anyhow::Context;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Path, State};
