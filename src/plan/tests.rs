@@ -157,6 +157,16 @@ fn totals_count_streams_by_sender_and_listener() {
     assert_eq!(need.problems().len(), 1);
 }
 
+#[test]
+fn the_demo_is_the_size_and_length_it_says() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles/demo.toml");
+    let profile = crate::profile::load(&path, &[]).unwrap();
+    let made = plan(&profile);
+    let sum = totals(&profile, &made);
+    assert!((55..=65).contains(&sum.participants), "{sum:?}");
+    assert!(made.hold_until < Duration::from_secs(50), "{:?}", made.hold_until);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 

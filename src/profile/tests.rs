@@ -494,16 +494,6 @@ fn every_profile_that_we_ship_loads_and_explains_itself() {
     }
 }
 
-#[test]
-fn the_demo_is_the_size_and_length_it_says() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles/demo.toml");
-    let profile = load(&path, &[]).unwrap();
-    let plan = crate::plan::plan(&profile);
-    let totals = crate::plan::totals(&profile, &plan);
-    assert!((55..=65).contains(&totals.participants), "{totals:?}");
-    assert!(plan.hold_until < Duration::from_secs(50), "{:?}", plan.hold_until);
-}
-
 /// Keys of a JSON value that a schema does not know.
 fn strangers(
     value: &serde_json::Value,
