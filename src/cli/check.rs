@@ -240,7 +240,7 @@ mod tests {
         let line = |key: &str| out.lines().find(|l| l.starts_with(key)).unwrap_or_else(|| panic!("no {key} in {out}"));
         assert!(line("load.hold ").contains("\"40s\"") && line("load.hold ").ends_with("# --set load.hold=40s"));
         assert!(line("load.warmup").ends_with("# default"));
-        assert!(line("rooms[0].size").ends_with("p.toml:6"));
+        assert!(line("rooms[0].size").ends_with("p.toml:7"));
         assert!(line("pass.\"legs.dropped\"").ends_with("p.toml:14"));
     }
 }

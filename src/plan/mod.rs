@@ -6,7 +6,10 @@ mod build;
 mod limits;
 mod totals;
 
-pub use build::plan;
+#[cfg(test)]
+mod tests;
+
+pub use build::{LAST_JOIN_BEFORE_END, SEAT_GAP, plan};
 pub use limits::{Limits, Machine, Need, limits};
 pub use totals::{Flows, PlanTotals, pps, totals, wire_bps};
 

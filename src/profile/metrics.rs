@@ -110,7 +110,7 @@ static ALL: LazyLock<Vec<Metric>> = LazyLock::new(|| {
 });
 
 /// `{a,b}` stands for each of its words.
-const TABLE: &[(&str, Unit, &str)] = &[
+pub(super) const TABLE: &[(&str, Unit, &str)] = &[
     ("participants.planned", Unit::Count, "participants' stays in the plan"),
     ("participants.joined", Unit::Count, "joins that succeeded"),
     ("participants.failed", Unit::Count, "joins that failed"),

@@ -49,7 +49,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 pub fn print_duration(d: Duration) -> String {
     let ns = d.as_nanos();
     for (unit, scale) in [("h", UNITS_NS[4].1), ("m", UNITS_NS[3].1), ("s", UNITS_NS[2].1)] {
-        if ns >= scale && ns % scale == 0 {
+        if ns >= scale && ns.is_multiple_of(scale) {
             return format!("{}{unit}", ns / scale);
         }
     }
@@ -89,7 +89,8 @@ pub fn parse_percent(text: &str) -> Result<f64, String> {
     let text = text.trim();
     let (number, unit) = split_number(text);
     match (parse_number(number), unit) {
-        (Some(v), "%") => Ok(v / 100.0),
+        // Not v / 100, which is off by a bit for many a decimal.
+        (Some(v), "%") => Ok(format!("{v}e-2").parse().unwrap_or(v / 100.0)),
         (Some(_), "") => Err(format!("a bare number is a count; write {number:?} with its unit: \"{number}%\"")),
         _ => Err(format!("{text:?} is no share; write \"2%\" or \"0.3%\"")),
     }
@@ -321,7 +322,7 @@ mod tests {
             prop_assert_eq!(parse_duration(&print_duration(d)), Ok(d));
             let rate = (rate * 1e6).round() / 1e6;
             prop_assert_eq!(parse_rate(&print_rate(rate)), Ok(rate));
-            let share = f64::from(millionths) / 1e6 / 100.0;
+            let share = f64::from(millionths) / 1e8;
             prop_assert_eq!(parse_percent(&print_percent(share)), Ok(share));
             let sigma = (sigma * 1e3).round() / 1e3;
             let longer = d + Duration::from_secs(u64::from(more));
