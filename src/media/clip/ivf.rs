@@ -5,38 +5,36 @@ use super::ClipProblem;
 
 /// Frames of an IVF file and the constant time between them in ticks of 90 kHz.
 pub fn parse(file: &[u8]) -> Result<(u32, Vec<&[u8]>), ClipProblem> {
-    const RTP_CLOCK: u64 = 90_000;
+    const RTP_CLOCK: u128 = 90_000;
     let Some((header, mut rest)) = file.split_first_chunk::<32>() else {
         return Err(ClipProblem::WrongFormat("IVF"));
     };
     if &header[..4] != b"DKIF" || &header[8..12] != b"VP80" {
         return Err(ClipProblem::WrongFormat("IVF with VP8"));
     }
-    // Frame times count in units of scale / rate seconds.
-    let (rate, scale) = (le32(header, 16), le32(header, 20));
-    let ticks = if rate == 0 { 0 } else { RTP_CLOCK * u64::from(scale) / u64::from(rate) };
-    let ticks = u32::try_from(ticks).unwrap_or(0);
-    if ticks == 0 {
-        return Err(ClipProblem::WrongFormat("IVF with a frame rate"));
-    }
     let mut frames = Vec::new();
-    let mut first_time = 0;
+    let mut times = Vec::new();
     while !rest.is_empty() {
         let at = file.len() - rest.len();
         let (head, after) = rest.split_first_chunk::<12>().ok_or(ClipProblem::Truncated(at))?;
         let size = le32(head, 0) as usize;
         let time = u64::from(le32(head, 4)) | u64::from(le32(head, 8)) << 32;
         let (frame, after) = after.split_at_checked(size).ok_or(ClipProblem::Truncated(at))?;
-        if frames.is_empty() {
-            first_time = time;
-        }
-        if time.wrapping_sub(first_time) != frames.len() as u64 {
-            return Err(ClipProblem::UnevenTiming(frames.len()));
-        }
+        times.push(time);
         frames.push(frame);
         rest = after;
     }
-    Ok((ticks, frames))
+    // Times count in units of scale / rate seconds.
+    let step = times.get(1).map_or(1, |second| second.saturating_sub(times[0]));
+    if let Some(n) = times.windows(2).position(|w| w[0].checked_add(step) != Some(w[1])) {
+        return Err(ClipProblem::UnevenTiming(n + 1));
+    }
+    let (rate, scale) = (u128::from(le32(header, 16)), u128::from(le32(header, 20)));
+    let ticks = (RTP_CLOCK * scale * u128::from(step)).checked_div(rate).unwrap_or(0);
+    match u32::try_from(ticks) {
+        Ok(ticks) if ticks > 0 && ticks <= RTP_CLOCK as u32 => Ok((ticks, frames)),
+        _ => Err(ClipProblem::WrongFormat("IVF of one frame a second or more")),
+    }
 }
 
 fn le32(b: &[u8], at: usize) -> u32 {
@@ -63,15 +61,20 @@ mod tests {
 
     #[test]
     fn frames_and_their_time() {
-        let f = file(&[(7, b"one"), (8, b"two")]);
-        assert_eq!(parse(&f), Ok((3000, vec![&b"one"[..], b"two"])));
+        let f = file(&[(7, b"one"), (8, b"two"), (9, b"three")]);
+        assert_eq!(parse(&f), Ok((3000, vec![&b"one"[..], b"two", b"three"])));
+        let f = file(&[(0, b"one"), (2, b"two")]);
+        assert_eq!(parse(&f), Ok((6000, vec![&b"one"[..], b"two"])));
     }
 
     #[test]
     fn faults_are_named() {
         assert_eq!(parse(b"RIFF"), Err(ClipProblem::WrongFormat("IVF")));
         assert_eq!(parse(&[0; 40]), Err(ClipProblem::WrongFormat("IVF with VP8")));
-        assert_eq!(parse(&file(&[(0, b"a"), (2, b"b")])), Err(ClipProblem::UnevenTiming(1)));
+        assert_eq!(parse(&file(&[(0, b"a"), (2, b"b"), (3, b"c")])), Err(ClipProblem::UnevenTiming(2)));
+        assert_eq!(parse(&file(&[(3, b"a"), (2, b"b")])), Err(ClipProblem::UnevenTiming(1)));
+        let standing = file(&[(3, b"a"), (3, b"b")]);
+        assert_eq!(parse(&standing), Err(ClipProblem::WrongFormat("IVF of one frame a second or more")));
         let f = file(&[(0, b"abc")]);
         for cut in 33..f.len() {
             assert_eq!(parse(&f[..cut]), Err(ClipProblem::Truncated(32)), "{cut}");
