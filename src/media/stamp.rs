@@ -283,6 +283,7 @@ fn sei_number(bytes: &[u8]) -> Option<(usize, &[u8])> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
 
     const STAMP: Stamp = Stamp {
         run: 0x0000_0001,
@@ -397,6 +398,13 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 3000,
+            rng_seed: RngSeed::Fixed(1),
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
         #[test]
         fn what_is_written_is_read(run: u32, sender: u32, stream: u8, frame: u32, packet: u32, sent_ns: u64) {
             let stamp = Stamp { run, sender, stream, frame, packet, sent_ns };

@@ -36,13 +36,12 @@ fn single_frame(packet: &[u8]) -> Option<(u8, &[u8])> {
                 return None;
             }
             let mut padding = 0;
-            while count & 0x40 != 0 {
+            let mut padding_follows = count & 0x40 != 0;
+            while padding_follows {
                 let (&byte, after) = rest.split_first()?;
                 rest = after;
-                padding += if byte == 255 { 254 } else { usize::from(byte) };
-                if byte < 255 {
-                    break;
-                }
+                padding_follows = byte == 255;
+                padding += if padding_follows { 254 } else { usize::from(byte) };
             }
             Some((toc & !3, &rest[..rest.len().checked_sub(padding)?]))
         }
