@@ -11,7 +11,6 @@ use crate::signaling::{self, Driver};
 use crate::transport::{AllowList, Shared, Timing};
 use crate::types::{Client, Suite};
 use anyhow::{Context as _, Result, bail};
-use rand::Rng as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -60,7 +59,7 @@ impl Stage {
         allow.extend(hosts.iter().map(|h| (*h, if h.is_ipv4() { 32 } else { 128 })));
         let sources = sources(&profile, &hosts)?;
         let timing = Timing { connect: profile.load.join_timeout, ..Timing::default() };
-        let run_id = rand::rng().random();
+        let run_id = rand::random();
         let common = Arc::new(Common {
             run: run_id,
             transport: Shared::new(suites(profile.client), timing).context("certificate and DTLS settings")?,

@@ -2,9 +2,11 @@
 
 use super::slot::Slot;
 use super::{Participant, World};
-use crate::media::rtcp::{self, Packet, SenderInfo, Writer, ntp};
+use crate::media::receive::ReceptionReport;
+use crate::media::rtcp::{self, Packet, ReportBlock, SenderInfo, Writer};
 use crate::media::srtp::TAG_MAX;
 use crate::types::Kind;
+use rand::RngExt as _;
 use std::time::Duration;
 
 /// An RTCP datagram's longest plain part: within any path's MTU with SRTCP and UDP around it.
@@ -17,7 +19,7 @@ const KEY_REQUEST_INTERVAL: Duration = Duration::from_millis(300);
 impl Participant {
     /// One authenticated RTCP datagram.
     pub(super) fn on_rtcp(&mut self, w: &mut World<'_>, slot: u8, recv_ns: u64, data: &[u8]) {
-        let now_compact = ntp::compact(ntp::ntp64(w.now_ns));
+        let now_compact = rtcp::compact(rtcp::ntp64(w.now_ns));
         for p in rtcp::parse(data) {
             let Ok(p) = p else {
                 self.loose[1].malformed += 1;
@@ -25,36 +27,36 @@ impl Participant {
             };
             match p {
                 Packet::SenderReport(sr) => {
-                    self.with_stream(slot, sr.ssrc(), |m| {
-                        m.stream.on_sender_report(ntp::compact(sr.info().ntp), recv_ns);
+                    self.with_stream(slot, sr.ssrc, |m| {
+                        m.stream.on_sender_report(rtcp::compact(sr.info.ntp), recv_ns);
                     });
-                    for b in sr.reports() {
+                    for b in sr.blocks.iter() {
                         self.on_report_block(w, slot, now_compact, &b);
                     }
                 }
                 Packet::ReceiverReport(rr) => {
-                    for b in rr.reports() {
+                    for b in rr.blocks.iter() {
                         self.on_report_block(w, slot, now_compact, &b);
                     }
                 }
                 Packet::Nack(n) => {
-                    let ssrc = n.media_ssrc();
+                    let ssrc = n.media_ssrc;
                     let Some(t) = self.tracks.iter_mut().find(|t| t.ssrc == ssrc) else { continue };
                     t.count_mut().nacks_received += 1;
-                    for seq in n.sequence_numbers() {
+                    for seq in n.seqs() {
                         self.resend(w, ssrc, seq);
                     }
                 }
                 Packet::Pli(pli) => {
-                    let ssrc = pli.media_ssrc();
+                    let ssrc = pli.media_ssrc;
                     if let Some(t) = self.tracks.iter_mut().find(|t| t.ssrc == ssrc) {
                         t.count_mut().plis_received += 1;
                         t.sender.request_key_frame(w.now);
                     }
                 }
                 Packet::Fir(f) => {
-                    for e in f.entries() {
-                        if let Some(t) = self.tracks.iter_mut().find(|t| t.ssrc == e.ssrc) {
+                    for (ssrc, _) in f.requests() {
+                        if let Some(t) = self.tracks.iter_mut().find(|t| t.ssrc == ssrc) {
                             t.count_mut().firs_received += 1;
                             t.sender.request_key_frame(w.now);
                         }
@@ -62,7 +64,7 @@ impl Participant {
                 }
                 Packet::Remb(_) => self.loose[1].remb_received += 1,
                 Packet::Twcc(_) => self.loose[1].twcc_received += 1,
-                Packet::Sdes(_) | Packet::Bye(_) | Packet::App | Packet::Unknown(_) => {}
+                Packet::Sdes(_) | Packet::Bye(_) => {}
             }
         }
     }
@@ -74,12 +76,12 @@ impl Participant {
         }
     }
 
-    fn on_report_block(&mut self, w: &mut World<'_>, slot: u8, now_compact: u32, b: &rtcp::ReportBlock) {
+    fn on_report_block(&mut self, w: &mut World<'_>, slot: u8, now_compact: u32, b: &ReportBlock) {
         let Some(t) = self.tracks.iter().find(|t| t.ssrc == b.ssrc) else { return };
-        let Some(rtt) = ntp::rtt(now_compact, b.last_sr, b.delay_since_last_sr) else { return };
-        w.meter.rtt[t.kind.index()].record_us(rtt.as_micros() as u64);
+        let Some(us) = rtcp::rtt_us(now_compact, b.lsr, b.dlsr) else { return };
+        w.meter.rtt[t.kind.index()].record_us(us);
         if let Ok(s) = self.slot(slot) {
-            s.rtt = Some(rtt);
+            s.rtt = Some(Duration::from_micros(us));
         }
     }
 
@@ -97,13 +99,13 @@ impl Participant {
                 for t in self.tracks.iter().filter(|t| t.slot == Some(slot) && t.sender.is_running()) {
                     let now_ns = (w.clock)();
                     let info = SenderInfo {
-                        ntp: ntp::ntp64(now_ns),
-                        rtp_timestamp: t.sender.rtp_timestamp_at(w.now),
-                        packet_count: t.sender.packets_sent() as u32,
-                        octet_count: t.sender.octets_sent() as u32,
+                        ntp: rtcp::ntp64(now_ns),
+                        rtp_time: t.sender.rtp_timestamp_at(w.now),
+                        packets: t.sender.packets_sent() as u32,
+                        octets: t.sender.octets_sent() as u32,
                     };
                     let mut wr = Writer::new(&mut plain[n..RTCP_MAX]);
-                    if wr.sender_report(t.ssrc, &info, &[]).is_ok() && wr.sdes_cname(t.ssrc, &self.cname).is_ok() {
+                    if wr.sender_report(t.ssrc, info, &[]).is_ok() && wr.sdes_cname(t.ssrc, &self.cname).is_ok() {
                         n += wr.len();
                     }
                     own = own.or(Some(t.ssrc));
@@ -128,25 +130,23 @@ impl Participant {
                     reported += 1;
                     continue;
                 }
-                let mut wr = Writer::new(&mut plain[n..RTCP_MAX]);
-                let b = m.stream.report_block(w.now_ns);
-                let block = rtcp::ReportBlock { ssrc, ..b };
-                if wr.receiver_report(own, &[block]).is_err() {
+                // Room for the CNAME that a compound packet must carry (RFC 3550 6.1).
+                if n + 32 + 64 > RTCP_MAX {
                     full = true;
                     break;
                 }
-                n += wr.len();
                 reported += 1;
-                // Room for the CNAME that a compound packet must carry (RFC 3550 6.1).
-                if n + 64 > RTCP_MAX {
-                    full = true;
-                    break;
+                let Some(b) = m.stream.report_block(w.now_ns) else { continue };
+                let mut wr = Writer::new(&mut plain[n..RTCP_MAX]);
+                if wr.receiver_report(own, &[block(ssrc, &b)]).is_ok() {
+                    n += wr.len();
                 }
             }
             from += reported;
             if n > 0 {
                 let mut wr = Writer::new(&mut plain[n..RTCP_MAX]);
-                if wr.sdes_cname(own, &self.cname).is_ok() {
+                let cname = self.cname.clone();
+                if wr.sdes_cname(own, &cname).is_ok() {
                     n += wr.len();
                 }
                 self.send_rtcp(w, slot, plain, n);
@@ -198,7 +198,7 @@ impl Participant {
     pub(super) fn care(&mut self, w: &mut World<'_>) {
         let mut plain = [0u8; RTCP_MAX + TAG_MAX];
         for slot in 0..self.slots.len() as u8 {
-            let mut asks = [(0u32, rtcp::ReportBlock::default()); 16];
+            let mut asks = [None; 16];
             let mut n_asks = 0;
             let Some(s) = self.slots[usize::from(slot)].as_deref_mut() else { continue };
             if s.srtp.is_none() || !s.transport.may_send() {
@@ -209,16 +209,18 @@ impl Participant {
                 let asked = m.key_asked.is_some_and(|t| w.now < t + KEY_REQUEST_INTERVAL);
                 if kind == Kind::Video && pli && !asked && n_asks < asks.len() && m.stream.wants_key_frame(w.now) {
                     m.key_asked = Some(w.now);
-                    asks[n_asks] = (ssrc, m.stream.report_block(w.now_ns));
+                    asks[n_asks] = Some((ssrc, m.stream.report_block(w.now_ns)));
                     n_asks += 1;
                 }
             }
             s.loose[1].plis_sent += n_asks as i64;
-            for (ssrc, block) in &asks[..n_asks] {
+            for (ssrc, report) in asks.into_iter().flatten() {
                 let mut wr = Writer::new(&mut plain[..RTCP_MAX]);
                 // Janus honours a PLI on a receive-only handle only behind a report block about that SSRC.
-                let _ = wr.receiver_report(own, &[rtcp::ReportBlock { ssrc: *ssrc, ..*block }]);
-                if wr.pli(own, *ssrc).is_ok() {
+                if let Some(r) = &report {
+                    let _ = wr.receiver_report(own, &[block(ssrc, r)]);
+                }
+                if wr.pli(own, ssrc).is_ok() {
                     let n = wr.len();
                     self.send_rtcp(w, slot, &mut plain, n);
                 }
@@ -227,9 +229,12 @@ impl Participant {
             let media = s.incoming.first().map_or(0, |i| i.ssrc);
             if let Some(t) = &mut s.twcc {
                 let mut wr = Writer::new(&mut plain[..RTCP_MAX]);
-                if t.write_feedback(&mut wr, own, media) {
-                    let n = wr.len();
+                let us = (w.now_ns / 1000) as i64;
+                while t.pending() > 0 && t.write(us, &mut wr, own, media).is_ok_and(|n| n > 0) {
                     s.loose[1].twcc_sent += 1;
+                }
+                let n = wr.len();
+                if n > 0 {
                     self.send_rtcp(w, slot, &mut plain, n);
                 }
             }
@@ -251,7 +256,6 @@ impl Participant {
 
     /// Seals and sends `plain[..n]`.
     fn send_rtcp(&mut self, w: &mut World<'_>, slot: u8, plain: &mut [u8], n: usize) {
-        use rand::Rng as _;
         let Some(s) = self.slots.get_mut(usize::from(slot)).and_then(|s| s.as_deref_mut()) else { return };
         let (Some(srtp), Some(to)) = (&mut s.srtp, s.transport.remote()) else { return };
         if !s.transport.may_send() {
@@ -262,6 +266,18 @@ impl Participant {
             return;
         }
         w.sink.send(slot, to, &plain[..len]);
+    }
+}
+
+fn block(ssrc: u32, r: &ReceptionReport) -> ReportBlock {
+    ReportBlock {
+        ssrc,
+        fraction_lost: r.fraction_lost,
+        cumulative_lost: r.cumulative_lost,
+        highest_seq: r.ext_highest_seq,
+        jitter: r.jitter,
+        lsr: r.last_sr,
+        dlsr: r.delay_since_last_sr,
     }
 }
 

@@ -47,9 +47,6 @@ impl Participant {
                 if rx.is_replay(index) {
                     let kind = s.incoming[usize::from(n)].kind;
                     s.loose[kind.index()].replayed += 1;
-                    if let Role::Media(m) = &mut s.incoming[usize::from(n)].role {
-                        m.stream.on_replay(h.seq);
-                    }
                     return;
                 }
                 index
@@ -102,7 +99,7 @@ impl Participant {
         let kind = i.kind;
         let Role::Media(m) = &mut i.role else { return };
         let stamp = match stamp::find(m.codec, payload) {
-            Found::Stamp(st) if st.run == self.common.run => StampSeen::Own(st),
+            Found::Stamp(st) if st.run == self.common.run => StampSeen::Own(st.into()),
             Found::Stamp(_) | Found::Foreign(_) => StampSeen::Foreign,
             Found::None => StampSeen::None,
         };

@@ -19,7 +19,7 @@ use crate::transport::{AllowList, Setup as DtlsSetup, Shared, Transport, Transpo
 use crate::types::{Client, Kind, LegId, RoomId};
 use inbound::SourceEntry;
 use outbound::TxTrack;
-use rand::{Rng as _, SeedableRng};
+use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha12Rng;
 use slot::Slot;
 use std::net::SocketAddr;

@@ -4,12 +4,12 @@ use super::slot::Slot;
 use super::{Participant, World};
 use crate::measure::FlowCounters;
 use crate::media::clip::Clip;
-use crate::media::rtp::HeaderTemplate;
+use crate::media::rtp::{HeaderTemplate, abs_send_time};
 use crate::media::send::MediaSender;
 use crate::media::srtp::TAG_MAX;
 use crate::sdp::{AgreedSend, LocalTrack};
 use crate::types::{Codec, Kind, LegId};
-use rand::Rng as _;
+use rand::RngExt as _;
 use rand_chacha::ChaCha12Rng;
 use std::sync::Arc;
 use std::time::Instant;
@@ -114,11 +114,6 @@ impl TxTrack {
     }
 }
 
-/// abs-send-time: 6.18 fixed-point seconds (24 bit) of CLOCK_REALTIME.
-fn abs24(ns: u64) -> u32 {
-    ((((ns / 1000) << 18) / 1_000_000) & 0x00ff_ffff) as u32
-}
-
 impl Participant {
     /// Tracks begin as soon as their transport has keys and the other side wants them.
     pub(super) fn start_tracks(&mut self, w: &mut World<'_>) {
@@ -161,7 +156,7 @@ impl Participant {
                 let Some(o) = t.sender.next(w.now, now_ns, &mut w.buf[h..room]) else { break };
                 let late = w.now.saturating_duration_since(o.due);
                 w.lateness.record_us(late.as_micros() as u64);
-                let (twcc, abs) = (s.twcc_next, abs24(now_ns));
+                let (twcc, abs) = (s.twcc_next, abs_send_time(now_ns));
                 if wire.twcc {
                     s.twcc_next = s.twcc_next.wrapping_add(1);
                 }
@@ -200,7 +195,7 @@ impl Participant {
             if wire.twcc {
                 *twcc_next = twcc_next.wrapping_add(1);
             }
-            header.write(w.buf, r.marker, t.rtx_seq, r.timestamp, now_twcc, abs24((w.clock)()), 0);
+            header.write(w.buf, r.marker, t.rtx_seq, r.timestamp, now_twcc, abs_send_time((w.clock)()), 0);
             // RFC 4588 4: the original sequence number leads the payload.
             w.buf[h..h + 2].copy_from_slice(&seq.to_be_bytes());
             let sealed = srtp.rtp_out.seal(w.buf, h + 2 + r.len, h, t.rtx_roc);

@@ -54,6 +54,13 @@ pub struct Stamp {
     pub sent_ns: u64,
 }
 
+impl From<super::stamp::Stamp> for Stamp {
+    fn from(s: super::stamp::Stamp) -> Stamp {
+        let super::stamp::Stamp { run, sender, stream, frame, packet, sent_ns } = s;
+        Stamp { run, sender, stream, frame, packet: u64::from(packet), sent_ns }
+    }
+}
+
 /// What was found where a stamp would be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StampSeen {
