@@ -61,6 +61,17 @@ pub enum Setup {
     Actpass,
 }
 
+impl Setup {
+    /// Our role in an answer when we would like this one and the offer says `offered` (RFC 5763 5): the offer wins,
+    /// and without a wish we are active.
+    pub fn answer(self, offered: Setup) -> Setup {
+        match (offered, self) {
+            (Setup::Active, _) | (Setup::Actpass, Setup::Passive) => Setup::Passive,
+            (Setup::Passive, _) | (Setup::Actpass, Setup::Active | Setup::Actpass) => Setup::Active,
+        }
+    }
+}
+
 /// Our transport's half of a description.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LocalParams {
