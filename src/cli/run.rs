@@ -5,7 +5,7 @@ use super::stage::Stage;
 use crate::history::{self, Event, Line, RunInfo, SCHEMA};
 use crate::plan::{self, Machine};
 use crate::profile::{self, Profile};
-use crate::report::{self, RunFolder};
+use crate::report::{self, Progress, RunFolder};
 use crate::verdict;
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -101,7 +101,9 @@ async fn perform(
             &mut |line| writer.borrow_mut().append(&line),
             &mut |p| {
                 writer.borrow_mut().flush();
-                live.show(&report::terminal::progress_line(&shown(p)));
+                let mut shown = Progress::of(p.t_ms, p.phase, p.planned, &p.interval, &p.health);
+                (shown.failed, shown.dropped) = (p.failed, p.dropped);
+                live.show(&report::progress_line(&shown));
             },
             interrupt(),
         )

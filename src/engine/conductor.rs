@@ -5,7 +5,7 @@ use super::health::HealthReader;
 use super::realtime_ns;
 use super::shard::{FromShard, RoomRow, Shard, ShardConfig, ShardSecond, ToShard};
 use crate::history::{
-    Event, FailReason, Interval, JoinFailure, LegCause, LegEnd, Line, Phase, RoomInterval, ServerFlow, ServerInfo,
+    Event, FailReason, Health, Interval, JoinFailure, LegCause, LegEnd, Line, Phase, RoomInterval, ServerFlow, ServerInfo,
 };
 use crate::measure::Flow;
 use crate::media::clip::ClipLibrary;
@@ -54,21 +54,17 @@ pub struct Outcome {
 }
 
 /// Where a run stands, once a second.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Debug)]
 pub struct Progress {
-    pub at: Duration,
-    pub phase: Option<Phase>,
+    /// ms since the start of the run.
+    pub t_ms: f64,
+    pub phase: Phase,
+    /// Participants that are in when all have joined.
     pub planned: u32,
-    pub connected: u32,
-    pub joining: u32,
     pub failed: u32,
     pub dropped: u32,
-    /// This second, all servers.
-    pub audio: Flow,
-    pub video: Flow,
-    pub shard_cpu_max: f64,
-    pub lateness_p99_ms: Option<f64>,
-    pub unhealthy: Vec<String>,
+    pub interval: Interval,
+    pub health: Health,
 }
 
 enum State {
@@ -636,7 +632,6 @@ impl Run<'_> {
             video: Flow::default(),
         };
         let (mut connected, seconds) = (0, all.iter().map(|s| s.seconds).fold(0.0, f64::max));
-        let mut shown = Progress { at: Duration::from_secs(k), phase: Some(self.phase), ..Progress::default() };
         let mut shards = Vec::new();
         for s in all {
             for (id, p, r) in s.present {
@@ -649,8 +644,6 @@ impl Run<'_> {
                 let f = servers.entry(id).or_insert_with(|| blank(id));
                 f.audio.merge(&audio);
                 f.video.merge(&video);
-                shown.audio.merge(&audio);
-                shown.video.merge(&video);
             }
             for row in s.rooms {
                 (self.record)(Line { t, event: Event::Room(room_interval(row)) });
@@ -659,19 +652,12 @@ impl Run<'_> {
         }
         let joining = self.joining.len() as u32;
         let interval = Interval { seconds, connected, joining, servers: servers.into_values().collect() };
-        (self.record)(Line { t, event: Event::Interval(interval) });
+        (self.record)(Line { t, event: Event::Interval(interval.clone()) });
         let health = self.health.read(seconds, shards, &self.c.profile.health);
-        shown.shard_cpu_max = health.shards.iter().map(|s| s.cpu).fold(0.0, f64::max);
-        let mut late = crate::measure::Hist::new();
-        for s in &health.shards {
-            late.merge(&s.send_lateness);
-        }
-        shown.lateness_p99_ms = late.quantile_ms(0.99);
-        shown.unhealthy.clone_from(&health.unhealthy);
-        (self.record)(Line { t, event: Event::Health(health) });
-        shown.planned = self.c.plan.legs.len() as u32;
-        (shown.connected, shown.joining, shown.failed, shown.dropped) = (connected, joining, self.failed, self.dropped);
-        show(&shown);
+        (self.record)(Line { t, event: Event::Health(health.clone()) });
+        let planned = self.c.plan.rooms.iter().map(|r| r.size).sum();
+        let (failed, dropped) = (self.failed, self.dropped);
+        show(&Progress { t_ms: t, phase: self.phase, planned, failed, dropped, interval, health });
     }
 }
 

@@ -250,7 +250,7 @@ impl Participant {
     pub fn accept_offer(&mut self, w: &mut World<'_>, slot: u8, sdp: &str) -> Result<String, MediaError> {
         let s = self.slot(slot)?;
         let text = |e: crate::sdp::SdpError| MediaError::BadSdp(e.to_string());
-        let remote = crate::sdp::parse(sdp).map_err(text)?.remote;
+        let remote = crate::sdp::Description::parse(sdp).map_err(text)?.remote;
         if s.transport.is_restart(&remote) {
             s.transport.prepare_restart().map_err(|e| local_error(&e))?;
             w.events.push(Event::Disconnect { slot });
