@@ -105,9 +105,9 @@ fn describe_target(target: &Target) -> String {
     match target {
         Target::Embedded(f) => format!("embedded fleet of {} servers", f.servers),
         Target::External(t) => {
-            let servers: Vec<String> = t.servers.iter().map(|s| format!("{} at {}", s.id, s.url)).collect();
+            let servers: Vec<String> = t.servers.iter().map(|s| format!("{} ({})", s.id, s.url)).collect();
             let verify = if t.tls_verify { "" } else { ", TLS not verified" };
-            format!("{}: {}{verify}", t.driver, servers.join(", "))
+            format!("{} on {}{verify}", t.driver, servers.join(", "))
         }
     }
 }

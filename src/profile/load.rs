@@ -7,7 +7,13 @@ use super::tree::{self, Node, Value};
 use super::{keys, read, write};
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+
+/// Largest file that is read, in bytes.
+const FILE_MAX: u64 = 256 << 10;
+/// Most parts of a `--set` key; no key is that deep.
+const SET_DEPTH_MAX: usize = 16;
 
 /// One value of a resolved profile, and where it came from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -30,7 +36,7 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Profile, ProfileErrors> {
 /// Like [`load`], and says where every value came from.
 pub fn load_explained(path: &Path, sets: &[String]) -> Result<(Profile, Vec<Explained>), ProfileErrors> {
     let surroundings = Surroundings {
-        read: &|path| std::fs::read_to_string(path).map_err(|e| e.to_string()),
+        read: &read_file,
         env: &|name| std::env::var(name).ok(),
         seed: &|| std::hash::RandomState::new().hash_one(0u8) & keys::SEED_MAX,
         secrets: true,
@@ -170,7 +176,7 @@ impl<'a> Loader<'a> {
             if path.starts_with("target_file.secrets") {
                 let at = Origin::Set(path.into());
                 self.errors.push(&at, path, "secrets come from the environment or files, not from the command line");
-            } else if path == "extends" || parts.iter().any(String::is_empty) {
+            } else if path == "extends" || parts.len() > SET_DEPTH_MAX || parts.iter().any(String::is_empty) {
                 self.errors.push(&Origin::Set(text.as_str().into()), "", format!("{path:?} cannot be set"));
             } else {
                 out.push(Set {
@@ -307,6 +313,17 @@ impl<'a> Loader<'a> {
         };
         let read = target::read(file, self.target_prefix, &surroundings, &mut self.errors);
         (text.to_owned(), read.map(|(target, secrets)| (Some(Target::External(target)), secrets)))
+    }
+}
+
+/// A small file: whoever names a device or a recording by mistake is told so.
+fn read_file(path: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
+    file.take(FILE_MAX + 1).read_to_string(&mut text).map_err(|e| e.to_string())?;
+    match text.len() as u64 > FILE_MAX {
+        true => Err(format!("is larger than {} KiB", FILE_MAX >> 10)),
+        false => Ok(text),
     }
 }
 

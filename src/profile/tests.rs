@@ -618,3 +618,28 @@ fn mutated_profiles_never_panic() {
     }
     assert!(good > 500 && bad > 5000, "{good} good, {bad} bad");
 }
+
+#[test]
+fn what_is_no_small_text_file_is_refused() {
+    for (path, want) in [("/dev/zero", "is larger than"), ("/", "directory"), ("/proc/self/exe", "UTF-8")] {
+        let got = load(Path::new(path), &[]).unwrap_err().to_string();
+        assert!(got.starts_with(&format!("{path}: cannot be read: ")) && got.contains(want), "{got}");
+    }
+}
+
+#[test]
+fn deep_nesting_is_an_error_and_no_overflow() {
+    let deep = 3000;
+    let arrays = format!("x = {}{}\n{STEADY}", "[".repeat(deep), "]".repeat(deep));
+    assert!(load_text(&arrays, &[]).is_err());
+    let tables = format!("x = {}{}\n{STEADY}", "{a=".repeat(deep), "}".repeat(deep));
+    assert!(load_text(&tables, &[]).is_err());
+    let dotted = format!("{}x = 1\n{STEADY}", "a.".repeat(deep));
+    assert!(load_text(&dotted, &[]).is_err());
+    let header = format!("{STEADY}[{}x]\n", "a.".repeat(deep));
+    assert!(load_text(&header, &[]).is_err());
+    let set = format!("{}x=1", "a.".repeat(deep));
+    assert!(load_text(STEADY, &[&set]).is_err());
+    let value = format!("x={}{}", "[".repeat(deep), "]".repeat(deep));
+    assert!(load_text(STEADY, &[&value]).is_err());
+}
