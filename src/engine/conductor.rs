@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
-/// Between the end of sending and the leave at the end of the run: what is in flight arrives.
+/// Between the end of sending and the leave: what is in flight arrives, so that a leave makes no loss.
 const LAST_PACKETS: Duration = Duration::from_millis(500);
 /// A driver has 5 s to leave; this is the end of our patience with the driver itself.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(7);
@@ -212,7 +212,8 @@ impl Run<'_> {
         let mut leaves: Vec<LegId> =
             plan.legs.iter().filter(|l| l.leave_at < plan.hold_until).map(|l| l.id).collect();
         leaves.sort_by_key(|l| plan.legs[l.index()].leave_at);
-        let (mut next_join, mut next_leave) = (0, 0);
+        // Of `leaves`: told to be quiet, and told to leave.
+        let (mut next_join, mut next_leave, mut next_gone) = (0, 0, 0);
         let mut interrupted = false;
         let mut end_at = self.c.epoch + plan.hold_until;
         // Set when everybody has been told to be quiet: when the leaves begin.
@@ -240,8 +241,13 @@ impl Run<'_> {
                 && now >= self.c.epoch + plan.legs[leaves[next_leave].index()].leave_at
             {
                 self.quiet(leaves[next_leave]);
-                self.leave(leaves[next_leave], now);
                 next_leave += 1;
+            }
+            while next_gone < next_leave
+                && now >= self.c.epoch + plan.legs[leaves[next_gone].index()].leave_at + LAST_PACKETS
+            {
+                self.leave(leaves[next_gone], now);
+                next_gone += 1;
             }
             if leave_from.is_none() && now >= end_at {
                 self.enter(Phase::Leaving);
@@ -274,6 +280,9 @@ impl Run<'_> {
                 }
                 if let Some(l) = leaves.get(next_leave) {
                     wake = wake.min(self.c.epoch + plan.legs[l.index()].leave_at);
+                }
+                if let Some(l) = leaves[..next_leave].get(next_gone) {
+                    wake = wake.min(self.c.epoch + plan.legs[l.index()].leave_at + LAST_PACKETS);
                 }
                 if self.phase == Phase::Warmup {
                     wake = wake.min(self.c.epoch + plan.hold_from);

@@ -9,6 +9,9 @@ use crate::media::rtp;
 use crate::media::stamp::{self, Found};
 use crate::types::{Codec, Kind, LegId};
 
+/// What was sent within this before a leg's end may still have been under way; what is older counts.
+const IN_FLIGHT_NS: u64 = 300_000_000;
+
 /// One sender as this participant sees it, by stamps; independent of SSRCs.
 pub(super) struct SourceEntry {
     pub owner: Owner,
@@ -123,6 +126,7 @@ impl Participant {
         if let Some((old, why)) = m.stream.take_former_owner()
             && let Some(e) = self.sources.iter_mut().find(|e| e.owner == old)
         {
+            m.stream.set_flowing(true, recv_ns);
             match why {
                 Handover::OtherLayer => e.source.rebase(recv_ns),
                 Handover::OtherSender => e.source.detach(&m.stream),
@@ -178,6 +182,15 @@ impl Participant {
         delta: &mut [FlowCounters; 2],
         flows: &mut [Flow; 2],
     ) {
+        for s in self.slots.iter_mut().flatten() {
+            for (_, kind, _, _, m) in s.media_streams() {
+                // A sender that stopped by plan leaves neither a freeze nor a gap.
+                let ledger = m.stream.owner().and_then(|o| w.room.member(LegId(o.sender))?.ledgers[kind.index()].as_ref());
+                if let Some(at) = ledger.and_then(Ledger::stopped_at) {
+                    m.stream.set_flowing(false, at);
+                }
+            }
+        }
         let mut k = 0;
         while k < self.sources.len() {
             let e = &mut self.sources[k];
@@ -196,7 +209,6 @@ impl Participant {
                 let f = &mut flows[0];
                 f.silence_max_ms = f.silence_max_ms.max(e.source.take_silence_ms());
             }
-            // A sender that stopped by plan leaves no gap.
             let open_until = ledger.and_then(Ledger::stopped_at).unwrap_or(w.now_ns).min(w.now_ns);
             let gap = e.source.longest_gap(open_until);
             if gap.ms() > self.longest_gap.0 {
@@ -216,9 +228,10 @@ impl Participant {
 
     /// The leg ends: what was sent until now and could have arrived is expected.
     pub(super) fn finish_sources(&mut self, w: &mut World<'_>) {
+        let until_ns = w.now_ns.saturating_sub(IN_FLIGHT_NS);
         for e in &mut self.sources {
             if let Some(l) = w.room.member(LegId(e.owner.sender)).and_then(|m| m.ledgers[e.kind.index()].as_ref()) {
-                e.source.finish(l, w.now_ns);
+                e.source.finish(l, until_ns);
             }
         }
         for k in 0..self.sources.len() {

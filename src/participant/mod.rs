@@ -367,7 +367,12 @@ impl Participant {
     /// Once a second: everything since last time, by kind, into `flows`, and the participant's own windows.
     pub fn sample(&mut self, w: &mut World<'_>, flows: &mut [Flow; 2]) -> [FlowCounters; 2] {
         self.meet_sources(w);
-        let mut delta = std::mem::take(&mut self.loose);
+        let mut delta = <[FlowCounters; 2]>::default();
+        // First, so that streams whose sender stopped know it before they are asked.
+        self.settle_sources(w, &mut delta, flows);
+        for k in Kind::BOTH {
+            delta[k.index()] += &std::mem::take(&mut self.loose[k.index()]);
+        }
         for t in &mut self.tracks {
             delta[t.kind.index()] += &t.take_counters();
         }
@@ -377,7 +382,6 @@ impl Participant {
             }
             s.sample_jitter(w.now_ns, flows);
         }
-        self.settle_sources(w, &mut delta, flows);
         for k in Kind::BOTH {
             let (d, f) = (&delta[k.index()], &mut flows[k.index()]);
             f.count += d;

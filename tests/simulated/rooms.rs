@@ -30,9 +30,10 @@ fn end(sim: &mut Sim) {
 fn a_room_of_four_loses_nothing_and_measures_its_delay() {
     for (client, suite, codec) in [
         (Client::Chrome, Suite::Aes128CmSha1_80, Codec::Vp8),
+        (Client::Chrome, Suite::AeadAes128Gcm, Codec::Vp8),
         (Client::Light, Suite::AeadAes128Gcm, Codec::H264),
     ] {
-        let mut sim = Sim::new(1, client, MS(20));
+        let mut sim = Sim::with_suites(1, client, &[suite], MS(20));
         for _ in 0..4 {
             sim.join(opus(), video(codec), 3, Links::default());
             sim.run(MS(150));
@@ -65,8 +66,9 @@ fn a_room_of_four_loses_nothing_and_measures_its_delay() {
 
 #[test]
 fn dropped_packets_come_back_exact_and_video_recovers() {
-    for (seed, client) in [(2, Client::Chrome), (3, Client::Light), (4, Client::Chrome)] {
-        let mut sim = Sim::new(seed, client, MS(15));
+    // str0m resends by RTX only, so this is Chrome's part.
+    for seed in 2..6 {
+        let mut sim = Sim::new(seed, Client::Chrome, MS(15));
         let lossy = Links { loss_down: 0.05, ..Links::default() };
         sim.join(opus(), video(Codec::Vp8), 1, Links::default());
         sim.join(opus(), video(Codec::Vp8), 1, lossy);
@@ -116,6 +118,8 @@ fn a_late_joiner_and_a_leaver_cost_nobody_a_packet() {
     sim.run(Duration::from_secs(5));
     let (_, rtp, frame) = *sim.members[late].first.iter().find(|f| f.0 == LegId(0) && f.2.is_some()).unwrap();
     assert!(rtp.unwrap() < 1000.0 && frame.unwrap() < 1500.0, "{rtp:?} {frame:?}");
+    sim.quiet(1);
+    sim.run(MS(200));
     sim.leave(1);
     sim.run(Duration::from_secs(5));
     // Somebody new takes the free slot: same SSRC, another sender.
