@@ -16,6 +16,7 @@ pub struct Outcome {
     /// As written: `audio.loss <= 0.3%`.
     pub expr: String,
     pub metric: String,
+    pub op: Op,
     /// Of the worst server, or of the run; in the unit named.
     pub value: Option<f64>,
     pub limit: f64,
@@ -50,6 +51,7 @@ pub(super) fn judge(index: usize, t: &Threshold, whole: &Whole<'_>, name: &dyn F
     let mut out = Outcome {
         expr: t.expr.clone(),
         metric: t.metric.clone(),
+        op: t.op,
         value: None,
         limit: t.value.number(),
         unit: unit_name(t.value),
