@@ -70,31 +70,35 @@ fn banner(s: &Summary) -> Markup {
     }
 }
 
+/// Where a limit stands, the number it was judged by, that of the worst server; else the run's.
 fn figures(s: &Summary) -> Markup {
-    let of = |metric: &str| s.pass.iter().find(|o| o.metric == metric).map(|o| o.verdict);
-    let figure = |label: &str, value: Option<f64>, unit: &str, verdict: Option<Verdict>| {
+    let figure = |label: &str, metric: &str, value: Option<f64>, unit: &str| {
+        let judged = s.pass.iter().find(|o| o.metric == metric);
+        let value = judged.map_or(value, |o| o.value);
+        let place = judged.and_then(|o| o.server.as_deref()).filter(|_| s.servers.len() > 1 && value != Some(0.0));
         html! {
-            div.figure.(verdict.map_or("", Verdict::as_str)) {
+            div.figure.(judged.map_or("", |o| o.verdict.as_str())) {
                 span.value {
                     @if let Some(v) = value { (number(v)) small { (unit) } } @else { "–" }
                 }
-                span.label { (label) }
+                span.label { (label) @if let Some(place) = place { " " span.place { "on " (place) } } }
             }
         }
     };
+    let joins = s.pass.iter().find(|o| o.metric.starts_with("joins.failed"));
     html! {
         section.figures {
-            div.figure.(of("joins.failed_share").map_or("", Verdict::as_str)) {
+            div.figure.(joins.map_or("", |o| o.verdict.as_str())) {
                 span.value { (s.participants.joined) small { " of " (s.participants.planned) } }
                 span.label { "joined" }
             }
-            (figure("dropped", s.participants.dropped.map(|n| n as f64), "", of("legs.dropped")))
-            (figure("audio loss", s.audio.media.loss, " %", of("audio.loss")))
-            (figure("video loss", s.video.media.loss, " %", of("video.loss")))
-            (figure("audio delay p99", s.audio.media.delay.p99, " ms", of("audio.delay.p99")))
-            (figure("video delay p99", s.video.media.delay.p99, " ms", of("video.delay.p99")))
-            (figure("freezes", s.video.freezes, " /min", of("video.freezes")))
-            (figure("set-up p95", s.setup.total.p95, " ms", of("setup.total.p95")))
+            (figure("dropped", "legs.dropped", s.legs.dropped.map(|n| n as f64), ""))
+            (figure("audio loss", "audio.loss", s.audio.media.loss, " %"))
+            (figure("video loss", "video.loss", s.video.media.loss, " %"))
+            (figure("audio delay p99", "audio.delay.p99", s.audio.media.delay.p99, " ms"))
+            (figure("video delay p99", "video.delay.p99", s.video.media.delay.p99, " ms"))
+            (figure("freezes", "video.freezes", s.video.freezes, " /min"))
+            (figure("set-up p95", "setup.total.p95", s.setup.total.p95, " ms"))
         }
     }
 }
@@ -108,7 +112,7 @@ fn limits(s: &Summary) -> Markup {
             }
             @if s.pass.is_empty() { p { "The profile sets no limit." } } @else {
                 div.scroll { table {
-                    thead { tr { th { } th { "limit" } th.n { "measured" } th { "server" } th.n { "margin" } th { "when" } } }
+                    thead { tr { th { } th { "limit" } th.n { "measured" } th { "server" } th.n { "to spare" } th { "broken" } } }
                     tbody { @for o in &s.pass { (limit_row(o)) } }
                 } }
             }
@@ -140,7 +144,10 @@ fn limit_row(o: &Outcome) -> Markup {
             td { (o.server.as_deref().unwrap_or("whole run")) }
             td.n { @if let Some(m) = o.margin { (number(m)) " %" } @else { "–" } }
             td {
-                @if let Some(w) = &o.window { (clock(w.from_ms)) "–" (clock(w.until_ms)) }
+                @if let Some(w) = &o.window {
+                    (clock(w.from_ms))
+                    @if clock(w.from_ms) != clock(w.until_ms) { "–" (clock(w.until_ms)) }
+                }
                 @if let Some(n) = o.legs { ", " (n) " legs" }
                 @if let Some(why) = &o.why { (why) }
             }

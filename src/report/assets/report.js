@@ -66,7 +66,7 @@
     ctx.restore();
   };
 
-  const last = Math.max(1, ...data.charts.map((c) => c.x[c.x.length - 1] || 0));
+  const last = Math.max(1, ...data.charts.map((c) => c.x[c.x.length - 1] || 0)) + 0.001;
   const sync = uPlot.sync("time");
 
   const draw = (chart) => {
@@ -78,7 +78,7 @@
       height: 220,
       cursor: { sync: { key: sync.key }, points: { size: 6 } },
       scales: {
-        x: { time: false, range: (u, from, until) => (from == null ? [0, last] : [from, until]) },
+        x: { time: false },
         // From zero, with the limit in sight once the values come near it.
         y: {
           range: (u, low, high) => {
@@ -89,7 +89,7 @@
         },
       },
       axes: [
-        { ...axis, incrs: steps, space: 64, values: (u, ticks) => ticks.map(clock) },
+        { ...axis, incrs: steps, space: 64, size: 30, values: (u, ticks) => ticks.map(clock) },
         { ...axis, size: 56, values: (u, ticks) => ticks.map((v) => text(v) + (chart.unit && " " + chart.unit)) },
       ],
       series: [
@@ -104,10 +104,13 @@
           value: (u, v) => (v == null ? "–" : text(v)),
         })),
       ],
+      legend: { markers: { width: 0, fill: (u, i) => color(chart.series[i - 1].color) } },
       hooks: { drawClear: [background(chart)] },
     };
     at.textContent = "";
-    return new uPlot(options, [chart.x, ...chart.series.map((s) => s.y)], at);
+    // Every plot spans the whole run, so that one looks straight down from plot to plot.
+    const whole = (values, first, end) => [first, ...values, end];
+    return new uPlot(options, [whole(chart.x, 0, last), ...chart.series.map((s) => whole(s.y, null, null))], at);
   };
 
   let plots = data.charts.map(draw);
