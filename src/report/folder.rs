@@ -35,15 +35,15 @@ impl RunFolder {
         let shape = format_description!("[year][month][day]-[hour][minute][second]");
         let time = started.to_offset(time::UtcOffset::UTC).format(shape).unwrap_or_else(|_| "unknown-time".into());
         let name = format!("{time}-{}", file_name(profile));
-        for nth in 1.. {
+        let mut nth = 1;
+        loop {
             let path = if nth == 1 { base.join(&name) } else { base.join(format!("{name}-{nth}")) };
             match fs::create_dir(&path) {
                 Ok(()) => return Ok(RunFolder { path }),
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && nth < SAME_SECOND_MAX => {}
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && nth < SAME_SECOND_MAX => nth += 1,
                 Err(e) => return Err(fail(&path)(e)),
             }
         }
-        unreachable!("the loop ends by return")
     }
 
     /// Takes a folder that the user named with `--out`: made where it is missing; a history in it is not overwritten.
