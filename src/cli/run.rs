@@ -6,8 +6,7 @@ use crate::history::{self, Event, Line, RunInfo, SCHEMA};
 use crate::plan::{self, Machine};
 use crate::profile::{self, Profile};
 use crate::report::{self, Progress, RunFolder};
-use crate::verdict;
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use std::cell::RefCell;
 use std::io::{IsTerminal as _, Write as _};
@@ -54,9 +53,21 @@ pub fn run(args: &RunArgs) -> Result<u8> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(perform(&profile, &plan, serde_json::to_value(&limits)?, started, &folder));
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
-    let interrupted = ended?;
-    let code = super::report::render(folder.path())?;
-    Ok(if interrupted { exit::INTERRUPTED } else { code })
+    let ended = ended?;
+    // What happened is judged even where the run broke off or the disk is full; then the tool failed all the same.
+    let code = super::report::after_run(folder.path(), ended.tail)?;
+    if let Some(trouble) = ended.trouble {
+        return Err(trouble);
+    }
+    Ok(if ended.interrupted { exit::INTERRUPTED } else { u8::try_from(code)? })
+}
+
+/// How a run ended.
+struct Ended {
+    interrupted: bool,
+    /// Lines of the history that the disk did not take.
+    tail: Vec<u8>,
+    trouble: Option<anyhow::Error>,
 }
 
 async fn perform(
@@ -65,7 +76,7 @@ async fn perform(
     limits: serde_json::Value,
     started: OffsetDateTime,
     folder: &RunFolder,
-) -> Result<bool> {
+) -> Result<Ended> {
     write_err(&format!(
         "{}: {} participants in {} rooms, seed {}, into {}",
         profile.name,
@@ -110,12 +121,12 @@ async fn perform(
         .await;
     live.end();
     stage.strike().await;
-    let mut writer = writer.into_inner();
-    writer.flush();
-    if let Some(trouble) = writer.trouble() {
-        write_err(&trouble);
-    }
-    Ok(outcome.context("the run broke off; what happened until then is in the run folder")?.interrupted)
+    let (tail, disk) = writer.into_inner().finish();
+    let (interrupted, broken) = match outcome {
+        Ok(o) => (o.interrupted, None),
+        Err(e) => (false, Some(e.context("the run broke off; what happened until then was judged"))),
+    };
+    Ok(Ended { interrupted, tail, trouble: broken.or(disk.map(anyhow::Error::msg)) })
 }
 
 /// Ctrl-C or SIGTERM.

@@ -233,7 +233,7 @@ impl Synthetic {
             for (&room, &n) in &rooms {
                 let (a, v) = self.room_second(second, s, n, rng);
                 let bad = a.count.e2e_received < a.count.e2e_expected;
-                if bad || second % 10 == 0 {
+                if bad || second.is_multiple_of(10) {
                     let interval = RoomInterval {
                         room,
                         server: Some(ServerId(s)),

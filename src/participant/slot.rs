@@ -33,7 +33,6 @@ pub(super) struct Slot {
     pub twcc_ext: u8,
     /// Transport-wide sequence number of what we send.
     pub twcc_next: u16,
-    pub fir_seq: u8,
     /// Counters that belong to no stream, by kind.
     pub loose: [FlowCounters; 2],
     pub rtt: Option<Duration>,
@@ -87,7 +86,6 @@ impl Slot {
             twcc: None,
             twcc_ext: 0,
             twcc_next: 1,
-            fir_seq: 0,
             loose: Default::default(),
             rtt: None,
         }
@@ -176,13 +174,6 @@ impl Slot {
         }
         let n = self.incoming.iter().position(|i| matches!(&i.role, Role::Media(m) if m.mid == *mid))?;
         Some(n as u16)
-    }
-
-    pub fn media(&mut self) -> impl Iterator<Item = (&mut Incoming, u32)> {
-        self.incoming.iter_mut().map(|i| {
-            let ssrc = i.ssrc;
-            (i, ssrc)
-        })
     }
 
     /// Passes a transport event on; true when keys have just come.

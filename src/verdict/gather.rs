@@ -119,7 +119,9 @@ pub(super) struct HealthGather {
 #[derive(Default)]
 pub(super) struct HealthSums {
     pub seconds: f64,
-    pub cpu_seconds: f64,
+    pub machine_cpu_seconds: f64,
+    /// Of the busiest shard of each second.
+    pub shard_cpu_seconds: f64,
     pub core_seconds: f64,
     pub steal_max: f64,
     pub shard_cpu_max: f64,
@@ -373,7 +375,8 @@ impl HealthSums {
     fn add(&mut self, h: &Health) {
         let seconds = h.seconds.clamp(0.0, 1e6);
         self.seconds += seconds;
-        self.cpu_seconds += h.machine_cpu * seconds;
+        self.machine_cpu_seconds += h.machine_cpu * seconds;
+        self.shard_cpu_seconds += h.shards.iter().map(|s| s.cpu).fold(0.0, f64::max) * seconds;
         self.core_seconds += h.process_cores * seconds;
         self.steal_max = self.steal_max.max(h.steal);
         self.resident_max = self.resident_max.max(h.resident_bytes);

@@ -16,9 +16,11 @@ pub struct Generator {
     /// False when more was inconclusive than the profile allows: then nothing is proven.
     pub healthy: bool,
     pub reasons: Vec<String>,
-    /// Mean CPU of the machine, and the busiest second of the busiest shard, percent.
+    /// CPU of the busiest shard, mean and highest second, percent of a core.
     pub cpu: Option<f64>,
-    pub shard_cpu_max: Option<f64>,
+    pub cpu_max: Option<f64>,
+    /// Mean CPU of the whole machine, percent of all its cores.
+    pub machine_cpu: Option<f64>,
     /// Most time stolen by the hypervisor in any second, percent.
     pub steal_max: Option<f64>,
     pub send_lateness: Lateness,
@@ -78,8 +80,9 @@ pub(super) fn generator(all: &Gathered, frame: &Frame, limits: &HealthLimits) ->
     Generator {
         healthy,
         reasons,
-        cpu: mean(sums.cpu_seconds).map(percent),
-        shard_cpu_max: data.then(|| percent(sums.shard_cpu_max)),
+        cpu: mean(sums.shard_cpu_seconds).map(percent),
+        cpu_max: data.then(|| percent(sums.shard_cpu_max)),
+        machine_cpu: mean(sums.machine_cpu_seconds).map(percent),
         steal_max: data.then(|| percent(sums.steal_max)),
         send_lateness: Lateness {
             p50: sums.lateness.quantile_ms(0.5).map(rounded),

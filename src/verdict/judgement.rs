@@ -151,7 +151,8 @@ pub fn judge(reading: &Reading, pass: &[Threshold], health: &HealthLimits) -> Ju
     let frame = Frame::of(reading);
     let mut gatherer = Gatherer::new(&frame, pass);
     let scan = reading.each(|_| true, |line| gatherer.see(line));
-    let all = gatherer.finish(scan);
+    let mut all = gatherer.finish(scan);
+    all.series.names = all.servers.keys().map(|id| (*id, frame.server_name(*id))).collect();
 
     let name = |id: ServerId| frame.server_name(id);
     let generator = generator(&all, &frame, health);

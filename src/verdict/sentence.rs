@@ -35,8 +35,7 @@ pub(super) fn sentence(case: &Case<'_>) -> (Verdict, String, Vec<String>) {
     let no_hold = case.hold.ended_ms <= case.hold.from_ms;
     let cut_short = case.end != Some(false);
     if no_hold && cut_short {
-        let text =
-            format!("{} at {}, before the hold began at {}: nothing judged.", case.stop(), case.now(), case.begin());
+        let text = format!("{}, before the hold began at {}: nothing judged.", capital(&case.stop()), case.begin());
         return (Verdict::Unknown, text.clone(), vec![text]);
     }
     if !case.generator.healthy {

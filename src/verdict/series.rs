@@ -13,6 +13,7 @@ pub struct Series {
     pub media: Vec<MediaPoint>,
     pub joins: Vec<JoinPoint>,
     pub generator: Vec<GeneratorPoint>,
+    pub names: BTreeMap<ServerId, String>,
     /// Seconds that are judged neither way.
     pub inconclusive: Vec<Window>,
 }

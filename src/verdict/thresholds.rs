@@ -1,6 +1,6 @@
 //! Thresholds against numbers: per server where the metric exists per server, and the worst decides.
 
-use super::gather::{Gathered, ServerGather, media_path};
+use super::gather::{Counts, Gathered, LegClass, ServerGather, media_path};
 use super::metrics::{LossyLegs, PhaseMetrics, Sample, flow_metric, has_data};
 use super::windows::{Window, Windows};
 use super::words::{number, unit_name};
@@ -16,6 +16,7 @@ pub struct Outcome {
     /// As written: `audio.loss <= 0.3%`.
     pub expr: String,
     pub metric: String,
+    pub op: Op,
     /// Of the worst server, or of the run; in the unit named.
     pub value: Option<f64>,
     pub limit: f64,
@@ -25,7 +26,7 @@ pub struct Outcome {
     pub server: Option<String>,
     /// Share of the limit that was left, percent; negative beyond it; null where the limit is 0 or exact.
     pub margin: Option<f64>,
-    /// When the limit was broken, where seconds can tell, and for how many seconds of that.
+    /// When the limit was broken, as far as the history tells, and for how many seconds of that.
     pub window: Option<Window>,
     pub window_seconds: Option<f64>,
     /// Legs on the worst server that lost more than the limit in some 10 s (loss only).
@@ -50,6 +51,7 @@ pub(super) fn judge(index: usize, t: &Threshold, whole: &Whole<'_>, name: &dyn F
     let mut out = Outcome {
         expr: t.expr.clone(),
         metric: t.metric.clone(),
+        op: t.op,
         value: None,
         limit: t.value.number(),
         unit: unit_name(t.value),
@@ -191,6 +193,16 @@ fn evidence(index: usize, t: &Threshold, whole: &Whole<'_>, server: Option<Serve
             let one = |s: &Sample| Window { from_ms: s.t - s.ms.max(0.0), until_ms: s.t };
             Some(Windows::of(samples.iter().filter(over).map(one).collect()))
         }
+        Subject::Joins if t.metric.contains("failed") => {
+            let failed = whole.all.failed.iter().filter(|f| f.counts == Counts::Target);
+            out.window = first_to_last(failed.map(|f| f.t));
+            None
+        }
+        Subject::Legs if t.metric.ends_with(".dropped") => {
+            let dropped = whole.all.legs.iter().filter(|l| l.class == LegClass::Dropped);
+            out.window = first_to_last(dropped.map(|l| l.t));
+            None
+        }
         Subject::Joins | Subject::Legs | Subject::Generator => None,
     };
     if let Some(windows) = windows {
@@ -206,6 +218,13 @@ fn evidence(index: usize, t: &Threshold, whole: &Whole<'_>, server: Option<Serve
         let n = whole.all.legs.iter().filter(over).count() as u64;
         out.legs = (n > 0).then_some(n);
     }
+}
+
+fn first_to_last(times: impl Iterator<Item = f64>) -> Option<Window> {
+    times.fold(None, |w: Option<Window>, t| {
+        let w = w.unwrap_or(Window { from_ms: t, until_ms: t });
+        Some(Window { from_ms: w.from_ms.min(t), until_ms: w.until_ms.max(t) })
+    })
 }
 
 #[cfg(test)]

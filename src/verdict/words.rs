@@ -50,8 +50,8 @@ pub(super) fn unit_name(like: ThresholdValue) -> &'static str {
     match like {
         ThresholdValue::Ms(_) => "ms",
         ThresholdValue::Percent(_) => "percent",
-        ThresholdValue::PerMinute(_) => "per_minute",
-        ThresholdValue::PerSecond(_) => "per_second",
+        ThresholdValue::PerMinute(_) => "per minute",
+        ThresholdValue::PerSecond(_) => "per second",
         ThresholdValue::Count(_) => "count",
         ThresholdValue::Score(_) => "score",
     }
