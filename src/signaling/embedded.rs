@@ -316,3 +316,7 @@ fn reason_of(why: &str) -> FailReason {
         FailReason::Closed
     }
 }
+
+#[cfg(test)]
+#[path = "embedded_tests.rs"]
+mod tests;
