@@ -90,13 +90,14 @@ impl Joining {
     pub fn new(config: &SfuConfig, now: Instant, offer: &str) -> Result<Joining, JoinError> {
         let bad = |why: &dyn std::fmt::Display| JoinError::BadSdp(why.to_string());
         let offer = without_candidates(offer);
+        let rtc = rtc_config(config, &offer);
         let mids: Vec<Mid> =
             offer.lines().filter_map(|l| l.strip_prefix("a=mid:")).map(|mid| Mid::from(mid.trim())).collect();
         let offer = SdpOffer::from_sdp_string(&offer).map_err(|e| bad(&e))?;
 
         let creds = IceCreds::new();
         let ufrag = creds.ufrag.clone();
-        let mut rtc = rtc_config(config).set_local_ice_credentials(creds).build(now);
+        let mut rtc = rtc.set_local_ice_credentials(creds).build(now);
         let candidate = Candidate::host(config.media, "udp").map_err(|e| bad(&e))?;
         rtc.add_local_candidate(candidate);
         let answer = rtc.sdp_api().accept_offer(offer).map_err(|e| bad(&e))?.to_sdp_string();
@@ -149,15 +150,19 @@ impl Joining {
     }
 }
 
-fn rtc_config(config: &SfuConfig) -> RtcConfig {
-    let mut rtc = RtcConfig::new()
+fn rtc_config(config: &SfuConfig, offer: &str) -> RtcConfig {
+    let rtc = RtcConfig::new()
         .set_crypto_provider(config.crypto.clone())
         .set_dtls_cert(config.certificate.clone())
         .set_ice_lite(true)
         .set_rtp_mode(true)
         .clear_codecs()
-        .enable_opus(true, false)
-        .enable_vp8(true);
+        .enable_opus(true, false);
+    // Answers list codecs in this order, and a browser sends the first.
+    if prefers_h264(offer) { with_h264(rtc).enable_vp8(true) } else { with_h264(rtc.enable_vp8(true)) }
+}
+
+fn with_h264(mut rtc: RtcConfig) -> RtcConfig {
     for (pt, rtx, profile_level_id) in
         [(108, 109, 0x42e01f), (127, 121, 0x42001f), (123, 119, 0x4d001f), (114, 115, 0x64001f)]
     {
@@ -165,6 +170,17 @@ fn rtc_config(config: &SfuConfig) -> RtcConfig {
         rtc.codec_config().add_h264(pt.into(), Some(Pt::from(rtx)), packetization_mode_1, profile_level_id);
     }
     rtc
+}
+
+/// Whether the first payload type of the first video m-line is H.264.
+fn prefers_h264(offer: &str) -> bool {
+    let video = offer.find("m=video ").map_or("", |at| &offer[at..]);
+    let first = video.lines().next().and_then(|m| m.split_ascii_whitespace().nth(3)).unwrap_or_default();
+    let rtpmap = format!("a=rtpmap:{first} ");
+    video
+        .lines()
+        .find_map(|l| l.strip_prefix(&rtpmap))
+        .is_some_and(|codec| codec.to_ascii_uppercase().starts_with("H264/"))
 }
 
 /// An ICE-lite server never sends to a candidate before it has heard from there, so it needs none; leaving them out

@@ -126,6 +126,8 @@ async fn start_server(args: &DirectorArgs, n: u32) -> anyhow::Result<(Child, Ser
 
 /// Waits for a server's end, or ends it when the director stops.
 async fn supervise(director: Arc<Director>, index: ServerIndex, mut child: Child, mut stopping: watch::Receiver<()>) {
+    // Waiting for a child closes its stdin, if it still has it; the end of its stdin is its order to go.
+    let stdin = child.stdin.take();
     let stop = async { while stopping.changed().await.is_ok() {} };
     tokio::select! {
         status = child.wait() => {
@@ -136,8 +138,7 @@ async fn supervise(director: Arc<Director>, index: ServerIndex, mut child: Child
         }
         () = stop => {}
     }
-    // The end of its stdin is its order to go.
-    drop(child.stdin.take());
+    drop(stdin);
     if tokio::time::timeout(STOP_TIMEOUT, child.wait()).await.is_err() {
         // A server that is stopped (SIGSTOP) can't obey. An error means that it is gone already.
         let _ = child.kill().await;
@@ -156,7 +157,9 @@ async fn heartbeats(director: Arc<Director>, index: ServerIndex) {
             answer.json::<ServerStats>().await
         };
         match stats.await {
-            Ok(stats) => director.registry().heartbeat(index, sent, stats.traffic.participants, &stats.rooms),
+            Ok(ServerStats { traffic, rooms, .. }) => {
+                director.registry().heartbeat(index, sent, traffic.participants, traffic.joins, &rooms);
+            }
             Err(error) => tracing::debug!(%error, "no heartbeat"),
         }
     }

@@ -23,16 +23,18 @@ struct Server {
     cordoned: bool,
     /// As of its last heartbeat.
     participants: u64,
-    /// Joins under way, and when those it has taken since were settled.
+    joins_reported: u64,
+    /// Joins under way, and those it has taken, all told.
     pending: u64,
-    settled: Vec<Instant>,
+    joins: u64,
 }
 
 struct Room {
     server: ServerIndex,
     /// Joins under way.
     pending: u32,
-    settled: Instant,
+    /// When it last took somebody.
+    settled: Option<Instant>,
 }
 
 impl Registry {
@@ -43,8 +45,9 @@ impl Registry {
             seen: Some(now),
             cordoned: false,
             participants: 0,
+            joins_reported: 0,
             pending: 0,
-            settled: Vec::new(),
+            joins: 0,
         };
         Registry { participants_max, servers: servers.into_iter().map(server).collect(), rooms: HashMap::new() }
     }
@@ -73,9 +76,9 @@ impl Registry {
                     .max_by_key(|i| self.participants_max as i64 - self.servers[*i].load() as i64)?
             }
         };
-        let entry = self.rooms.entry(room.to_owned()).or_insert(Room { server, pending: 0, settled: now });
+        let entry = self.rooms.entry(room.to_owned()).or_insert(Room { server, pending: 0, settled: None });
         if entry.server != server {
-            *entry = Room { server, pending: 0, settled: now };
+            *entry = Room { server, pending: 0, settled: None };
         }
         entry.pending += 1;
         self.servers[server].pending += 1;
@@ -86,30 +89,32 @@ impl Registry {
     pub fn settle(&mut self, room: &str, server: ServerIndex, joined: bool, now: Instant) {
         let s = &mut self.servers[server];
         s.pending = s.pending.saturating_sub(1);
-        if joined {
-            s.settled.push(now);
-        }
+        s.joins += u64::from(joined);
         // The room may have moved on if its server died meanwhile.
         let Some(entry) = self.rooms.get_mut(room).filter(|r| r.server == server) else { return };
         entry.pending = entry.pending.saturating_sub(1);
         if joined {
-            entry.settled = now;
-        } else if entry.pending == 0 && entry.settled <= now && s.participants == 0 && s.settled.is_empty() {
-            // Refused as its first: the room never came to be.
+            entry.settled = Some(now);
+        } else if entry.pending == 0 && entry.settled.is_none() {
+            // Refused its first: the room never came to be.
             self.rooms.remove(room);
         }
     }
 
-    /// A server answered a heartbeat sent at `sent` with its participants and rooms.
-    pub fn heartbeat(&mut self, server: ServerIndex, sent: Instant, participants: u64, rooms: &[String]) {
+    /// A server answered a heartbeat sent at `sent` with its participants now, the joins it has taken since its start,
+    /// and its rooms.
+    pub fn heartbeat(&mut self, server: ServerIndex, sent: Instant, participants: u64, joins: u64, rooms: &[String]) {
         let s = &mut self.servers[server];
         s.seen = s.seen.map(|seen| seen.max(sent));
         s.participants = participants;
-        s.settled.retain(|at| *at > sent);
+        s.joins_reported = joins;
         let there: std::collections::HashSet<&str> = rooms.iter().map(String::as_str).collect();
         // A room is over when its server says so, unless somebody is just joining it.
         self.rooms.retain(|name, room| {
-            room.server != server || room.pending > 0 || room.settled >= sent || there.contains(name.as_str())
+            room.server != server
+                || room.pending > 0
+                || room.settled.is_some_and(|at| at >= sent)
+                || there.contains(name.as_str())
         });
     }
 
@@ -118,7 +123,7 @@ impl Registry {
         let s = &mut self.servers[server];
         s.seen = None;
         s.participants = 0;
-        s.settled.clear();
+        s.joins_reported = s.joins;
         self.rooms.retain(|_, room| room.server != server);
     }
 
@@ -158,9 +163,9 @@ impl Server {
         self.seen.is_some_and(|seen| now <= seen + TTL)
     }
 
-    /// Participants as far as we know: at the last heartbeat, joined since, and joining.
+    /// Participants as far as we know: at the last heartbeat, and the joins that were not in it yet.
     fn load(&self) -> u64 {
-        self.participants + self.settled.len() as u64 + self.pending
+        self.participants + (self.joins + self.pending).saturating_sub(self.joins_reported)
     }
 }
 
@@ -223,12 +228,13 @@ mod tests {
         let sent = start + Duration::from_millis(500);
         join(&mut r, "new", sent + Duration::from_millis(1));
         r.place("joining", &[], sent).unwrap();
-        r.heartbeat(0, sent, 0, &[]);
+        r.heartbeat(0, sent, 0, 1, &[]);
         let rooms: Vec<_> = r.view(sent).rooms.into_keys().collect();
         assert_eq!(rooms, ["joining", "new"]);
         assert_eq!(r.view(sent).servers[0].participants, 2);
         r.settle("joining", 0, true, sent);
-        r.heartbeat(0, sent + TTL, 1, &["new".into()]);
+        r.heartbeat(0, sent + TTL, 1, 3, &["new".into()]);
+        assert_eq!(r.view(sent).servers[0].participants, 1);
         assert_eq!(r.view(sent).rooms.into_keys().collect::<Vec<_>>(), ["new"]);
     }
 
@@ -240,13 +246,13 @@ mod tests {
         r.died(0);
         assert!(!r.view(start).servers[0].alive);
         assert_eq!(join(&mut r, "a", start), Some(1), "placed anew");
-        r.heartbeat(0, start, 5, &[]);
+        r.heartbeat(0, start, 5, 5, &[]);
         assert!(!r.view(start).servers[0].alive, "a late answer does not wake the dead");
 
         let later = start + TTL + Duration::from_millis(1);
         assert!(!r.view(later).servers[1].alive);
         assert_eq!(join(&mut r, "b", later), None);
-        r.heartbeat(1, later, 1, &["a".into()]);
+        r.heartbeat(1, later, 1, 1, &["a".into()]);
         assert_eq!(join(&mut r, "b", later), Some(1));
         assert_eq!(r.view(later).headroom, 8);
     }

@@ -464,3 +464,28 @@ fn candidates_in_offers_do_not_matter() {
     let peer = w.join("a", peer);
     w.run_until(|w| w.peers[peer].connected);
 }
+
+#[test]
+fn answers_prefer_the_video_codec_that_the_offer_does() {
+    let mut w = World::new(10);
+    for (first, second) in [(Codec::Vp8, Codec::H264), (Codec::H264, Codec::Vp8)] {
+        // Both codecs, in this order, in one m-line: spliced, since a client on str0m has an order of its own.
+        let [a, b] = [first, second].map(|codec| w.peer_with(&[MediaKind::Video], 0, codec).offer);
+        let pts = |offer: &str| {
+            let m = offer.lines().find(|l| l.starts_with("m=video")).unwrap();
+            m.split_once("SAVPF ").unwrap().1.to_owned()
+        };
+        let codec_lines = |offer: &str| -> String {
+            let of_codec = |l: &&str| ["a=rtpmap:", "a=fmtp:", "a=rtcp-fb:"].iter().any(|p| l.starts_with(p));
+            offer.lines().filter(of_codec).map(|l| format!("{l}\r\n")).collect()
+        };
+        let both = a
+            .replace(&format!("SAVPF {}", pts(&a)), &format!("SAVPF {} {}", pts(&a), pts(&b)))
+            .replace("a=rtcp-mux\r\n", &format!("a=rtcp-mux\r\n{}", codec_lines(&b)));
+        let answer = w.sfu.join(w.now, "a", &format!("{first:?}"), &both).unwrap().answer;
+        let answered = pts(&answer).split(' ').next().unwrap().to_owned();
+        let name = if first == Codec::Vp8 { "VP8" } else { "H264" };
+        assert!(answer.contains(&format!("a=rtpmap:{answered} {name}/")), "{answer}");
+        assert!(answer.contains("VP8/90000") && answer.contains("H264/90000"));
+    }
+}

@@ -313,13 +313,21 @@ fn describe(error: &reqwest::Error) -> String {
 /// What a transport that never came up died of, by the words in its explanation.
 fn reason_of(why: &str) -> FailReason {
     let why = why.to_ascii_lowercase();
-    let timed_out = ["timeout", "time-out", "timed out", "time out"].iter().any(|t| why.contains(t));
-    match (why.contains("dtls"), timed_out) {
-        (true, true) => FailReason::TimeoutDtls,
-        (true, false) => FailReason::Dtls,
-        (false, true) => FailReason::TimeoutIce,
-        (false, false) if why.contains("fingerprint") || why.contains("certificate") => FailReason::Dtls,
-        (false, false) if why.contains("ice") => FailReason::TimeoutIce,
-        (false, false) => FailReason::Closed,
+    let says = |words: &[&str]| words.iter().any(|w| why.contains(w));
+    let in_vain = says(&["in time", "timeout", "time-out", "timed out"]);
+    if says(&["allow-list"]) {
+        FailReason::NotAllowed
+    } else if says(&["dtls"]) && in_vain {
+        FailReason::TimeoutDtls
+    } else if says(&["dtls", "certificate", "fingerprint", "srtp suite"]) {
+        FailReason::Dtls
+    } else if in_vain || says(&["ice "]) {
+        FailReason::TimeoutIce
+    } else {
+        FailReason::Closed
     }
 }
+
+#[cfg(test)]
+#[path = "embedded_tests.rs"]
+mod tests;

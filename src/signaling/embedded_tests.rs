@@ -1,0 +1,288 @@
+//! The driver against scripted HTTP and a scripted media path.
+
+use super::*;
+use crate::signaling::{Media, MediaCommand, MediaError};
+use crate::types::{Bitrate, Codec, Encoding, LegId, RoomId, Suite};
+use axum::Router;
+use axum::extract::State;
+use axum::http::Method;
+use axum::response::{IntoResponse, Response};
+use std::sync::{Arc, Mutex};
+use tokio::sync::mpsc;
+
+/// Answers whatever it is asked, and remembers what that was.
+struct Server {
+    url: String,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+type Script = fn(&Method) -> Response;
+
+async fn server(script: Script) -> Server {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let app = Router::new()
+        .fallback(
+            async |State((asked, script)): State<(Arc<Mutex<Vec<String>>>, Script)>,
+                   method: Method,
+                   uri: axum::http::Uri,
+                   body: String| {
+                asked.lock().unwrap().push(format!("{method} {uri} {body}").trim_end().to_owned());
+                script(&method)
+            },
+        )
+        .with_state((asked.clone(), script));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async { axum::serve(listener, app).await.unwrap() });
+    Server { url, asked }
+}
+
+/// 201 to the join, 200 to the leave.
+fn willing(method: &Method) -> Response {
+    match *method {
+        Method::POST => joined(),
+        _ => StatusCode::OK.into_response(),
+    }
+}
+
+fn joined() -> Response {
+    (StatusCode::CREATED, [("location", "/sessions/7"), ("roomful-server", "s1")], "answer").into_response()
+}
+
+fn leg(sends: bool) -> PlannedLeg {
+    let encoding = |codec| sends.then_some(Encoding { codec, bitrate: Bitrate(1000) });
+    PlannedLeg {
+        id: LegId(0),
+        room: RoomId(0),
+        name: "meeting-1/p 1".into(),
+        join_at: Duration::ZERO,
+        leave_at: Duration::ZERO,
+        audio: encoding(Codec::Opus),
+        video: encoding(Codec::Vp8),
+    }
+}
+
+fn room() -> PlannedRoom {
+    PlannedRoom { id: RoomId(0), name: "meeting-1".into(), group: 0, size: 5, senders_max: 4 }
+}
+
+/// A leg under way: orders go in, progress and the end come out.
+struct Run {
+    orders: mpsc::UnboundedSender<Order>,
+    progress: mpsc::UnboundedReceiver<Progress>,
+    ended: tokio::task::JoinHandle<Ended>,
+}
+
+fn run(url: &str, accept: Result<(), MediaError>) -> Run {
+    let driver = EmbeddedDriver::new(url).unwrap();
+    let (media, mut commands) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(command) = commands.recv().await {
+            match command {
+                MediaCommand::Offer { want, reply, .. } => {
+                    let offer = format!("offer {} {} {}", want.send, want.receive_audio, want.receive_video);
+                    reply.send(Ok(offer)).unwrap();
+                }
+                MediaCommand::AcceptAnswer { sdp, reply, .. } => {
+                    assert_eq!(sdp, "answer");
+                    reply.send(accept.clone()).unwrap();
+                }
+                _ => {}
+            }
+        }
+    });
+    let (orders, inbox) = mpsc::unbounded_channel();
+    let (outbox, progress) = mpsc::unbounded_channel();
+    let call =
+        Call { leg: leg(true), room: room(), media: Media::new(LegId(0), media), orders: inbox, progress: outbox };
+    Run { orders, progress, ended: tokio::spawn(async move { driver.run(call).await }) }
+}
+
+impl Run {
+    async fn until_signaled(&mut self) {
+        while !matches!(self.progress.recv().await.expect("still under way"), Progress::Signaled(_)) {}
+    }
+
+    fn transport(&self, state: TransportState) {
+        self.orders.send(Order::Transport { slot: 0, state }).unwrap();
+    }
+
+    async fn end(self) -> Ended {
+        tokio::time::timeout(Duration::from_secs(20), self.ended).await.unwrap().unwrap()
+    }
+}
+
+const CONNECTED: TransportState = TransportState::Connected { suite: Suite::AeadAes128Gcm };
+
+fn reason(ended: &Ended) -> FailReason {
+    match ended {
+        Ended::Failed { reason, .. } => *reason,
+        over => panic!("{over:?}"),
+    }
+}
+
+fn cause(ended: &Ended) -> LegCause {
+    match ended {
+        Ended::Over { cause, .. } => *cause,
+        failed => panic!("{failed:?}"),
+    }
+}
+
+#[tokio::test]
+async fn joins_and_leaves() {
+    let server = server(willing).await;
+    let mut run = run(&server.url, Ok(()));
+    assert!(matches!(run.progress.recv().await, Some(Progress::Started(_))));
+    assert_eq!(run.progress.recv().await, Some(Progress::Server("s1".into())));
+    assert!(matches!(run.progress.recv().await, Some(Progress::Signaled(_))));
+    run.transport(CONNECTED);
+    run.orders.send(Order::Leave).unwrap();
+    assert_eq!(cause(&run.end().await), LegCause::Left);
+    let asked = server.asked.lock().unwrap().clone();
+    assert_eq!(asked, ["POST /rooms/meeting-1/participants/meeting-1%2Fp%201 offer true 3 3", "DELETE /sessions/7"]);
+}
+
+#[test]
+fn wants_slots_for_the_others() {
+    let slots = |leg: PlannedLeg| {
+        let want = want(&leg, &room());
+        (want.send, want.receive_audio, want.receive_video)
+    };
+    assert_eq!(slots(leg(true)), (true, 3, 3));
+    assert_eq!(slots(leg(false)), (false, 4, 4));
+    assert_eq!(slots(PlannedLeg { video: None, ..leg(true) }), (true, 3, 0), "an audio-only room");
+}
+
+#[tokio::test]
+async fn refusals_have_their_reasons() {
+    let cases: [(Script, FailReason); 6] = [
+        (|_| (StatusCode::SERVICE_UNAVAILABLE, "{\"error\":\"full up\"}").into_response(), FailReason::Full),
+        (|_| StatusCode::BAD_REQUEST.into_response(), FailReason::BadSdp),
+        (|_| StatusCode::FORBIDDEN.into_response(), FailReason::Unauthorized),
+        (|_| StatusCode::CONFLICT.into_response(), FailReason::Rejected),
+        (|_| (StatusCode::OK, "hello").into_response(), FailReason::BadAnswer),
+        (|_| (StatusCode::CREATED, "answer").into_response(), FailReason::BadAnswer),
+    ];
+    for (script, expected) in cases {
+        let server = server(script).await;
+        let ended = run(&server.url, Ok(())).end().await;
+        assert_eq!(reason(&ended), expected, "{ended:?}");
+        if let (FailReason::Full, Ended::Failed { detail, .. }) = (expected, &ended) {
+            assert_eq!(detail, "503: full up");
+        }
+    }
+}
+
+#[tokio::test]
+async fn nobody_there_is_refused() {
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", closed.local_addr().unwrap());
+    drop(closed);
+    let ended = run(&url, Ok(())).end().await;
+    assert_eq!(reason(&ended), FailReason::Refused, "{ended:?}");
+    let driver = EmbeddedDriver::new(&url).unwrap();
+    let error = format!("{:#}", driver.prepare(&[]).await.unwrap_err());
+    assert!(error.contains(&url), "{error}");
+}
+
+#[tokio::test]
+async fn nonsense_is_no_http() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        use tokio::io::AsyncWriteExt;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.write_all(b"\x16\x03\x01 what?\r\n\r\n").await.unwrap();
+        }
+    });
+    let ended = run(&url, Ok(())).end().await;
+    assert!(matches!(reason(&ended), FailReason::Closed | FailReason::BadAnswer), "{ended:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_accepted_frees_the_place() {
+    let server = server(willing).await;
+    let ended = run(&server.url, Err(MediaError::NotAllowed("10.0.0.1".into()))).end().await;
+    assert_eq!(reason(&ended), FailReason::NotAllowed);
+    assert_eq!(server.asked.lock().unwrap().last().unwrap(), "DELETE /sessions/7");
+}
+
+#[tokio::test]
+async fn the_transports_fate_before_and_after_it_was_up() {
+    let failed = |why: &str| TransportState::Failed { why: why.into() };
+    let before = [
+        (failed("ICE found no path in time"), FailReason::TimeoutIce),
+        (failed("DTLS did not finish in time"), FailReason::TimeoutDtls),
+        (failed("DTLS: bad record"), FailReason::Dtls),
+        (failed("the peer's certificate does not match the fingerprint of its description"), FailReason::Dtls),
+        (failed("no common SRTP suite: none"), FailReason::Dtls),
+        (failed("ICE found no path in time, all candidates are outside the allow-list: x"), FailReason::NotAllowed),
+        (TransportState::PeerClosed, FailReason::Closed),
+    ];
+    let server = server(willing).await;
+    for (state, expected) in before {
+        let mut run = run(&server.url, Ok(()));
+        run.until_signaled().await;
+        run.transport(state);
+        assert_eq!(reason(&run.end().await), expected);
+        assert_eq!(server.asked.lock().unwrap().last().unwrap(), "DELETE /sessions/7", "no ghost is left");
+    }
+    let after = [
+        (TransportState::ConsentExpired, LegCause::ConsentExpired),
+        (TransportState::PeerClosed, LegCause::ClosedByServer),
+        (failed("broken"), LegCause::ClosedByServer),
+    ];
+    for (state, expected) in after {
+        let mut run = run(&server.url, Ok(()));
+        run.until_signaled().await;
+        run.transport(CONNECTED);
+        run.transport(state);
+        assert_eq!(cause(&run.end().await), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_leave_that_nobody_acknowledges() {
+    let server = server(|method| match *method {
+        Method::POST => joined(),
+        _ => StatusCode::NOT_FOUND.into_response(),
+    })
+    .await;
+    let mut run = run(&server.url, Ok(()));
+    run.until_signaled().await;
+    run.transport(CONNECTED);
+    run.orders.send(Order::Leave).unwrap();
+    assert_eq!(cause(&run.end().await), LegCause::LeftUnacknowledged);
+}
+
+#[tokio::test]
+async fn a_leave_during_the_join_leaves_no_session_behind() {
+    let server = server(|method| {
+        if *method == Method::POST {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        willing(method)
+    })
+    .await;
+    let run = run(&server.url, Ok(()));
+    run.orders.send(Order::Leave).unwrap();
+    assert_eq!(reason(&run.end().await), FailReason::LeftEarly);
+    let asked = server.asked.lock().unwrap().clone();
+    assert_eq!(asked.last().unwrap(), "DELETE /sessions/7", "{asked:?}");
+}
+
+#[tokio::test]
+async fn the_registry_vouches_for_its_servers_addresses() {
+    let server = server(|_| {
+        let servers = serde_json::json!([
+            {"id": "s1", "alive": true, "media": "10.1.2.3:4000"},
+            {"id": "s2", "alive": false, "media": "10.1.2.4:4000"},
+        ]);
+        axum::Json(serde_json::json!({ "servers": servers })).into_response()
+    })
+    .await;
+    let driver = EmbeddedDriver::new(&server.url).unwrap();
+    driver.prepare(&[]).await.unwrap();
+    let hosts: Vec<String> = driver.hosts().iter().map(|ip| ip.to_string()).collect();
+    assert_eq!(hosts, ["10.1.2.3", "10.1.2.4", "127.0.0.1"]);
+}
