@@ -196,7 +196,7 @@ impl Source {
     }
 
     /// The receiver, or the server on its behalf, subscribes again after [`Source::finish`]: what was sent between is
-    /// no loss.
+    /// no loss. Packets from before the end that are still in flight now are counted as lost.
     pub fn resume(&mut self, at_ns: u64) {
         self.close_period(self.expected_up_to);
         self.state = State::Waiting { deadline_ns: Some(at_ns.saturating_add(self.timing.settle_ns)) };
