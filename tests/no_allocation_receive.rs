@@ -78,10 +78,10 @@ fn packets_frames_losses_and_nacks_allocate_nothing() {
                 let outcome = rx.on_packet(&p);
                 new += u64::from(matches!(outcome, Outcome::New { .. }));
                 rx.take_former_owner();
-                if rx.owner_of(outcome).is_some() {
-                    if let Some(us) = source.on_packet(&rx, &p, outcome) {
-                        delays.record_us(us);
-                    }
+                if rx.owner_of(outcome).is_some()
+                    && let Some(us) = source.on_packet(&rx, &p, outcome)
+                {
+                    delays.record_us(us);
                 }
             }
             let mut out = [0; 16];
