@@ -120,6 +120,11 @@ impl Source {
         }
     }
 
+    /// A source nobody has promised: a layer that the server chose. It counts from its first stamp, whenever that is.
+    pub fn on_demand(owner: Owner, codec: Codec, timing: Timing) -> Source {
+        Source { state: State::Waiting { deadline_ns: None }, ..Source::new(owner, codec, 0, timing) }
+    }
+
     /// One packet of a stream whose [`RxStream::owner_of`] is this source, after the stream has seen it. Returns the
     /// one-way delay in µs if the packet carries it: stamped, new, and no retransmission.
     pub fn on_packet(&mut self, rx: &RxStream, p: &Packet<'_>, outcome: Outcome) -> Option<u64> {
@@ -191,7 +196,7 @@ impl Source {
     }
 
     /// The receiver, or the server on its behalf, subscribes again after [`Source::finish`]: what was sent between is
-    /// no loss.
+    /// no loss. Packets from before the end that are still in flight now are counted as lost.
     pub fn resume(&mut self, at_ns: u64) {
         self.close_period(self.expected_up_to);
         self.state = State::Waiting { deadline_ns: Some(at_ns.saturating_add(self.timing.settle_ns)) };
@@ -239,12 +244,12 @@ impl Source {
 
     /// Packets expected so far.
     pub fn expected(&self) -> i64 {
-        self.expected_before + (self.expected_up_to - self.base) as i64
+        self.expected_before + signed(self.expected_up_to - self.base)
     }
 
     /// Unique packets received so far, recovered ones included.
     pub fn received(&self) -> i64 {
-        let room = self.expected_up_to.saturating_sub(self.stamped_up_to) as i64;
+        let room = signed(self.expected_up_to.saturating_sub(self.stamped_up_to));
         self.received_before + self.attributed + self.pending.clamp(0, room)
     }
 
@@ -437,7 +442,7 @@ impl Source {
         let all = rx.media_in(owned_from, rx.highest()) as i64;
         if stamp.packet > self.stamped_up_to {
             // After a start that was never seen, what was sent before the baseline is none of it.
-            let room = if self.bindings[1].is_none() { (stamp.packet - self.base) as i64 } else { i64::MAX };
+            let room = if self.bindings[1].is_none() { signed(stamp.packet - self.base) } else { i64::MAX };
             let beyond = rx.media_in(n + 1, rx.highest()) as i64;
             self.attribute(rx, n, (all - beyond).min(room) + beyond, stamp);
         } else {
@@ -449,7 +454,7 @@ impl Source {
         let Some(late) = self.late_start.take() else { return };
         let base = ledger.count_at_or_oldest(late.deadline_ns).min(self.base);
         let missed = self.base - base;
-        if missed == 0 {
+        if missed == 0 || missed >= LEAP_MAX {
             return;
         }
         let low = if missed >= 128 { u128::MAX } else { (1 << missed) - 1 };
@@ -459,6 +464,11 @@ impl Source {
             binding.from = binding.from.saturating_sub(missed);
         }
     }
+}
+
+/// Counters come from outside.
+fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 /// Of a packet `back` before the first stamp; none if it is too far back.

@@ -1,0 +1,6 @@
+//! Whole streams in virtual time: the receiver's counts against what the simulation knows.
+
+mod e2e;
+mod hostile;
+mod rtp;
+mod world;
