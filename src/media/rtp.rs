@@ -183,6 +183,7 @@ impl HeaderTemplate {
     /// time (see [`abs_send_time`]), `audio_level` the whole octet: voice activity and level in -dBov. What was not
     /// negotiated is ignored.
     #[inline]
+    #[expect(clippy::too_many_arguments, reason = "each is one field of the header; a struct would only repeat them")]
     pub fn write(
         &self,
         buf: &mut [u8],
@@ -230,7 +231,7 @@ impl HeaderTemplate {
 #[inline]
 pub fn abs_send_time(unix_ns: u64) -> u32 {
     let (seconds, ns) = (unix_ns / 1_000_000_000, unix_ns % 1_000_000_000);
-    ((seconds << 18 | (ns << 18) / 1_000_000_000) & 0xff_ffff) as u32
+    (((seconds << 18) | ((ns << 18) / 1_000_000_000)) & 0xff_ffff) as u32
 }
 
 const FIXED: usize = 12;

@@ -6,7 +6,7 @@ const NS: u64 = 1_000_000_000;
 
 /// NTP time of a Unix time in ns: seconds since 1900 modulo 2^32, and a 32-bit fraction.
 pub fn ntp64(unix_ns: u64) -> u64 {
-    (unix_ns / NS + UNIX_EPOCH) << 32 | ((unix_ns % NS) << 32) / NS
+    ((unix_ns / NS + UNIX_EPOCH) << 32) | (((unix_ns % NS) << 32) / NS)
 }
 
 /// Unix time in ns of an NTP time of the era that ends in 2036; 0 for times before 1970. Rounded to the nearest ns.
