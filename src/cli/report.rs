@@ -1,9 +1,9 @@
 //! `roomful report`: judge again and render again, from the stored history, offline.
 
-use crate::history;
-use crate::profile::{self, HealthLimits, Threshold};
+use crate::history::{self, Reading};
+use crate::profile;
 use crate::report::{self, Summary, terminal};
-use crate::verdict;
+use crate::verdict::{self, Judgement};
 use anyhow::{Context, Result};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -18,46 +18,48 @@ pub struct ReportArgs {
     pub print: bool,
 }
 
-/// Reads limits out of a resolved profile, as it stands in the history.
-type LimitsOf<'a> = &'a dyn Fn(&str) -> Result<(Vec<Threshold>, HealthLimits)>;
-
 /// Gives the exit code of the verdict: 0 pass, 3 fail, 4 unknown.
 pub fn run(args: &ReportArgs) -> Result<i32> {
-    run_to(args, Vec::new(), &limits_of_profile, terminal::Paint::for_stdout(), &mut std::io::stdout().lock())
+    let paint = terminal::Paint::for_stdout();
+    let files = if args.print { Files::Leave } else { Files::Write };
+    render_to(&args.run_dir, Vec::new(), files, paint, &mut std::io::stdout().lock())
 }
 
-/// The same for a run that has just ended. `tail` are the lines of its history that could not be written.
+/// The same for a run that has just ended. `tail` are the lines of its history that could not be written (see
+/// [`history::Writer::finish`]). The table is printed whatever becomes of the files.
 pub fn after_run(run_dir: &Path, tail: Vec<u8>) -> Result<i32> {
-    let args = ReportArgs { run_dir: run_dir.to_owned(), print: false };
-    run_to(&args, tail, &limits_of_profile, terminal::Paint::for_stdout(), &mut std::io::stdout().lock())
+    render_to(run_dir, tail, Files::Write, terminal::Paint::for_stdout(), &mut std::io::stdout().lock())
 }
 
-fn limits_of_profile(resolved: &str) -> Result<(Vec<Threshold>, HealthLimits)> {
-    let profile = profile::parse_resolved(resolved)?;
-    Ok((profile.pass, profile.health))
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Files {
+    Write,
+    Leave,
 }
 
-fn run_to(
-    args: &ReportArgs,
-    tail: Vec<u8>,
-    limits_of: LimitsOf<'_>,
-    paint: terminal::Paint,
-    out: &mut dyn Write,
-) -> Result<i32> {
-    let path = args.run_dir.join(history::FILE_NAME);
+fn render_to(dir: &Path, tail: Vec<u8>, files: Files, paint: terminal::Paint, out: &mut dyn Write) -> Result<i32> {
+    let path = dir.join(history::FILE_NAME);
     let reading = history::read_with_tail(&path, tail)?;
-    let (pass, health) =
-        limits_of(&reading.run.resolved).with_context(|| format!("the profile in {} can't be read", path.display()))?;
-    let judgement = verdict::judge(&reading, &pass, &health);
+    let judgement = judge(&reading).with_context(|| format!("the profile in {} can't be read", path.display()))?;
     let summary = Summary::of(&judgement);
+    // Files first: a closed pipe must not cost the report.
+    let written = match files {
+        Files::Write => report::write_all(dir, &summary, &judgement),
+        Files::Leave => Ok(()),
+    };
     out.write_all(terminal::table(&summary, paint).as_bytes())?;
-    if !args.print {
-        report::write_all(&args.run_dir, &summary, &judgement)?;
-        let page = args.run_dir.join(report::HTML_FILE);
-        writeln!(out, "{}", page.display())?;
+    written?;
+    if files == Files::Write {
+        writeln!(out, "{}", dir.join(report::HTML_FILE).display())?;
     }
     out.flush()?;
     Ok(judgement.verdict.exit_code())
+}
+
+/// By the limits of the profile that the history carries.
+fn judge(reading: &Reading) -> Result<Judgement> {
+    let profile = profile::parse_resolved(&reading.run.resolved)?;
+    Ok(verdict::judge(reading, &profile.pass, &profile.health))
 }
 
 #[cfg(test)]
@@ -65,31 +67,21 @@ mod tests {
     use super::*;
     use crate::history::Writer;
     use crate::history::synthetic::Synthetic;
-    use crate::profile::{Op, ThresholdValue};
     use std::fs;
-    use std::path::Path;
 
-    fn loss_limit(resolved: &str) -> Result<(Vec<Threshold>, HealthLimits)> {
-        anyhow::ensure!(resolved.contains("audio.loss"), "no limit in it");
-        let one = Threshold {
-            metric: "audio.loss".into(),
-            op: Op::Le,
-            value: ThresholdValue::Percent(0.3),
-            expr: "audio.loss <= 0.3%".into(),
-        };
-        Ok((vec![one], HealthLimits::default()))
-    }
+    const PROFILE: &str = "shape = \"steady\"\ntarget = \"embedded\"\nseed = 7\n\n[[rooms]]\nname = \"meeting\"\ncount = 4\nsize = 3\n\
+        audio = \"opus@32kbit/s\"\n\n[load]\njoin = \"4/s\"\nwarmup = \"5s\"\nhold = \"20s\"\n\n[pass]\n\"audio.loss\" = \"<= 0.3%\"\n";
 
     fn store(dir: &Path, run: &Synthetic) {
+        let resolved = if run.resolved == "nothing" { run.resolved.clone() } else { PROFILE.into() };
         let mut w = Writer::create(dir).unwrap();
-        run.lines().iter().for_each(|l| w.append(l));
+        (Synthetic { resolved, ..run.clone() }).lines().iter().for_each(|l| w.append(l));
         assert_eq!(w.finish().1, None);
     }
 
-    fn report(dir: &Path, print: bool) -> Result<(i32, String)> {
-        let args = ReportArgs { run_dir: dir.into(), print };
+    fn report(dir: &Path, files: Files) -> Result<(i32, String)> {
         let mut out = Vec::new();
-        let code = run_to(&args, Vec::new(), &loss_limit, terminal::Paint::Plain, &mut out)?;
+        let code = render_to(dir, Vec::new(), files, terminal::Paint::Plain, &mut out)?;
         Ok((code, String::from_utf8(out)?))
     }
 
@@ -98,11 +90,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         store(dir.path(), &Synthetic { loss: Some((1, 15..20, 0.02)), ..Synthetic::default() });
         let files = || ["summary.json", "report.html"].map(|f| fs::read(dir.path().join(f)).unwrap());
-        let (code, text) = report(dir.path(), false).unwrap();
+        let (code, text) = report(dir.path(), Files::Write).unwrap();
         assert_eq!(code, 3);
         assert!(text.contains("FAIL: sfu-2 lost 0.5 % of audio (limit 0.3 %) from 00:15 to 00:20"), "{text}");
         let first = files();
-        assert_eq!(report(dir.path(), false).unwrap(), (code, text));
+        assert_eq!(report(dir.path(), Files::Write).unwrap(), (code, text));
         assert!(files() == first);
     }
 
@@ -110,19 +102,31 @@ mod tests {
     fn printing_writes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         store(dir.path(), &Synthetic { killed: Some(20), ..Synthetic::default() });
-        let (code, text) = report(dir.path(), true).unwrap();
+        let (code, text) = report(dir.path(), Files::Leave).unwrap();
         assert_eq!(code, 4);
         assert!(text.contains("history ends at 00:20 without an end"), "{text}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]
+    fn a_full_disk_costs_the_files_and_not_the_table() {
+        let dir = tempfile::tempdir().unwrap();
+        store(dir.path(), &Synthetic::default());
+        fs::create_dir_all(dir.path().join("summary.json/in-the-way")).unwrap();
+        let mut out = Vec::new();
+        let e = render_to(dir.path(), Vec::new(), Files::Write, terminal::Paint::Plain, &mut out).unwrap_err();
+        assert!(e.to_string().contains("summary.json"), "{e}");
+        assert!(String::from_utf8(out).unwrap().contains("PASS: 12 of 12 joined"));
+        assert!(dir.path().join("report.html").exists());
+    }
+
+    #[test]
     fn says_what_is_wrong_with_the_folder() {
         let dir = tempfile::tempdir().unwrap();
-        let e = report(dir.path(), false).unwrap_err().to_string();
+        let e = report(dir.path(), Files::Write).unwrap_err().to_string();
         assert!(e.contains("history.jsonl") && e.contains("No such file"), "{e}");
         store(dir.path(), &Synthetic { resolved: "nothing".into(), ..Synthetic::default() });
-        let e = format!("{:#}", report(dir.path(), false).unwrap_err());
-        assert!(e.contains("the profile in") && e.contains("no limit in it"), "{e}");
+        let e = format!("{:#}", report(dir.path(), Files::Write).unwrap_err());
+        assert!(e.contains("the profile in") && e.contains("history.jsonl"), "{e}");
     }
 }

@@ -192,6 +192,14 @@ mod tests {
     }
 
     #[test]
+    fn every_metric_a_profile_may_name_is_in_the_file_with_its_unit() {
+        let paths: std::collections::BTreeMap<String, &str> = metric_paths().collect();
+        for metric in crate::profile::metrics::all() {
+            assert_eq!(paths.get(&metric.path), Some(&metric.unit.as_str()), "{}", metric.path);
+        }
+    }
+
+    #[test]
     fn a_threshold_sees_what_the_file_says() {
         // One server, so that the worst server and the run are the same.
         let run = Synthetic { servers: 1, loss: Some((0, 12..14, 0.1)), ..Synthetic::default() };
