@@ -1,7 +1,7 @@
 //! Our transport and negotiation with stock SRTP on top: what a participant will be, for tests against other stacks.
 
-use super::super::*;
 use super::link::*;
+use super::*;
 use crate::sdp::{LocalTrack, Negotiation};
 use crate::types::{Client, Codec};
 use bytes::BytesMut;

@@ -1,7 +1,7 @@
 //! From descriptions to keys.
 
-use super::super::*;
 use super::link::*;
+use super::*;
 use std::time::Instant;
 
 #[test]

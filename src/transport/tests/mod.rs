@@ -10,3 +10,5 @@ mod mutation;
 mod whole;
 mod with_rtc;
 mod with_str0m;
+
+use super::*;

@@ -1,10 +1,12 @@
 //! A whole `rtc` peer connection as a peer.
 
-use super::super::*;
+use super::Suite;
 use super::link::Peer;
 use bytes::BytesMut;
+use rtc::crypto::{RTCCryptoProvider, SignatureScheme};
 use rtc::dtls::extension::extension_use_srtp::SrtpProtectionProfile;
 use rtc::media_stream::MediaStreamTrack;
+use rtc::peer_connection::certificate::{CertificateParams, RTCCertificate};
 use rtc::peer_connection::configuration::RTCConfigurationBuilder;
 use rtc::peer_connection::configuration::media_engine::MediaEngine;
 use rtc::peer_connection::configuration::setting_engine::SettingEngineBuilder;
@@ -18,6 +20,7 @@ use rtc::rtp_transceiver::rtp_sender::*;
 use rtc::rtp_transceiver::{RTCRtpTransceiverDirection, RTCRtpTransceiverInit};
 use rtc::sansio::Protocol;
 use rtc::shared::{TaggedBytesMut, TransportContext, TransportProtocol};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 const MID: &str = "urn:ietf:params:rtp-hdrext:sdes:mid";
@@ -50,8 +53,14 @@ fn codec(mime: &str, clock_rate: u32, channels: u16, fmtp: &str, feedback: &[&st
 }
 
 impl Whole {
+    pub fn certificate() -> RTCCertificate {
+        let provider = rtc::crypto::providers::RingProvider::new();
+        let params = CertificateParams::new(vec!["whole".to_string()]).unwrap();
+        RTCCertificate::generate(provider.crypto(), SignatureScheme::EcdsaP256Sha256, params).unwrap()
+    }
+
     /// `tracks` that it sends: Opus, VP8, Opus …
-    pub fn new(now: Instant, local: SocketAddr, suite: Suite, tracks: usize) -> Whole {
+    pub fn new(now: Instant, local: SocketAddr, suite: Suite, certificate: &RTCCertificate, tracks: usize) -> Whole {
         let mut engine = MediaEngine::default();
         let opus = codec("audio/opus", 48000, 2, "minptime=10;useinbandfec=1", &[], 111);
         let vp8 = codec("video/VP8", 90000, 0, "", &["goog-remb", "ccm fir", "nack", "nack pli"], 96);
@@ -66,7 +75,7 @@ impl Whole {
             Suite::Aes128CmSha1_80 => SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_80,
         };
         let mut pc = RTCPeerConnectionBuilder::new()
-            .with_configuration(RTCConfigurationBuilder::new().build())
+            .with_configuration(RTCConfigurationBuilder::new().with_certificates(vec![certificate.clone()]).build())
             .with_setting_engine(SettingEngineBuilder::new().with_srtp_protection_profiles(vec![profile]).build())
             .with_media_engine(engine)
             .build(now)

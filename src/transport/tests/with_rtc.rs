@@ -1,16 +1,16 @@
 //! Against the whole `rtc` peer connection, whose ICE and DTLS we use, but none of its offers, media or glue.
 
-use super::super::*;
 use super::client::*;
 use super::link::*;
 use super::whole::Whole;
+use super::*;
 use crate::types::Client;
 use std::time::Instant;
 
 fn link(suite: Suite, tracks: usize) -> Link<Ours, Whole> {
     let now = Instant::now();
     let ours = Ours::new(now, &[suite], Client::Chrome);
-    Link::new(now, ours, Whole::new(now, address(2), suite, tracks), [address(1), address(2)])
+    Link::new(now, ours, Whole::new(now, address(2), suite, &Whole::certificate(), tracks), [address(1), address(2)])
 }
 
 fn connect(l: &mut Link<Ours, Whole>) {

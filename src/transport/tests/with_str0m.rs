@@ -1,8 +1,8 @@
 //! Against str0m, another stack altogether: offers and answers, ICE full and lite, both DTLS roles, media both ways.
 
-use super::super::*;
 use super::client::*;
 use super::link::*;
+use super::*;
 use crate::types::{Client, Codec};
 use bytes::BytesMut;
 use std::collections::VecDeque;
