@@ -92,7 +92,13 @@ fn huge_descriptions_are_refused_in_bounded_time() {
     let m = "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\n";
     assert!(Description::parse(&format!("v=0\r\n{}", m.repeat(2000))).is_err());
     assert!(Description::parse(&format!("v=0\r\n{}", "a=x\r\n".repeat(300_000))).is_err());
+    let offer = fixture!("janus_subscriber_offer");
+    let ssrcs: String = (0..60_000).map(|i| format!("a=ssrc:{i} x\r\n")).collect();
+    let parsed = Description::parse(&offer.replacen("a=mid:0\r\n", &format!("a=mid:0\r\n{ssrcs}"), 1)).unwrap();
+    assert!(parsed.media[0].ssrcs.len() < 1000);
+    let feedback: String = (0..50_000).map(|i| format!("a=rtcp-fb:* {i}\r\n")).collect();
+    assert!(Description::parse(&offer.replacen("a=mid:1\r\n", &format!("a=mid:1\r\n{feedback}"), 1)).is_ok());
     let candidates = "a=candidate:1 1 udp 1 192.0.2.1 1 typ host\r\n".repeat(10_000);
-    let text = fixture!("janus_subscriber_offer").replacen("a=mid:0\r\n", &format!("a=mid:0\r\n{candidates}"), 1);
+    let text = offer.replacen("a=mid:0\r\n", &format!("a=mid:0\r\n{candidates}"), 1);
     assert!(Description::parse(&text).unwrap().remote.candidates.len() <= 64);
 }

@@ -257,7 +257,7 @@ fn answers_that_do_not_fit_are_refused_and_the_offer_stays_open() {
         (good.replace("sha-256", "sha-1"), "fingerprint"),
         (good.replace("m=audio 9", "m=audio 0").replace("m=video 9", "m=video 0"), "every m-line"),
         ("garbage".into(), "line 1"),
-        (String::new(), "every m-line"),
+        (String::new(), "no m-line"),
         ("{\"error\":404}".into(), "line 1"),
     ] {
         let error = a.accept_answer(&bad).unwrap_err();
