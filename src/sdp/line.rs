@@ -11,6 +11,8 @@ const PROTOCOL: &str = "UDP/TLS/RTP/SAVPF";
 pub(super) struct Line {
     pub mid: Box<str>,
     pub role: Role,
+    /// We want it to carry something; of ours only, the remote may say otherwise.
+    pub wanted: bool,
     pub direction: Direction,
     pub formats: Vec<Format>,
     pub extensions: Vec<(u8, &'static str)>,
@@ -96,6 +98,20 @@ impl Format {
 }
 
 impl Line {
+    /// Wanted, with nothing in it yet.
+    pub fn new(mid: String, role: Role) -> Line {
+        let mut line = Line {
+            mid: mid.into(),
+            role,
+            wanted: true,
+            direction: Direction::Inactive,
+            formats: Vec::new(),
+            extensions: Vec::new(),
+        };
+        line.want(true);
+        line
+    }
+
     pub fn kind(&self) -> Option<Kind> {
         match &self.role {
             Role::Send(track) => Some(track.encoding_codec.kind()),
@@ -117,19 +133,28 @@ impl Line {
         }
     }
 
+    /// For our next offer.
+    pub fn want(&mut self, wanted: bool) {
+        self.wanted = wanted;
+        self.direction = match &self.role {
+            Role::Send(_) if wanted => Direction::SendOnly,
+            Role::Receive(_) if wanted => Direction::RecvOnly,
+            _ => Direction::Inactive,
+        };
+    }
+
     /// Our m-line in answer to an offered one: its payload types, extension ids and mid (RFC 3264 6.1).
     pub fn answering(client: Client, old: Option<&Line>, remote: &MediaSection) -> Line {
         let track = old.and_then(Line::track).filter(|_| old.is_some_and(|l| !l.is_dead()));
         let kind = remote.kind().filter(|_| !remote.rejected);
         let formats = kind.map_or_else(Vec::new, |kind| take_formats(client, kind, track, remote));
-        let mid = remote.mid.as_str().into();
         let Some(kind) = kind.filter(|_| !formats.is_empty()) else {
             let role = Role::Dead(Box::new(Dead::of(remote, track)));
-            return Line { mid, role, direction: Direction::Inactive, formats: Vec::new(), extensions: Vec::new() };
+            return Line::new(remote.mid.clone(), role);
         };
-        let wants = old.is_none_or(|l| l.direction.sends());
+        let wanted = track.is_none() || old.is_some_and(|l| l.wanted);
         let (role, direction) = match track {
-            Some(t) if remote.direction.receives() && wants => (Role::Send(t), Direction::SendOnly),
+            Some(t) if remote.direction.receives() && wanted => (Role::Send(t), Direction::SendOnly),
             Some(t) => (Role::Send(t), Direction::Inactive),
             None if remote.direction.sends() => (Role::Receive(kind), Direction::RecvOnly),
             None => (Role::Receive(kind), Direction::Inactive),
@@ -140,14 +165,15 @@ impl Line {
             .iter()
             .filter_map(|(id, uri)| known.iter().find(|(_, k)| k == uri).map(|(_, k)| (*id, *k)))
             .collect();
-        Line { mid, role, direction, formats, extensions }
+        let mid = remote.mid.as_str().into();
+        Line { mid, role, wanted, direction, formats, extensions }
     }
 
     /// The remote rejected our m-line: it stays rejected.
     pub fn reject(&mut self, client: Client, cname: &str) {
         let track = self.track();
         self.role = Role::Dead(Box::new(Dead::of(&self.section(client, cname), track)));
-        self.direction = Direction::Inactive;
+        self.want(false);
         self.formats = Vec::new();
         self.extensions = Vec::new();
     }

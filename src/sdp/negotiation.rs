@@ -2,7 +2,7 @@
 
 use super::line::{Format, Line, Role};
 use super::write::{Head, description};
-use super::{Agreed, Description, Direction, MediaSection, SdpError, agreed, catalog};
+use super::{Agreed, Description, MediaSection, SdpError, agreed, catalog};
 use crate::transport::{LocalParams, RemoteParams, Setup};
 use crate::types::{Client, Codec, Kind};
 
@@ -60,8 +60,7 @@ impl Negotiation {
         }
         for line in &mut self.lines {
             if let Role::Send(track) = line.role {
-                let wanted = tracks.iter().any(|t| t.ssrc == track.ssrc);
-                line.direction = if wanted { Direction::SendOnly } else { Direction::Inactive };
+                line.want(tracks.iter().any(|t| t.ssrc == track.ssrc));
             }
         }
         for track in tracks {
@@ -79,7 +78,7 @@ impl Negotiation {
     fn want_receive(&mut self, kind: Kind, count: usize) {
         let mut have = 0;
         for line in self.lines.iter_mut().filter(|l| matches!(l.role, Role::Receive(k) if k == kind)) {
-            line.direction = if have < count { Direction::RecvOnly } else { Direction::Inactive };
+            line.want(have < count);
             have += 1;
         }
         for _ in have..count {
@@ -88,9 +87,7 @@ impl Negotiation {
     }
 
     fn append(&mut self, role: Role, codecs: &[Codec], rtx: bool) {
-        let direction = if matches!(role, Role::Send(_)) { Direction::SendOnly } else { Direction::RecvOnly };
-        let mid = self.free_mid().into();
-        let mut line = Line { mid, role, direction, formats: Vec::new(), extensions: Vec::new() };
+        let mut line = Line::new(self.free_mid(), role);
         let Some(kind) = line.kind() else { return };
         for codec in codecs {
             let media = self.numbered(Format::offered(self.client, *codec), &line);

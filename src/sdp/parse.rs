@@ -6,6 +6,8 @@ use crate::transport::{RemoteParams, Setup};
 const LENGTH_MAX: usize = 1 << 20;
 const SECTIONS_MAX: usize = 1024;
 const CANDIDATES_MAX: usize = 64;
+/// SSRCs and groups of an m-line, feedback values of a payload type; whatever is beyond is left out.
+const VALUES_MAX: usize = 256;
 
 impl Description {
     /// Reads an offer or answer. Attributes that are not ours to understand are skipped; what is understood must be
@@ -121,7 +123,8 @@ impl Reader {
             ("ice-lite", _) => self.lite = true,
             ("group", None) => {
                 if let Some(mids) = value.strip_prefix("BUNDLE") {
-                    self.bundle.extend(mids.split_ascii_whitespace().map(str::to_string));
+                    let mids = mids.split_ascii_whitespace().take(SECTIONS_MAX);
+                    self.bundle = mids.map(str::to_string).collect();
                 }
             }
             ("rtcp-mux", Some(s)) => s.rtcp_mux = true,
@@ -147,6 +150,9 @@ impl Reader {
             if self.sections[..i].iter().any(|o| o.media.mid == s.media.mid) {
                 return Err(section_error(i, s, "another m-line has the same mid"));
             }
+        }
+        if self.sections.is_empty() {
+            return Err(SdpError::Whole("no m-line".into()));
         }
         let remote = self.remote()?;
         Ok(Description { media: self.sections.into_iter().map(|s| s.media).collect(), remote })
@@ -261,7 +267,7 @@ impl MediaSection {
             }),
             "fmtp" => self.payload(first, |p| p.fmtp = rest.to_string()),
             "rtcp-fb" => self.payload(first, |p| {
-                if !p.feedback.iter().any(|f| f == rest) {
+                if p.feedback.len() < VALUES_MAX && !p.feedback.iter().any(|f| f == rest) {
                     p.feedback.push(rest.to_string());
                 }
             }),
@@ -270,13 +276,14 @@ impl MediaSection {
                 let ssrcs = rest.split_ascii_whitespace().map(ssrc).collect::<Result<Vec<_>, _>>()?;
                 if let [main, rtx] = ssrcs[..]
                     && main != rtx
+                    && self.fid.len() < VALUES_MAX
                 {
                     self.fid.push((main, rtx));
                 }
             }
             "ssrc" => {
                 let ssrc = ssrc(first)?;
-                if !self.ssrcs.contains(&ssrc) {
+                if self.ssrcs.len() < VALUES_MAX && !self.ssrcs.contains(&ssrc) {
                     self.ssrcs.push(ssrc);
                 }
                 match rest.split_once(':') {

@@ -1,24 +1,15 @@
 //! The transport's life: ICE, then DTLS, then consent, restarts and the end.
 
-use super::candidate::{Verdict, judge};
 use super::consent::Consent;
 use super::dtls::{Association, Keys, Outcome};
-use super::shared::{CHECK_INTERVAL, Shared, unhex};
-use super::stun::{Class, Message};
+use super::ice::{Ice, Said};
+use super::shared::{Shared, unhex};
 use super::{AllowList, Event, Failure, Kind, LocalParams, RemoteParams, Setup, TransportError};
 use bytes::BytesMut;
-use rtc_ice::agent::{Agent, Event as IceEvent};
-use rtc_ice::candidate::CandidateConfig;
-use rtc_ice::candidate::candidate_host::CandidateHostConfig;
-use rtc_shared::{TaggedBytesMut, TransportContext, TransportProtocol};
-use sansio::Protocol;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// Remote candidates of one description that are looked at; more is nobody's network.
-const CANDIDATES_MAX: usize = 32;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
@@ -51,23 +42,16 @@ pub struct Transport {
     shared: Arc<Shared>,
     allow: Arc<AllowList>,
     local: SocketAddr,
-    ice: Agent,
-    /// The password in force; the agent only tells the next one.
-    local_pwd: String,
-    remote_ufrag: String,
-    remote_pwd: String,
+    ice: Ice,
+    dtls: Option<Association>,
+    consent: Consent,
+    phase: Phase,
     remote: Option<SocketAddr>,
     fingerprint: [u8; 32],
-    phase: Phase,
-    check_at: Instant,
-    /// The controlling side nominates at most once out of turn.
-    hurried: bool,
-    give_up: Option<Instant>,
-    consent: Consent,
-    dtls: Option<Association>,
     hello_at: Option<Instant>,
-    refused: Vec<SocketAddr>,
-    counts: Counts,
+    give_up: Option<Instant>,
+    datagrams_refused: u32,
+    sends_refused: u32,
     out: VecDeque<(SocketAddr, BytesMut)>,
     events: VecDeque<Event>,
 }
@@ -81,43 +65,20 @@ impl Transport {
         local: SocketAddr,
         seed: u64,
     ) -> Result<Transport, TransportError> {
-        let failed = |why: String| TransportError::Local { local, why };
-        if local.ip().is_unspecified() || local.port() == 0 {
-            return Err(failed("the address is not one of a bound socket".into()));
-        }
-        let mut ice =
-            Agent::new(now, shared.ice.clone(), shared.provider.clone()).map_err(|e| failed(e.to_string()))?;
-        let base_config = CandidateConfig {
-            network: "udp".into(),
-            address: local.ip().to_string(),
-            port: local.port(),
-            component: 1,
-            ..CandidateConfig::default()
-        };
-        let host = CandidateHostConfig { base_config, ..CandidateHostConfig::default() };
-        let added = host.new_candidate_host().and_then(|c| ice.add_local_candidate(c));
-        if !added.map_err(|e| failed(e.to_string()))? {
-            return Err(failed("the ICE agent does not take the address".into()));
-        }
         Ok(Transport {
-            local_pwd: ice.get_local_credentials().pwd.clone(),
             shared: shared.clone(),
             allow: allow.clone(),
             local,
-            ice,
-            remote_ufrag: String::new(),
-            remote_pwd: String::new(),
+            ice: Ice::new(now, shared, allow, local)?,
+            dtls: None,
+            consent: Consent::new(now, seed),
+            phase: Phase::New,
             remote: None,
             fingerprint: [0; 32],
-            phase: Phase::New,
-            check_at: now,
-            hurried: false,
-            give_up: None,
-            consent: Consent::new(now, seed),
-            dtls: None,
             hello_at: None,
-            refused: Vec::new(),
-            counts: Counts::default(),
+            give_up: None,
+            datagrams_refused: 0,
+            sends_refused: 0,
             out: VecDeque::new(),
             events: VecDeque::new(),
         })
@@ -125,13 +86,8 @@ impl Transport {
 
     /// What goes into our next description; the new credentials after [`Transport::prepare_restart`].
     pub fn local_params(&self) -> LocalParams {
-        let credentials = self.ice.get_local_credentials();
-        LocalParams {
-            ufrag: credentials.ufrag.clone(),
-            pwd: credentials.pwd.clone(),
-            fingerprint: self.shared.fingerprint().to_string(),
-            candidates: self.ice.get_local_candidates().iter().map(|c| c.marshal()).collect(),
-        }
+        let (ufrag, pwd, candidates) = self.ice.local_params();
+        LocalParams { ufrag, pwd, fingerprint: self.shared.fingerprint().to_string(), candidates }
     }
 
     /// Our DTLS role; `Actpass` until `start` decided it.
@@ -149,14 +105,12 @@ impl Transport {
         if self.phase == Phase::Closed {
             return Err(TransportError::Closed);
         }
-        self.ice
-            .generate_restart_credentials(String::new(), String::new())
-            .map_err(|e| TransportError::Local { local: self.local, why: e.to_string() })
+        self.ice.prepare_restart()
     }
 
     /// True when these credentials differ from those in use: the remote restarts ICE.
     pub fn is_restart(&self, remote: &RemoteParams) -> bool {
-        self.phase != Phase::New && remote.ufrag != self.remote_ufrag
+        self.phase != Phase::New && remote.ufrag != self.ice.remote_ufrag()
     }
 
     /// The remote description is known: checks begin. Called again with the same ufrag it only adds candidates; with
@@ -183,63 +137,20 @@ impl Transport {
             return Err(unusable("credentials", "ufrag or pwd is empty"));
         }
         if self.phase == Phase::New || self.is_restart(remote) {
-            self.require_allowed(&remote.candidates)?;
-            self.begin(now, remote, controlling, fingerprint, dtls_client)?;
+            self.ice.require_allowed(&remote.candidates)?;
+            self.ice.begin(now, remote, controlling, self.phase != Phase::New)?;
+            if self.dtls.is_none() {
+                self.fingerprint = fingerprint;
+                self.dtls = Some(Association::new(now, &self.shared, self.local, dtls_client));
+            }
+            self.phase = Phase::Connecting;
+            self.give_up = Some(now + self.shared.timing.connect);
         }
-        for candidate in remote.candidates.iter().take(CANDIDATES_MAX) {
-            self.add_candidate(candidate);
-        }
-        if self.phase == Phase::Connecting {
-            self.check(now);
-        }
+        let events = &mut self.events;
+        self.ice.add_candidates(&remote.candidates, |refused| events.push_back(Event::CandidateRefused(refused)));
+        self.check_if_due(now);
         self.drain(now);
         Ok(())
-    }
-
-    /// Credentials and roles of a first start or a restart.
-    fn begin(
-        &mut self,
-        now: Instant,
-        remote: &RemoteParams,
-        controlling: bool,
-        fingerprint: [u8; 32],
-        dtls_client: bool,
-    ) -> Result<(), TransportError> {
-        let failed = |e: rtc_shared::error::Error| TransportError::Remote { what: "credentials", why: e.to_string() };
-        if self.phase == Phase::New {
-            self.fingerprint = fingerprint;
-            self.dtls = Some(Association::new(now, &self.shared, self.local, dtls_client));
-        } else {
-            if !self.ice.has_pending_restart() {
-                self.prepare_restart()?;
-            }
-            self.ice.apply_restart(now, true).map_err(failed)?;
-            self.local_pwd = self.ice.get_local_credentials().pwd.clone();
-        }
-        // The side that faces a lite agent is the controlling one (RFC 8445 6.1.1).
-        self.ice
-            .start_connectivity_checks(now, controlling || remote.lite, remote.ufrag.clone(), remote.pwd.clone())
-            .map_err(failed)?;
-        self.remote_ufrag.clone_from(&remote.ufrag);
-        self.remote_pwd.clone_from(&remote.pwd);
-        self.phase = Phase::Connecting;
-        self.hurried = false;
-        self.check_at = now;
-        self.give_up = Some(now + self.shared.timing.connect);
-        Ok(())
-    }
-
-    /// An error when there is something to refuse and nothing to use.
-    fn require_allowed(&self, candidates: &[String]) -> Result<(), TransportError> {
-        let mut refused = Vec::new();
-        for candidate in candidates.iter().take(CANDIDATES_MAX) {
-            match judge(candidate, self.local.ip(), &self.allow) {
-                Verdict::Use(_) => return Ok(()),
-                Verdict::Refuse(address) => refused.push(address),
-                Verdict::Skip => {}
-            }
-        }
-        if refused.is_empty() { Ok(()) } else { Err(TransportError::NoAllowedCandidate { refused }) }
     }
 
     /// A trickled candidate (RFC 8838). One outside the allow-list is never used, only counted and reported.
@@ -247,31 +158,14 @@ impl Transport {
         if self.phase == Phase::Closed {
             return;
         }
-        self.add_candidate(candidate);
-        if self.phase == Phase::Connecting && now >= self.check_at {
-            self.check(now);
-        }
+        self.events.extend(self.ice.add_candidate(candidate).map(Event::CandidateRefused));
+        self.check_if_due(now);
         self.drain(now);
     }
 
-    fn add_candidate(&mut self, text: &str) {
-        match judge(text, self.local.ip(), &self.allow) {
-            Verdict::Use(candidate) => {
-                let known = self.ice.get_remote_candidates();
-                if known.len() < CANDIDATES_MAX && !known.iter().any(|c| c.addr() == candidate.addr()) {
-                    match self.ice.add_remote_candidate(*candidate) {
-                        Ok(true) => self.counts.candidates_used += 1,
-                        Ok(false) | Err(_) => self.counts.candidates_skipped += 1,
-                    }
-                }
-            }
-            Verdict::Refuse(address) if self.refused.len() < CANDIDATES_MAX && !self.refused.contains(&address) => {
-                self.counts.candidates_refused += 1;
-                self.refused.push(address);
-                self.events.push_back(Event::CandidateRefused(address));
-            }
-            Verdict::Refuse(_) => {}
-            Verdict::Skip => self.counts.candidates_skipped += 1,
+    fn check_if_due(&mut self, now: Instant) {
+        if self.phase == Phase::Connecting {
+            self.ice.check_if_due(now);
         }
     }
 
@@ -281,7 +175,7 @@ impl Transport {
             Some(128..=191) => return Kind::Media,
             Some(0..=3 | 20..=63) if self.phase == Phase::Closed => false,
             Some(0..=3 | 20..=63) if !self.allow.permits(from.ip()) => {
-                self.counts.datagrams_refused = self.counts.datagrams_refused.saturating_add(1);
+                self.datagrams_refused = self.datagrams_refused.saturating_add(1);
                 false
             }
             Some(0..=3) => self.on_stun(now, from, datagram),
@@ -295,57 +189,22 @@ impl Transport {
         Kind::Handled
     }
 
-    /// Only authentic messages reach the agent.
     fn on_stun(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) -> bool {
-        let Some(message) = Message::parse(datagram) else { return false };
-        let authentic = match message.class {
-            Class::Request => message.authentic(&self.local_pwd),
-            Class::Success => message.authentic(&self.remote_pwd),
-            // An indication is a keep-alive and no consent. A 487 need not turn us: the peer that sent it sees our
-            // role in our next request, or we see its.
-            Class::Indication | Class::Error => return true,
-        };
-        if self.phase == Phase::New || !authentic {
+        if self.phase == Phase::New {
             return false;
         }
-        let transport = TransportContext {
-            local_addr: self.local,
-            peer_addr: from,
-            ecn: None,
-            transport_protocol: TransportProtocol::UDP,
-        };
-        let taken = self.ice.handle_read(TaggedBytesMut { now, transport, message: BytesMut::from(datagram) }).is_ok();
-        if taken && message.class == Class::Success {
-            let selected = self.remote == Some(from);
-            if self.consent.answered(now, message.transaction, selected) {
-                self.hurry_nomination(now);
-            }
+        let Some(answer) = self.ice.on_stun(now, from, datagram) else { return false };
+        let selected = self.remote == Some(from);
+        let ours = answer.is_some_and(|id| self.consent.answered(now, id, selected));
+        if ours && self.phase == Phase::Connecting {
+            self.ice.hurry_nomination(now);
         }
-        taken
-    }
-
-    /// A pair has just proved itself: nominate it now and not at the next check, up to 50 ms later, which would become
-    /// part of the set-up time that we measure.
-    fn hurry_nomination(&mut self, now: Instant) {
-        let wanted = self.phase == Phase::Connecting && self.ice.role() && !self.hurried;
-        if wanted && self.ice.get_selected_candidate_pair().is_none() {
-            self.hurried = true;
-            let turn = self.check_at.max(now);
-            self.check(turn);
-        }
-    }
-
-    /// One round of checks. The agent only acts when it believes that its interval is over.
-    fn check(&mut self, now: Instant) {
-        // Its only error is mDNS's, which is off.
-        if self.ice.handle_timeout(now).is_ok() {
-            self.check_at = now + CHECK_INTERVAL;
-        }
+        true
     }
 
     fn on_dtls(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) -> bool {
         // Authenticated addresses only: signalled, or the source of an authentic check.
-        let known = self.remote == Some(from) || self.ice.get_remote_candidates().iter().any(|c| c.addr() == from);
+        let known = self.remote == Some(from) || self.ice.knows(from);
         let Some(dtls) = self.dtls.as_mut().filter(|_| known) else { return false };
         let outcome = dtls.on_datagram(now, &self.shared, &self.fingerprint, datagram);
         self.flush_dtls(self.remote.or(Some(from)));
@@ -383,31 +242,25 @@ impl Transport {
         if self.allow.permits(to.ip()) {
             self.out.push_back((to, datagram));
         } else {
-            self.counts.sends_refused += 1;
+            self.sends_refused += 1;
         }
     }
 
     /// Takes over what the agent has to say and to send.
     fn drain(&mut self, now: Instant) {
-        let mut gave_way = false;
-        while let Some(tagged) = self.ice.poll_event() {
-            match tagged.event {
-                IceEvent::SelectedCandidatePairChange(_, remote) => self.selected(now, remote.addr()),
-                IceEvent::RoleChange(_) => {
-                    gave_way = true;
-                    self.events.push_back(Event::RoleConflict);
-                }
-                _ => {}
+        let (mut said, mut sent) = (Vec::new(), Vec::new());
+        self.ice.drain(|s| said.push(s), |to, datagram, request| sent.push((to, datagram, request)));
+        for said in said {
+            match said {
+                Said::Selected(remote) => self.selected(now, remote),
+                Said::RoleConflict => self.events.push_back(Event::RoleConflict),
             }
         }
-        while let Some(m) = self.ice.poll_write() {
-            match Message::parse(&m.message).map(|m| (m.class, m.transaction)) {
-                Some((Class::Request, transaction)) => self.consent.asked(now, transaction),
-                // The agent sends 487 even when it gives way; then both sides would turn (RFC 8445 7.3.1.1).
-                Some((Class::Error, _)) if gave_way => continue,
-                _ => {}
+        for (to, datagram, request) in sent {
+            if let Some(transaction) = request {
+                self.consent.asked(now, transaction);
             }
-            self.transmit(m.transport.peer_addr, m.message);
+            self.transmit(to, datagram);
         }
     }
 
@@ -461,14 +314,20 @@ impl Transport {
     }
 
     pub fn counts(&self) -> Counts {
-        self.counts
+        Counts {
+            candidates_used: self.ice.candidates_used,
+            candidates_refused: self.ice.refused().len() as u32,
+            candidates_skipped: self.ice.candidates_skipped,
+            datagrams_refused: self.datagrams_refused,
+            sends_refused: self.sends_refused,
+        }
     }
 
     /// When to call [`Transport::handle_timeout`]; may be in the past. `None`: not until something else happens.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let check = match self.phase {
             Phase::New | Phase::Closed => return None,
-            Phase::Connecting => (!self.ice.get_remote_candidates().is_empty()).then_some(self.check_at),
+            Phase::Connecting => self.ice.next_check(),
             Phase::Connected => Some(self.consent.next_check()),
             Phase::Expired => None,
         };
@@ -490,7 +349,7 @@ impl Transport {
             self.expire();
         }
         match self.phase {
-            Phase::Connecting if self.check_at <= now => self.check(now),
+            Phase::Connecting => self.ice.check_if_due(now),
             Phase::Connected if self.consent.next_check() <= now => self.renew_consent(now),
             _ => {}
         }
@@ -509,8 +368,8 @@ impl Transport {
 
     fn time_out(&self) -> Failure {
         match self.phase {
-            Phase::Connecting if !self.refused.is_empty() && self.counts.candidates_used == 0 => {
-                Failure::NoAllowedCandidate(self.refused.clone())
+            Phase::Connecting if !self.ice.refused().is_empty() && self.ice.candidates_used == 0 => {
+                Failure::NoAllowedCandidate(self.ice.refused().to_vec())
             }
             Phase::Connecting => Failure::IceTimeout,
             _ => Failure::DtlsTimeout,
@@ -533,7 +392,7 @@ impl Transport {
         self.consent.shrink();
         self.out.shrink_to(0);
         self.events.shrink_to(0);
-        self.check(now);
+        self.ice.check(now);
         self.consent.plan(now, &self.shared.timing);
     }
 
@@ -562,8 +421,7 @@ impl Transport {
         self.dtls = None;
         self.hello_at = None;
         self.give_up = None;
-        // Its only error is mDNS's, which is off.
-        let _ = self.ice.close();
+        self.ice.close();
     }
 
     /// The next datagram to send and where to; always inside the allow-list.

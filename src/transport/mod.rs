@@ -11,6 +11,7 @@ mod candidate;
 mod connection;
 mod consent;
 mod dtls;
+mod ice;
 mod shared;
 mod stun;
 #[cfg(test)]

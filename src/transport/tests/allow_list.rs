@@ -1,7 +1,7 @@
 //! No packet to an address outside the allow-list, whatever a description, a candidate or a datagram asks for.
 
-use super::super::*;
 use super::link::*;
+use super::*;
 use std::time::Instant;
 
 const OUTSIDE: &str = "1 1 udp 2130706431 192.0.2.66 5000 typ host";

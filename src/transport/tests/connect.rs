@@ -1,7 +1,7 @@
 //! From descriptions to keys.
 
-use super::super::*;
 use super::link::*;
+use super::*;
 use std::time::Instant;
 
 #[test]
@@ -119,13 +119,36 @@ fn checks_of_a_silent_peer_are_50_ms_apart_until_the_time_out() {
 #[test]
 fn dtls_that_never_answers_is_named() {
     let mut p = pair([GCM, GCM], true);
-    assert!(p.run_until(Duration::from_secs(1), |_, b| b.remote().is_some()));
-    // From here on b meets silence, but its ICE pair stands.
-    p.loss = 1.0;
-    p.run(Duration::from_secs(20));
-    let events = events(&mut p.b);
-    let named = matches!(events.last(), Some(Event::Failed(Failure::DtlsTimeout) | Event::ConsentExpired));
-    assert!(named, "{events:?}");
+    p.lose = |_, d| (20..=63).contains(&d[0]);
+    p.run(Duration::from_secs(14));
+    assert!(p.a.remote().is_some() && p.b.remote().is_some() && !p.a.is_closed());
+    p.run(Duration::from_secs(2));
+    assert_eq!(events(&mut p.b).last(), Some(&Event::Failed(Failure::DtlsTimeout)));
+    assert_eq!(events(&mut p.a).last(), Some(&Event::Failed(Failure::DtlsTimeout)));
+}
+
+#[test]
+fn a_forged_check_turns_no_role_and_gets_no_answer() {
+    let now = Instant::now();
+    let mut p = unstarted(now, transport(now, GCM, 1), transport(now, GCM, 2));
+    let (offer, answer) = (remote_of(&p.a, Setup::Actpass), remote_of(&p.b, Setup::Active));
+    p.b.start(now, &offer, true, true).unwrap();
+    p.a.start(now, &answer, true, false).unwrap();
+    while Transport::poll_transmit(&mut p.a).is_some() {}
+    let (_, check) = Transport::poll_transmit(&mut p.b).unwrap();
+    // The last byte before FINGERPRINT is MESSAGE-INTEGRITY's; role and tie-breaker are as b wrote them.
+    let mut forged = check.clone();
+    let at = forged.len() - 9;
+    forged[at] ^= 1;
+    for tie_breaker in [0, 255] {
+        if let Some(i) = forged.windows(4).position(|w| w == [0x80, 0x2a, 0, 8]) {
+            forged[i + 4..i + 12].fill(tie_breaker);
+        }
+        assert_eq!(p.a.on_datagram(now, address(2), &forged), Kind::Ignored);
+    }
+    assert_eq!((Transport::poll_transmit(&mut p.a), p.a.poll_event()), (None, None));
+    assert_eq!(p.a.on_datagram(now, address(2), &check), Kind::Handled, "the real one is taken");
+    assert!(Transport::poll_transmit(&mut p.a).is_some());
 }
 
 #[test]

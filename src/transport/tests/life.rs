@@ -1,7 +1,7 @@
 //! After the keys: consent, restarts, the end.
 
-use super::super::*;
 use super::link::*;
+use super::*;
 
 #[test]
 fn an_ice_restart_keeps_keys_and_media_goes_on() {

@@ -1,10 +1,11 @@
 //! Two peers on a simulated link: virtual time, seeded loss, no sockets. Jumps from one deadline to the next.
 
-use super::super::*;
+use super::{AllowList, Event, LocalParams, MasterKey, RemoteParams, Setup, Shared, Suite, Timing, Transport};
 use bytes::BytesMut;
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Anything that speaks over one UDP address: our transport, or another stack's.
 pub trait Peer {

@@ -1,7 +1,7 @@
 //! Handshakes through random loss: none fails that could succeed.
 
-use super::super::*;
 use super::link::*;
+use super::*;
 use std::time::Instant;
 
 const HANDSHAKES: u32 = 1000;

@@ -1,7 +1,7 @@
 //! Mutated datagrams at every stage: nothing panics or hangs, and what has keys keeps them.
 
-use super::super::*;
 use super::link::*;
+use super::*;
 use std::time::Instant;
 
 /// Up to four changes: a byte, a cut, a tail.

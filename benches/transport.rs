@@ -1,0 +1,225 @@
+//! What a connected transport costs, beside a whole `rtc` peer connection in the same run: resident and heap KiB, CPU to
+//! connect (creation, SDP, ICE, DTLS), idle wake-ups and idle CPU. In memory, in simulated time, one side's share.
+//!
+//! `cargo bench --bench transport` (optionally `-- PAIRS`, 200 by default). Each line is a process of its own, so that
+//! every measurement starts with a fresh heap.
+
+#![expect(unsafe_code, reason = "an allocator that counts")]
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a bench prints, and stops at the first surprise")]
+
+#[path = "../src/transport/tests/link.rs"]
+#[allow(dead_code)]
+mod link;
+#[path = "../src/transport/tests/whole.rs"]
+#[allow(dead_code)]
+mod whole;
+
+use link::{Link, Peer};
+use roomful::sdp::{LocalTrack, Negotiation};
+use roomful::transport::{AllowList, Event, LocalParams, MasterKey, RemoteParams, Setup, Shared, Timing, Transport};
+use roomful::types::{Client, Codec, Suite};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicIsize, Ordering};
+use std::time::{Duration, Instant};
+use whole::Whole;
+
+/// Counts live heap bytes. Its cost, one relaxed addition a call, is the same for all that is compared.
+struct Counting;
+
+static LIVE: AtomicIsize = AtomicIsize::new(0);
+
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LIVE.fetch_add(layout.size() as isize, Ordering::Relaxed);
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size() as isize, Ordering::Relaxed);
+        unsafe { System.dealloc(pointer, layout) }
+    }
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        LIVE.fetch_add(size as isize - layout.size() as isize, Ordering::Relaxed);
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const IDLE: Duration = Duration::from_secs(60);
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    match &args[..] {
+        [mode, which, lines, pairs] if mode == "one" => one(which, lines.parse().unwrap(), pairs.parse().unwrap()),
+        _ => all(args.first().map_or("200", String::as_str)),
+    }
+}
+
+fn all(pairs: &str) {
+    println!("{pairs} pairs each; per transport:");
+    println!(
+        "{:<10} {:>7} {:>13} {:>10} {:>10} {:>11} {:>12} {:>12}",
+        "", "m-lines", "resident KiB", "heap KiB", "idle KiB", "CPU ms", "wake-ups/s", "idle µs/s"
+    );
+    let program = std::env::current_exe().unwrap();
+    for (which, lines) in [("roomful", "2"), ("roomful", "10"), ("rtc", "2"), ("rtc", "10")] {
+        let status = Command::new(&program).args(["one", which, lines, pairs]).status().unwrap();
+        assert!(status.success());
+    }
+}
+
+fn one(which: &str, lines: usize, pairs: usize) {
+    match which {
+        "roomful" => {
+            let shared = Shared::new(&[Suite::AeadAes128Gcm], Timing::default()).unwrap();
+            let allow = Arc::new(AllowList::new(vec![([10, 9, 0, 0].into(), 16)]));
+            measure(which, lines, pairs, |now, i| own_pair(now, &shared, &allow, i, lines));
+        }
+        _ => {
+            let certificate = Whole::certificate();
+            measure(which, lines, pairs, |now, i| {
+                let addresses = addresses(i);
+                let [mut a, mut b] = [lines, 0].map(|n| {
+                    let local = addresses[usize::from(n == 0)];
+                    Whole::new(now, local, Suite::AeadAes128Gcm, &certificate, n)
+                });
+                let offer = a.offer(now);
+                let answer = b.answer(now, &offer);
+                a.accept_answer(now, &answer);
+                Link::new(now, a, b, addresses)
+            });
+        }
+    }
+}
+
+/// A transport with its negotiation, which a participant keeps.
+struct Own {
+    transport: Transport,
+    negotiation: Negotiation,
+}
+
+trait Ready {
+    fn is_ready(&self) -> bool;
+}
+
+impl Ready for Own {
+    fn is_ready(&self) -> bool {
+        self.transport.is_connected() && self.negotiation.agreed() != &Default::default()
+    }
+}
+
+impl Ready for Whole {
+    fn is_ready(&self) -> bool {
+        self.connected
+    }
+}
+
+impl Peer for Own {
+    fn on_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
+        self.transport.on_datagram(now, from, datagram);
+        while self.transport.poll_event().is_some() {}
+    }
+    fn poll_transmit(&mut self) -> Option<(SocketAddr, bytes::BytesMut)> {
+        self.transport.poll_transmit()
+    }
+    fn poll_timeout(&mut self) -> Option<Instant> {
+        self.transport.poll_timeout()
+    }
+    fn handle_timeout(&mut self, now: Instant) {
+        self.transport.handle_timeout(now);
+    }
+}
+
+fn addresses(i: usize) -> [SocketAddr; 2] {
+    [0, 1].map(|side| SocketAddr::from(([10, 9, (i >> 7) as u8, (2 * i % 256) as u8 + side], 5000)))
+}
+
+fn own_pair(now: Instant, shared: &Arc<Shared>, allow: &Arc<AllowList>, i: usize, lines: usize) -> Link<Own, Own> {
+    let addresses = addresses(i);
+    let [mut a, mut b] = addresses.map(|local| Own {
+        transport: Transport::new(now, shared, allow, local, i as u64).unwrap(),
+        negotiation: Negotiation::new(Client::Chrome, i as u64, "cname".into()),
+    });
+    let tracks: Vec<LocalTrack> = (0..lines as u32)
+        .map(|n| LocalTrack {
+            encoding_codec: if n % 2 == 0 { Codec::Opus } else { Codec::Vp8 },
+            ssrc: 1000 + n,
+            rtx_ssrc: None,
+        })
+        .collect();
+    let offer = a.negotiation.offer(&a.transport.local_params(), &tracks, 0, 0);
+    let local = b.transport.local_params();
+    let (answer, remote, _) = b.negotiation.accept_offer(&offer, &local, Setup::Active).unwrap();
+    b.transport.start(now, &remote, false, true).unwrap();
+    let (remote, _) = a.negotiation.accept_answer(&answer).unwrap();
+    a.transport.start(now, &remote, true, false).unwrap();
+    Link::new(now, a, b, addresses)
+}
+
+fn measure<N: Peer + Ready>(
+    name: &str,
+    lines: usize,
+    pairs: usize,
+    mut make: impl FnMut(Instant, usize) -> Link<N, N>,
+) {
+    let start = Instant::now();
+    let mut links = Vec::with_capacity(pairs);
+    let mut connect = |i| {
+        let mut link = make(start, i);
+        assert!(link.run_until(Duration::from_secs(20), |a, b| a.is_ready() && b.is_ready()), "pair {i}");
+        link
+    };
+    // Tables and first allocations.
+    for i in 0..4 {
+        drop(connect(20_000 + i));
+    }
+    let (resident, heap, cpu) = (resident_kib(), heap_kib(), cpu_seconds());
+    for i in 0..pairs {
+        links.push(connect(i));
+    }
+    let transports = 2.0 * pairs as f64;
+    let (resident, connected_heap) = (resident_kib() - resident, heap_kib() - heap);
+    let connect_cpu = cpu_seconds() - cpu;
+    let (mut wakes, cpu) = (0u64, cpu_seconds());
+    for link in &mut links {
+        let end = link.now + IDLE;
+        let mut due = [link.a.poll_timeout(), link.b.poll_timeout()];
+        while link.step(end) {
+            for (due, now_due) in due.iter_mut().zip([link.a.poll_timeout(), link.b.poll_timeout()]) {
+                // A wake-up is a deadline that was reached.
+                wakes += u64::from(due.is_some_and(|t| t <= link.now));
+                *due = now_due;
+            }
+        }
+        assert!(link.a.is_ready() && link.b.is_ready());
+    }
+    let (idle_heap, idle_cpu) = (heap_kib() - heap, cpu_seconds() - cpu);
+    println!(
+        "{name:<10} {lines:>7} {:>13.1} {:>10.1} {:>10.1} {:>11.3} {:>12.2} {:>12.1}",
+        resident / transports,
+        connected_heap / transports,
+        idle_heap / transports,
+        connect_cpu * 1e3 / transports,
+        wakes as f64 / IDLE.as_secs_f64() / transports,
+        idle_cpu * 1e6 / IDLE.as_secs_f64() / transports,
+    );
+}
+
+fn heap_kib() -> f64 {
+    LIVE.load(Ordering::Relaxed) as f64 / 1024.0
+}
+
+fn resident_kib() -> f64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<f64>().unwrap() * 4.0
+}
+
+/// CPU time of this process, which has one thread.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/schedstat").unwrap();
+    stat.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
+}

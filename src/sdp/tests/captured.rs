@@ -1,0 +1,152 @@
+//! What Janus 1.1.2 and Chromium 156 said to each other.
+
+use super::*;
+use crate::types::Kind;
+
+#[test]
+fn janus_answers_our_publishing_offer() {
+    let mut n = chrome();
+    n.offer(&local(), &[opus(11), video(Codec::Vp8, 22, 23)], 0, 0);
+    let (remote, agreed) = n.accept_answer(&fixture!("janus_publisher_answer")).unwrap();
+    assert_eq!((remote.ufrag.as_str(), remote.setup, remote.lite), ("JJXx", Setup::Active, false));
+    assert_eq!(remote.pwd, "6DoFrNGJmrrPm+d2GHhQO+");
+    assert!(remote.fingerprint.starts_with("64:19:5F:0F"));
+    assert_eq!(remote.candidates, ["1 1 udp 2015363327 192.0.2.2 28496 typ host"]);
+    assert_eq!(agreed.receives, vec![]);
+    let [audio, video] = &agreed.sends[..] else { panic!("{agreed:?}") };
+    let ext = ExtIds { mid: 4, audio_level: 1, ..ExtIds::default() };
+    let expected = AgreedSend {
+        mid: "0".into(),
+        codec: Codec::Opus,
+        pt: 111,
+        ssrc: 11,
+        rtx: None,
+        ext,
+        nack: false,
+        pli: false,
+        fir: false,
+        twcc: false,
+        remb: false,
+        active: true,
+    };
+    assert_eq!(*audio, expected);
+    let expected = AgreedSend {
+        mid: "1".into(),
+        codec: Codec::Vp8,
+        pt: 96,
+        ssrc: 22,
+        rtx: Some((97, 23)),
+        ext: ExtIds { mid: 4, twcc: 3, ..ExtIds::default() },
+        nack: true,
+        pli: true,
+        fir: true,
+        twcc: true,
+        remb: true,
+        active: true,
+    };
+    assert_eq!(*video, expected);
+}
+
+#[test]
+fn we_take_what_janus_offers_a_subscriber() {
+    let mut n = chrome();
+    let (answer, remote, agreed) =
+        n.accept_offer(&fixture!("janus_subscriber_offer"), &local(), Setup::Active).unwrap();
+    assert_eq!((remote.ufrag.as_str(), remote.setup), ("NuYi", Setup::Actpass));
+    assert_eq!(agreed.sends, vec![]);
+    let [audio, video] = &agreed.receives[..] else { panic!("{agreed:?}") };
+    assert_eq!(
+        (audio.kind, &audio.codecs[..], &audio.ssrcs[..]),
+        (Kind::Audio, &[(111, Codec::Opus)][..], &[2711770059][..])
+    );
+    assert_eq!((audio.ext.mid, audio.ext.audio_level, audio.twcc), (4, 1, false));
+    let expected = AgreedReceive {
+        mid: "1".into(),
+        kind: Kind::Video,
+        codecs: vec![(96, Codec::Vp8)],
+        rtx: vec![(97, 96)],
+        ssrcs: vec![179238172],
+        rtx_ssrcs: vec![(179238172, 171014147)],
+        ext: ExtIds { mid: 4, twcc: 3, abs_send_time: 2, ..ExtIds::default() },
+        nack: true,
+        pli: true,
+        fir: true,
+        twcc: true,
+        msid: Some("janus janus1".into()),
+        active: true,
+    };
+    assert_eq!(*video, expected);
+
+    // The answer, next to the one that Chromium gave.
+    let ours = Description::parse(&answer).unwrap();
+    let chromium = Description::parse(&fixture!("chromium_subscriber_answer")).unwrap();
+    assert_eq!(ours.remote.setup, Setup::Active);
+    for (a, b) in ours.media.iter().zip(&chromium.media) {
+        assert_eq!((&a.name, &a.mid, a.direction, &a.formats), (&b.name, &b.mid, b.direction, &b.formats));
+        for uri in a.extensions.iter() {
+            assert!(b.extensions.contains(uri), "{uri:?}");
+        }
+        for (p, q) in a.payloads.iter().zip(&b.payloads) {
+            assert_eq!((p.pt, &p.encoding), (q.pt, &q.encoding));
+            assert!(p.feedback.iter().all(|f| q.feedback.contains(f)), "{p:?} {q:?}");
+        }
+    }
+}
+
+#[test]
+fn feeds_that_went_away_become_inactive_and_may_come_back() {
+    let mut n = chrome();
+    n.accept_offer(&fixture!("janus_subscriber_offer"), &local(), Setup::Active).unwrap();
+    let inactive = fixture!("janus_subscriber_offer_inactive");
+    let (answer, _, agreed) = n.accept_offer(&inactive, &local(), Setup::Active).unwrap();
+    assert!(agreed.receives.iter().all(|r| !r.active && r.ssrcs.is_empty()), "{agreed:?}");
+    assert_eq!(directions(&answer), [Direction::Inactive, Direction::Inactive]);
+    let again = fixture!("janus_subscriber_offer").replace("179238172", "99");
+    let (answer, _, agreed) = n.accept_offer(&again, &local(), Setup::Active).unwrap();
+    assert_eq!(directions(&answer), [Direction::RecvOnly, Direction::RecvOnly]);
+    assert_eq!(agreed.receives[1].ssrcs, [99]);
+    assert_eq!(n.agreed(), &agreed);
+}
+
+#[test]
+fn a_light_client_takes_less() {
+    let mut n = light();
+    let (answer, _, agreed) = n.accept_offer(&fixture!("janus_subscriber_offer"), &local(), Setup::Passive).unwrap();
+    let video = &agreed.receives[1];
+    assert!(video.rtx.is_empty() && video.nack && video.pli && !video.fir && !video.twcc);
+    assert_eq!(video.ext, ExtIds { mid: 4, ..ExtIds::default() });
+    assert!(!answer.contains("rtx") && !answer.contains("transport-cc") && answer.contains("a=setup:passive"));
+}
+
+#[test]
+fn chromium_publishes_to_us() {
+    let mut n = chrome();
+    let offer = fixture!("chromium_publisher_offer");
+    let (answer, remote, agreed) = n.accept_offer(&offer, &local(), Setup::Passive).unwrap();
+    assert_eq!(remote.candidates.len(), 12, "8 by UDP, and 4 by TCP that both m-lines name");
+    let [audio, video] = &agreed.receives[..] else { panic!("{agreed:?}") };
+    assert_eq!(audio.codecs, [(111, Codec::Opus)]);
+    assert_eq!(audio.ext, ExtIds { mid: 4, twcc: 3, abs_send_time: 2, audio_level: 1, ..ExtIds::default() });
+    // Of eight H.264s those with packetization mode 1 and a baseline profile: 42001f and 42e01f.
+    assert_eq!(video.codecs, [(96, Codec::Vp8), (102, Codec::H264), (108, Codec::H264)]);
+    assert_eq!(video.rtx, [(97, 96), (103, 102), (109, 108)]);
+    assert_eq!((video.ssrcs.len(), video.rtx_ssrcs.len()), (1, 1));
+    assert_ne!(video.ssrcs[0], video.rtx_ssrcs[0].1);
+    let video = section(&answer, 1);
+    assert_eq!(video[0], "video 9 UDP/TLS/RTP/SAVPF 96 97 102 103 108 109");
+    assert!(video.contains(&"a=fmtp:102 level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42001f"));
+}
+
+#[test]
+fn our_offer_is_a_subset_of_chromiums() {
+    let mut n = chrome();
+    let ours = n.offer(&local(), &[opus(11), video(Codec::Vp8, 22, 23)], 0, 0);
+    let chromium = fixture!("chromium_publisher_offer");
+    for i in 0..2 {
+        let theirs = section(&chromium, i);
+        let own = ["a=ice-", "a=fingerprint", "a=candidate", "a=msid", "a=ssrc", "a=end-of", "c=", "audio", "video"];
+        for line in section(&ours, i).into_iter().filter(|l| !own.iter().any(|o| l.starts_with(o))) {
+            assert!(theirs.contains(&line), "{line}");
+        }
+    }
+}
