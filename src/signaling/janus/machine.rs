@@ -496,8 +496,14 @@ impl Machine {
                     }
                     self.ask(Ask::Subscription, wire::message(handle, body, None));
                 }
-                Step::Update(feeds) => {
-                    let body = json!({"request": "update", "subscribe": streams(&feeds)});
+                Step::Update { subscribe, unsubscribe } => {
+                    let mut body = json!({"request": "update"});
+                    // Janus refuses empty lists.
+                    for (key, feeds) in [("subscribe", subscribe), ("unsubscribe", unsubscribe)] {
+                        if !feeds.is_empty() {
+                            body[key] = streams(&feeds);
+                        }
+                    }
                     self.ask(Ask::Subscription, wire::message(handle, body, None));
                 }
                 Step::Restart => {

@@ -263,7 +263,8 @@ fn later_feeds_are_added_one_negotiation_at_a_time() {
     // One of them is gone already; Janus names it, the other goes on.
     bench.plugin("", ALICE, json!({"videoroom": "event", "leaving": 11}), None);
     bench.refuse("update", ALICE_RECEIVES, 428, "No such feed (11)");
-    assert_eq!(bench.last()["body"], json!({"request": "update", "subscribe": [{"feed": 12}]}));
+    let body = json!({"request": "update", "subscribe": [{"feed": 12}], "unsubscribe": [{"feed": 11}]});
+    assert_eq!(bench.last()["body"], body);
     // No change on Janus's side is an answer too.
     bench.plugin("update", ALICE_RECEIVES, json!({"videoroom": "updated"}), None);
     bench.plugin("", ALICE, publishers(&[13]), None);

@@ -90,10 +90,15 @@ impl Janus {
         assert!(Command::new("/bin/sh").args(["-c", &command]).status().unwrap().success());
     }
 
+    /// Waits for its end, whatever the cause.
+    pub async fn ended(&mut self) {
+        until("Janus ends", Duration::from_secs(10), async || self.child.try_wait().unwrap()).await;
+    }
+
     /// SIGTERM, and waits for the end.
     pub async fn stop(mut self) {
         self.signal("TERM");
-        until("Janus ends after SIGTERM", Duration::from_secs(10), async || self.child.try_wait().unwrap()).await;
+        self.ended().await;
     }
 
     /// Asks the VideoRoom plugin something, in a session of its own.

@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod chromium;
 pub mod janus;
+pub mod leg;
 pub mod netns;
 
 use std::path::{Path, PathBuf};
