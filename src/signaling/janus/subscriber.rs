@@ -270,7 +270,7 @@ mod tests {
     fn feeds_that_come_during_a_negotiation_ride_together_on_the_next() {
         let mut s = live(&[1]);
         s.announced(&[2]);
-        assert_eq!(s.next_step(), Some(subscribe(&vec![2])));
+        assert_eq!(s.next_step(), Some(subscribe(&[2])));
         s.announced(&[3]);
         s.announced(&[4, 2]);
         assert_eq!(s.next_step(), None, "an update is under way");
@@ -281,14 +281,14 @@ mod tests {
         s.answered();
         assert_eq!(s.next_step(), None, "the answer is with Janus");
         s.started();
-        assert_eq!(s.next_step(), Some(subscribe(&vec![3, 4])));
+        assert_eq!(s.next_step(), Some(subscribe(&[3, 4])));
     }
 
     #[test]
     fn an_offer_of_januss_own_is_answered_while_our_update_waits() {
         let mut s = live(&[1, 2]);
         s.announced(&[3]);
-        assert_eq!(s.next_step(), Some(subscribe(&vec![3])));
+        assert_eq!(s.next_step(), Some(subscribe(&[3])));
         s.gone(1);
         s.offered("without 1".into());
         assert_eq!(s.next_step(), Some(Step::Answer("without 1".into())));
@@ -343,7 +343,7 @@ mod tests {
         assert_eq!(s.next_step(), Some(Step::Join(vec![1])));
         s.accepted();
         s.retry();
-        assert_eq!(s.next_step(), Some(subscribe(&vec![2])));
+        assert_eq!(s.next_step(), Some(subscribe(&[2])));
     }
 
     #[test]
@@ -383,6 +383,6 @@ mod tests {
         assert_eq!(s.next_step(), Some(Step::Answer("restarted".into())));
         s.answered();
         s.started();
-        assert_eq!(s.next_step(), Some(subscribe(&vec![2])), "not blocked by a restart that got no event of its own");
+        assert_eq!(s.next_step(), Some(subscribe(&[2])), "not blocked by a restart that got no event of its own");
     }
 }
