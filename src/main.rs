@@ -1,1 +1,15 @@
-fn main() {}
+//! Parses the command line, runs one command, maps its outcome to the exit code.
+
+use clap::Parser as _;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args = roomful::cli::Cli::parse();
+    match roomful::cli::run(args) {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            tracing::error!("{e:#}");
+            ExitCode::from(roomful::cli::exit::TOOL_FAILED)
+        }
+    }
+}

@@ -1,1 +1,18 @@
-//! Engine.
+//! The generator at work: shards (one thread each, all the media I/O) and the conductor that follows the plan, drives
+//! signalling and writes the history.
+
+mod conductor;
+mod health;
+mod shard;
+pub mod socket;
+pub mod wheel;
+
+pub use conductor::{Conductor, Outcome, Progress, start_of_run};
+pub use shard::{FromShard, RoomRow, Shard, ShardConfig, ShardSecond, ToShard};
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// CLOCK_REALTIME in ns: the clock of kernel receive timestamps, and so of stamps.
+pub fn realtime_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
+}

@@ -2,8 +2,14 @@
 //! comes from here, so anybody can judge again later.
 
 mod event;
+mod reader;
+#[cfg(test)]
+pub(crate) mod synthetic;
+mod writer;
 
 pub use event::{
     Event, FailReason, Health, Interval, JoinFailure, LegCause, LegEnd, Line, Phase, RoomInterval, RunInfo, SCHEMA,
     ServerFlow, ServerInfo, Setup, ShardHealth,
 };
+pub use reader::{Problem, ReadError, Reading, Scan, read, read_with_tail};
+pub use writer::{CreateError, FILE_NAME, Writer};

@@ -11,11 +11,12 @@ macro_rules! counters {
         #[serde(default)]
         pub struct $name { $($(#[$fdoc])* #[serde(skip_serializing_if = "is_zero")] pub $field: i64),+ }
         impl AddAssign<&$name> for $name {
-            fn add_assign(&mut self, o: &$name) { $(self.$field += o.$field;)+ }
+            // Saturating: a history read from a file may hold anything.
+            fn add_assign(&mut self, o: &$name) { $(self.$field = self.$field.saturating_add(o.$field);)+ }
         }
         impl Sub for $name {
             type Output = $name;
-            fn sub(self, o: $name) -> $name { $name { $($field: self.$field - o.$field),+ } }
+            fn sub(self, o: $name) -> $name { $name { $($field: self.$field.saturating_sub(o.$field)),+ } }
         }
     };
 }
@@ -95,20 +96,20 @@ impl Flow {
         self.delay.merge(&o.delay);
         self.rtt.merge(&o.rtt);
         self.silence_max_ms = self.silence_max_ms.max(o.silence_max_ms);
-        self.leg_seconds += o.leg_seconds;
-        self.lossy_leg_seconds += o.lossy_leg_seconds;
+        self.leg_seconds = self.leg_seconds.saturating_add(o.leg_seconds);
+        self.lossy_leg_seconds = self.lossy_leg_seconds.saturating_add(o.lossy_leg_seconds);
     }
 }
 
 impl FlowCounters {
     /// Share (0..1) of `e2e_expected` that did not arrive; `None` when nothing was expected.
     pub fn e2e_loss(&self) -> Option<f64> {
-        share(self.e2e_expected - self.e2e_received, self.e2e_expected)
+        share(self.e2e_expected.saturating_sub(self.e2e_received), self.e2e_expected)
     }
 
     /// Share (0..1) lost by RFC 3550 counts after recovery; `None` when nothing was expected.
     pub fn rtp_loss(&self) -> Option<f64> {
-        share(self.rtp_expected - self.rtp_received - self.recovered, self.rtp_expected)
+        share(self.rtp_expected.saturating_sub(self.rtp_received).saturating_sub(self.recovered), self.rtp_expected)
     }
 }
 

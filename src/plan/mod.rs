@@ -1,6 +1,18 @@
 //! Who joins which room when, from a profile and a seed. Pure: the same profile and seed give the same plan, byte
 //! for byte.
 
+mod arrivals;
+mod build;
+mod limits;
+mod totals;
+
+#[cfg(test)]
+mod tests;
+
+pub use build::{LAST_JOIN_BEFORE_END, SEAT_GAP, plan};
+pub use limits::{Limits, Machine, Need, limits};
+pub use totals::{Flows, PlanTotals, pps, totals, wire_bps};
+
 use crate::types::{Encoding, LegId, RoomId};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;

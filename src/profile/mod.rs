@@ -1,9 +1,26 @@
 //! Profiles and target files: what the user wrote (raw TOML, with line and key for every error) and what it means
 //! (resolved; invalid states cannot exist).
 
+mod error;
+pub mod keys; // every key: form, range, default, meaning
+mod load;
+pub mod metrics; // every metric a threshold may name, with its unit
+mod read;
 mod resolved;
+mod schema;
+mod target;
+mod tree;
+pub mod units; // quantities as profiles write them, and back
+mod write;
 
+#[cfg(test)]
+mod tests;
+
+pub use error::{Origin, ProfileError, ProfileErrors};
+pub use load::{Explained, load, load_explained, parse_resolved};
 pub use resolved::{
     EmbeddedTarget, ExternalTarget, HealthLimits, Join, Load, Network, Op, Profile, RoomGroup, Secret, Senders,
     ServerEntry, Shape, Size, Stay, Target, Threshold, ThresholdValue,
 };
+pub use schema::schema;
+pub use target::{DRIVERS, is_private};

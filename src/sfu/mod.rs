@@ -1,1 +1,24 @@
-//! Embedded SFU.
+//! The embedded reference fleet: selective forwarding servers, one process each, and a director that places rooms on
+//! them. Built on str0m and sharing no media code with the generator, on purpose: where both ends disagree, one of
+//! them is wrong and we learn it.
+//!
+//! [`Sfu`] is sans-I/O: datagrams, offers and time in, datagrams and answers out. [`server`] is the process around it.
+
+mod api; // what director and server tell each other over HTTP
+mod client; // one participant's side: its transport, what it sends, its receive slots
+pub mod director; // process: starts the servers, keeps the registry, routes joins
+mod http; // CORS and errors, the same everywhere
+mod keyframe; // which packet starts a key frame; how often to ask for one
+mod process; // life tied to the parent; what the kernel knows about us
+mod registry; // pure: servers, rooms, headroom, who takes the next room
+mod rewrite; // numbers of a slot run on, whoever it shows
+mod rooms; // rooms and forwarding, sans-I/O
+pub mod server; // process: one media socket, one media thread, one HTTP API
+mod stun; // whose connectivity check this is
+#[cfg(test)]
+mod tests;
+
+pub use api::{DirectorReady, RegistryView, ServerReady, ServerStats, ServerView};
+pub use client::Joining;
+pub(crate) use process::first_line;
+pub use rooms::{Datagram, JoinError, Joined, Left, Sfu, SfuConfig, Stats};

@@ -1,7 +1,8 @@
 //! How a participant talks a target into a call: one file a driver, behind one trait. Drivers run on tokio and move
 //! text (SDP, JSON); media is asked for through [`Media`], and flows elsewhere.
 
-pub mod janus;
+pub mod embedded; // our own fleet, one offer and one answer over HTTP
+pub mod janus; // Janus VideoRoom over WebSocket
 
 use crate::history::{FailReason, LegCause};
 use crate::plan::{PlannedLeg, PlannedRoom};
@@ -17,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 type Make = fn(&ExternalTarget, Client, Duration) -> anyhow::Result<Arc<dyn Driver>>;
 
 /// Drivers by their name in target files. A new one is a file and a line here.
-const DRIVERS: &[(&str, Make)] = &[("janus", janus::make)];
+const DRIVERS: &[(&str, Make)] = &[("embedded", embedded::make), ("janus", janus::make)];
 
 /// The driver that a target file names. Errors: no such driver, or settings that it cannot use.
 pub fn driver(target: &ExternalTarget, client: Client, join_timeout: Duration) -> anyhow::Result<Arc<dyn Driver>> {

@@ -1,1 +1,87 @@
-//! Verdict.
+//! Pure: from a history to a verdict. The same history and limits give the same judgement, byte for byte, whoever
+//! asks and whenever. Definitions: docs/measurement.md.
+
+mod frame;
+mod gather;
+mod generator;
+mod judgement;
+mod metrics;
+mod sentence;
+mod series;
+#[cfg(test)]
+mod tests;
+mod thresholds;
+mod windows;
+mod words;
+
+pub use generator::{Generator, Lateness};
+pub use judgement::{FailureRow, Hold, Joins, Judgement, Legs, NoteRow, Participants, RoomRow, ServerRow, judge};
+pub use metrics::{
+    AudioMetrics, E2eCounts, LossSource, MediaMetrics, Percentiles, PhaseMetrics, RtpCounts, SetupMetrics, VideoMetrics,
+};
+pub use series::{GeneratorPoint, JoinPoint, KindPoint, MediaPoint, Series, ServerPoint};
+pub use thresholds::Outcome;
+pub use windows::Window;
+pub use words::{clock, number};
+
+use serde::Serialize;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    Pass,
+    Fail,
+    /// Nothing proven either way; never a pass.
+    Unknown,
+}
+
+impl Verdict {
+    /// Exit code of a run that ended by itself.
+    pub fn exit_code(self) -> i32 {
+        match self {
+            Verdict::Pass => 0,
+            Verdict::Fail => 3,
+            Verdict::Unknown => 4,
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Pass => "pass",
+            Verdict::Fail => "fail",
+            Verdict::Unknown => "unknown",
+        }
+    }
+}
+
+/// Looks up a number by its path, e.g. `audio.delay.p99`, in a summary or a part of one.
+pub fn lookup(value: &serde_json::Value, path: &str) -> Option<f64> {
+    path.split('.').try_fold(value, |v, key| v.get(key))?.as_f64()
+}
+
+/// What a metric is about.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Subject {
+    /// Who came in. Explains all that follows, so it comes first.
+    Joins,
+    Legs,
+    Media,
+    Setup,
+    Generator,
+}
+
+impl Subject {
+    fn of(metric: &str) -> Subject {
+        match metric {
+            "participants.dropped" | "participants.clean" => return Subject::Legs,
+            _ => {}
+        }
+        match metric.split('.').next() {
+            Some("joins" | "participants") => Subject::Joins,
+            Some("legs") => Subject::Legs,
+            Some("setup") => Subject::Setup,
+            Some("generator") => Subject::Generator,
+            _ => Subject::Media,
+        }
+    }
+}

@@ -1,0 +1,29 @@
+# Everything a contributor runs. `make help` lists it.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Debian packages that the tests run for real: servers, a browser, a decoder, network namespaces.
+PACKAGES := janus chromium chromium-driver ffmpeg iproute2 util-linux
+
+.PHONY: help packages check test test-long bench
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+packages: ## Install the Debian packages that `make test` needs (as root), or say which
+	@tools/packages.sh $(PACKAGES)
+
+check: ## Formatting, lints, documentation
+	cargo fmt --all --check
+	cargo clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+
+test: packages ## All tests: simulated, end to end, targets
+	cargo test --locked
+
+test-long: packages ## The same with many more seeds and the slow experiments
+	ROOMFUL_LONG=1 cargo test --locked -- --include-ignored
+
+bench: ## The benches behind docs/performance.md
+	cargo bench --locked

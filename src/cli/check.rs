@@ -1,0 +1,246 @@
+//! `roomful check`: what a profile means and amounts to on this machine, without any traffic.
+
+use crate::plan::{Flows, Limits, Machine, Need, Plan, PlanTotals, limits, plan, totals};
+use crate::profile::units::{print_duration, print_join, print_senders, print_size, print_stay};
+use crate::profile::{Explained, Profile, Stay, Target, load_explained};
+use anyhow::Result;
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Bad usage or profile, or a machine that cannot carry it.
+const EXIT_BAD: i32 = 2;
+
+/// Parse a profile and print its plan: rooms, participants, streams, packets and bits per second, and whether this
+/// machine can carry it. Sends nothing.
+#[derive(clap::Args, Clone, Debug)]
+pub struct CheckArgs {
+    /// Profile to check.
+    pub profile: PathBuf,
+    /// Override a value, last of all: load.hold=20s, rooms.0.count=3, rooms.meeting.count=3.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Show every value and where it came from.
+    #[arg(long)]
+    pub resolved: bool,
+}
+
+/// Gives the exit code: 0, or 2 where the profile is wrong or does not fit this machine.
+pub fn run(args: &CheckArgs) -> Result<i32> {
+    run_to(args, &Machine::read(), &mut std::io::stdout().lock(), &mut std::io::stderr().lock())
+}
+
+fn run_to(args: &CheckArgs, machine: &Machine, out: &mut dyn Write, err: &mut dyn Write) -> Result<i32> {
+    let (profile, explained) = match load_explained(&args.profile, &args.sets) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            writeln!(err, "{errors}")?;
+            return Ok(EXIT_BAD);
+        }
+    };
+    if args.resolved {
+        write!(out, "{}", explanation(&explained))?;
+        return Ok(0);
+    }
+    let plan = plan(&profile);
+    let limits = limits(&profile, &plan, machine);
+    write!(out, "{}", overview(&profile, &plan, &totals(&profile, &plan), &limits))?;
+    out.flush()?;
+    for problem in limits.problems() {
+        writeln!(err, "{}: does not fit this machine: {problem}", args.profile.display())?;
+    }
+    Ok(if limits.fit() { 0 } else { EXIT_BAD })
+}
+
+/// The plan and its needs, for a terminal. `run` shows the same before it starts.
+pub fn overview(profile: &Profile, plan: &Plan, totals: &PlanTotals, limits: &Limits) -> String {
+    let mut out = format!("{}: {}, seed {}\n\n", profile.name, describe_target(&profile.target), profile.seed);
+    out.push_str(&room_table(profile, plan));
+    let load = &profile.load;
+    let joined = plan.hold_from.saturating_sub(load.warmup);
+    let rows = [
+        (
+            "participants",
+            format!("{} at once in {} rooms, {} of them sending", totals.participants, totals.rooms, totals.senders),
+        ),
+        (
+            "stays",
+            format!(
+                "{} in all{}",
+                totals.legs,
+                if totals.legs > totals.participants { ", successors included" } else { "" }
+            ),
+        ),
+        (
+            "timeline",
+            format!(
+                "joins for {:.1} s at {}, warm-up {}, hold {}; ends {:.1} s after the start",
+                joined.as_secs_f64(),
+                print_join(load.join),
+                print_duration(load.warmup),
+                print_duration(load.hold),
+                plan.hold_until.as_secs_f64()
+            ),
+        ),
+        ("up", flows(&totals.up)),
+        ("down", flows(&totals.down)),
+        ("judged by", profile.pass.iter().map(|t| t.expr.as_str()).collect::<Vec<_>>().join("; ")),
+    ];
+    out.push('\n');
+    for (name, text) in rows {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{name:<14}{text}");
+    }
+    out.push_str("\nthis machine              need         have\n");
+    out.push_str(&need("descriptors", &limits.fds, |n| n.to_string()));
+    out.push_str(&need("UDP ports", &limits.udp_ports, |n| n.to_string()));
+    out.push_str(&need("memory, about", &limits.memory_bytes, |n| format!("{} MiB", n >> 20)));
+    if let Some(cores) = limits.cores {
+        let _ = writeln!(out, "{:<18}{:>12}{cores:>13}", "cores", "");
+    }
+    out
+}
+
+fn describe_target(target: &Target) -> String {
+    match target {
+        Target::Embedded(f) => format!("embedded fleet of {} servers", f.servers),
+        Target::External(t) => {
+            let servers: Vec<String> = t.servers.iter().map(|s| format!("{} ({})", s.id, s.url)).collect();
+            let verify = if t.tls_verify { "" } else { ", TLS not verified" };
+            format!("{} on {}{verify}", t.driver, servers.join(", "))
+        }
+    }
+}
+
+fn room_table(profile: &Profile, plan: &Plan) -> String {
+    let header = ["rooms", "count", "size", "send", "audio", "video", "stay", "participants"].map(str::to_owned);
+    let mut rows = vec![header];
+    for (i, g) in profile.rooms.iter().enumerate() {
+        let participants: u64 = plan.rooms.iter().filter(|r| r.group == i).map(|r| u64::from(r.size)).sum();
+        let encoding = |e: Option<crate::types::Encoding>| e.map_or("none".to_owned(), |e| e.to_string());
+        rows.push([
+            g.name.clone(),
+            g.count.to_string(),
+            print_size(g.size).replace('"', ""),
+            print_senders(g.send).replace('"', ""),
+            encoding(g.audio),
+            encoding(g.video),
+            if g.stay == Stay::WholeHold { "whole hold".to_owned() } else { print_stay(g.stay) },
+            participants.to_string(),
+        ]);
+    }
+    let widths: [usize; 8] = std::array::from_fn(|c| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0));
+    let mut out = String::new();
+    for row in &rows {
+        for (c, cell) in row.iter().enumerate() {
+            let right = matches!(c, 1..=3 | 7);
+            let _ = match right {
+                true => write!(out, "{cell:>w$}", w = widths[c]),
+                false => write!(out, "{cell:<w$}", w = widths[c]),
+            };
+            out.push_str(if c + 1 == row.len() { "\n" } else { "  " });
+        }
+    }
+    out
+}
+
+fn flows(f: &Flows) -> String {
+    let streams = format!("{} streams ({} audio, {} video)", f.streams(), f.audio_streams, f.video_streams);
+    format!("{streams}, about {} packets/s, {}", f.packets_per_s, bits(f.bits_per_s))
+}
+
+fn bits(bps: u64) -> String {
+    match bps {
+        b if b >= 1_000_000_000 => format!("{:.2} Gbit/s", b as f64 / 1e9),
+        b => format!("{:.1} Mbit/s", b as f64 / 1e6),
+    }
+}
+
+fn need(name: &str, need: &Need, print: impl Fn(u64) -> String) -> String {
+    let have = match need.have {
+        Some(u64::MAX) => "unlimited".to_owned(),
+        Some(have) => print(have),
+        None => "unknown".to_owned(),
+    };
+    let mark = if need.fits { "" } else { "  DOES NOT FIT" };
+    format!("{name:<18}{:>12}{have:>13}{mark}\n", print(need.need))
+}
+
+fn explanation(explained: &[Explained]) -> String {
+    let width = |f: fn(&Explained) -> &str| explained.iter().map(|e| f(e).chars().count()).max().unwrap_or(0).min(48);
+    let (keys, values) = (width(|e| &e.key), width(|e| &e.value));
+    let mut out = String::new();
+    for e in explained {
+        let _ = writeln!(out, "{:<keys$} = {:<values$}  # {}", e.key, e.value, e.from);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROFILE: &str = "shape = \"steady\"\ntarget = \"embedded\"\nseed = 1\n\
+        [[rooms]]\nname = \"meeting\"\ncount = 3\nsize = 4\naudio = \"opus@32kbit/s\"\nvideo = \"vp8@500kbit/s\"\n\
+        [load]\njoin = \"10/s\"\nhold = \"20s\"\n[pass]\n\"legs.dropped\" = \"== 0\"\n";
+
+    fn check(text: &str, sets: &[&str], resolved: bool, machine: &Machine) -> (i32, String, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let profile = folder.path().join("p.toml");
+        std::fs::write(&profile, text).unwrap();
+        let args = CheckArgs { profile, sets: sets.iter().map(|s| (*s).to_owned()).collect(), resolved };
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = run_to(&args, machine, &mut out, &mut err).unwrap();
+        (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+    }
+
+    #[test]
+    fn the_plan_is_printed_with_its_totals() {
+        let (code, out, err) = check(PROFILE, &[], false, &Machine::default());
+        assert_eq!((code, err.as_str()), (0, ""), "{out}");
+        assert!(out.contains("12 at once in 3 rooms, 12 of them sending"), "{out}");
+        // 12 senders of 110 packets a second, 3 others hear each.
+        assert!(out.contains("24 streams (12 audio, 12 video), about 1320 packets/s"), "{out}");
+        assert!(out.contains("72 streams (36 audio, 36 video), about 3960 packets/s"), "{out}");
+        assert!(out.contains("unknown"), "{out}");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error_with_its_cure() {
+        let small = Machine {
+            fds: Some(70),
+            ports_per_address: Some(11),
+            memory_available_bytes: Some(1 << 20),
+            cores: Some(2),
+        };
+        let (code, out, err) = check(PROFILE, &[], false, &small);
+        assert_eq!(code, 2);
+        assert_eq!(out.matches("DOES NOT FIT").count(), 3, "{out}");
+        for cure in ["ulimit", "bind = ", "memory"] {
+            assert!(err.contains(cure), "{err}");
+        }
+        let two_addresses = ["bind=[\"127.0.0.1\", \"127.0.0.2\"]"];
+        let (code, _, err) =
+            check(PROFILE, &two_addresses, false, &Machine { ports_per_address: Some(11), ..Machine::default() });
+        assert_eq!((code, err.as_str()), (0, ""));
+    }
+
+    #[test]
+    fn a_wrong_profile_is_exit_2_with_lines_on_standard_error() {
+        let (code, out, err) = check(&PROFILE.replace("hold", "hodl"), &[], false, &Machine::default());
+        assert_eq!((code, out.as_str()), (2, ""));
+        assert!(err.contains("p.toml:12: load.hodl: unknown key; did you mean `hold`?"), "{err}");
+        assert!(err.contains("load.hold: is missing"), "{err}");
+    }
+
+    #[test]
+    fn resolved_says_where_each_value_came_from() {
+        let (code, out, _) = check(PROFILE, &["load.hold=40s"], true, &Machine::default());
+        assert_eq!(code, 0);
+        let line = |key: &str| out.lines().find(|l| l.starts_with(key)).unwrap_or_else(|| panic!("no {key} in {out}"));
+        assert!(line("load.hold ").contains("\"40s\"") && line("load.hold ").ends_with("# --set load.hold=40s"));
+        assert!(line("load.warmup").ends_with("# default"));
+        assert!(line("rooms[0].size").ends_with("p.toml:7"));
+        assert!(line("pass.\"legs.dropped\"").ends_with("p.toml:14"));
+    }
+}

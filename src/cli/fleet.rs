@@ -1,0 +1,62 @@
+//! `roomful fleet`: the embedded fleet on its own, to try things against.
+
+use crate::fleet::embedded::{EmbeddedFleet, EmbeddedOptions};
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+
+/// Start the embedded fleet, to try things against; Ctrl-C ends it.
+#[derive(clap::Args, Clone, Debug)]
+pub struct FleetArgs {
+    /// Servers, each a process of its own.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub servers: u32,
+    /// Participants a server takes; beyond that it answers 503.
+    #[arg(long, default_value_t = 200)]
+    pub participants_max: u32,
+    /// Address that clients send media to.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub media_ip: IpAddr,
+    /// Where the director listens; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:7080")]
+    pub http: SocketAddr,
+}
+
+/// Runs until Ctrl-C.
+///
+/// # Errors
+/// When the fleet does not start, or its director ends by itself.
+pub fn run(args: &FleetArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let options = EmbeddedOptions { media_ip: args.media_ip, http: args.http, program: None };
+        let mut fleet = EmbeddedFleet::start(args.servers, args.participants_max, &options).await?;
+        write_help(&fleet, &mut std::io::stdout().lock())?;
+        tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => interrupted?,
+            status = fleet.ended() => anyhow::bail!("the director ended by itself: {}", status?),
+        }
+        fleet.stop().await;
+        Ok(())
+    })
+}
+
+fn write_help(fleet: &EmbeddedFleet, out: &mut impl Write) -> std::io::Result<()> {
+    let base = fleet.base_url();
+    for server in fleet.servers() {
+        writeln!(
+            out,
+            "server {:<4} pid {:<8} media {:<22} {}/metrics",
+            server.id, server.pid, server.media, server.http
+        )?;
+    }
+    writeln!(out, "\nWith a browser   {base}/?room=demo&name=me")?;
+    writeln!(out, "State            {base}/registry")?;
+    writeln!(
+        out,
+        "Join             POST an SDP offer to {base}/rooms/ROOM/participants/NAME, DELETE the Location to leave"
+    )?;
+    writeln!(out, "From a profile   target = \"targets/fleet.toml\", and in that file:\n")?;
+    writeln!(out, "    driver = \"embedded\"\n    [[servers]]\n    id  = \"fleet\"\n    url = \"{base}\"\n")?;
+    writeln!(out, "Ctrl-C ends it.")?;
+    out.flush()
+}

@@ -1,0 +1,171 @@
+//! `roomful run PROFILE`: plan, load, judge, report.
+
+use super::exit;
+use super::stage::Stage;
+use crate::history::{self, Event, Line, RunInfo, SCHEMA};
+use crate::plan::{self, Machine};
+use crate::profile::{self, Profile};
+use crate::report::{self, Progress, RunFolder};
+use anyhow::Result;
+use clap::Args;
+use std::cell::RefCell;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// The profile, e.g. profiles/demo.toml.
+    profile: PathBuf,
+    /// Override a value: --set rooms.0.count=10 (repeatable).
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Run folder; default: reports/<time>-<profile>.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// Runs a profile. Gives the exit code of its verdict.
+pub fn run(args: &RunArgs) -> Result<u8> {
+    let profile = match profile::load(&args.profile, &args.sets) {
+        Ok(p) => Arc::new(p),
+        Err(e) => {
+            write_err(&format!("{e}"));
+            return Ok(exit::BAD_PROFILE);
+        }
+    };
+    let plan = Arc::new(plan::plan(&profile));
+    let limits = plan::limits(&profile, &plan, &Machine::read());
+    if !limits.fit() {
+        for problem in limits.problems() {
+            write_err(&format!("{}: does not fit this machine: {problem}", args.profile.display()));
+        }
+        return Ok(exit::BAD_PROFILE);
+    }
+    crate::engine::socket::raise_descriptor_limit();
+    let started = OffsetDateTime::now_utc();
+    let folder = match &args.out {
+        Some(dir) => RunFolder::at(dir)?,
+        None => RunFolder::create(Path::new("reports"), &profile.name, started)?,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let ended = runtime.block_on(perform(&profile, &plan, serde_json::to_value(&limits)?, started, &folder));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    let ended = ended?;
+    // What happened is judged even where the run broke off or the disk is full; then the tool failed all the same.
+    let code = super::report::after_run(folder.path(), ended.tail)?;
+    if let Some(trouble) = ended.trouble {
+        return Err(trouble);
+    }
+    Ok(if ended.interrupted { exit::INTERRUPTED } else { u8::try_from(code)? })
+}
+
+/// How a run ended.
+struct Ended {
+    interrupted: bool,
+    /// Lines of the history that the disk did not take.
+    tail: Vec<u8>,
+    trouble: Option<anyhow::Error>,
+}
+
+async fn perform(
+    profile: &Arc<Profile>,
+    plan: &Arc<plan::Plan>,
+    limits: serde_json::Value,
+    started: OffsetDateTime,
+    folder: &RunFolder,
+) -> Result<Ended> {
+    write_err(&format!(
+        "{}: {} participants in {} rooms, seed {}, into {}",
+        profile.name,
+        plan.legs.len(),
+        plan.rooms.len(),
+        plan.seed,
+        folder.path().display()
+    ));
+    let stage = Stage::set(profile.clone(), plan.clone()).await?;
+    let writer = RefCell::new(history::Writer::create(folder.path())?);
+    let ms = |d: std::time::Duration| d.as_secs_f64() * 1000.0;
+    writer.borrow_mut().append(&Line {
+        t: 0.0,
+        event: Event::Run(RunInfo {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            id: format!("{:08x}", stage.run_id),
+            profile: profile.name.clone(),
+            shape: "steady".to_owned(),
+            seed: plan.seed,
+            started_at: started.format(&Rfc3339)?,
+            resolved: profile.resolved.clone(),
+            hold_from_ms: ms(plan.hold_from),
+            hold_until_ms: ms(plan.hold_until),
+            legs_planned: plan.legs.len() as u32,
+            limits,
+        }),
+    });
+    let mut live = Live::new();
+    let outcome = stage
+        .conductor
+        .run(
+            &mut |line| writer.borrow_mut().append(&line),
+            &mut |p| {
+                writer.borrow_mut().flush();
+                let mut shown = Progress::of(p.t_ms, p.phase, p.planned, &p.interval, &p.health);
+                (shown.failed, shown.dropped) = (p.failed, p.dropped);
+                live.show(&report::progress_line(&shown));
+            },
+            interrupt(),
+        )
+        .await;
+    live.end();
+    stage.strike().await;
+    let (tail, disk) = writer.into_inner().finish();
+    let (interrupted, broken) = match outcome {
+        Ok(o) => (o.interrupted, None),
+        Err(e) => (false, Some(e.context("the run broke off; what happened until then was judged"))),
+    };
+    Ok(Ended { interrupted, tail, trouble: broken.or(disk.map(anyhow::Error::msg)) })
+}
+
+/// Ctrl-C or SIGTERM.
+async fn interrupt() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut term) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = term.recv() => {}
+    }
+    write_err("\nInterrupted: ending the calls, then judging what was seen.");
+}
+
+/// One line that renews itself on a terminal; a plain line a second elsewhere.
+struct Live {
+    terminal: bool,
+}
+
+impl Live {
+    fn new() -> Live {
+        Live { terminal: std::io::stderr().is_terminal() }
+    }
+
+    fn show(&mut self, line: &str) {
+        let mut e = std::io::stderr().lock();
+        // A closed stderr must not end a run.
+        let _ = if self.terminal { write!(e, "\r\x1b[2K{line}") } else { writeln!(e, "{line}") };
+        let _ = e.flush();
+    }
+
+    fn end(&mut self) {
+        if self.terminal {
+            let _ = writeln!(std::io::stderr());
+        }
+    }
+}
+
+fn write_err(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

@@ -1,0 +1,112 @@
+//! What a run and a probe share: the target started or found, and the engine's parts made ready.
+
+use crate::engine::{Conductor, socket, start_of_run};
+use crate::fleet::embedded::{EmbeddedFleet, EmbeddedOptions};
+use crate::media::clip::ClipLibrary;
+use crate::participant::Common;
+use crate::plan::Plan;
+use crate::profile::{Profile, Target};
+use crate::signaling::embedded::EmbeddedDriver;
+use crate::signaling::{self, Driver};
+use crate::transport::{AllowList, Shared, Timing};
+use crate::types::{Client, Suite};
+use anyhow::{Context as _, Result, bail};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+/// The target, and what is needed to reach it.
+pub struct Stage {
+    pub driver: Arc<dyn Driver>,
+    /// Ours to stop, where we started it.
+    pub fleet: Option<EmbeddedFleet>,
+    pub conductor: Conductor,
+    pub run_id: u32,
+}
+
+/// SRTP suites in the order a client offers them.
+fn suites(client: Client) -> &'static [Suite] {
+    match client {
+        Client::Chrome => &[Suite::Aes128CmSha1_80, Suite::AeadAes128Gcm],
+        Client::Light => &[Suite::AeadAes128Gcm, Suite::Aes128CmSha1_80],
+    }
+}
+
+impl Stage {
+    /// Starts or finds the target and prepares its rooms. The run's clock starts at the end of this.
+    pub async fn set(profile: Arc<Profile>, plan: Arc<Plan>) -> Result<Stage> {
+        let clips = Arc::new(ClipLibrary::load().context("the built-in clips")?);
+        let (fleet, driver, mut allow) = match &profile.target {
+            Target::Embedded(t) => {
+                let fleet = EmbeddedFleet::start(t.servers, t.participants_max, &EmbeddedOptions::default())
+                    .await
+                    .context("the embedded fleet")?;
+                let driver: Arc<dyn Driver> = Arc::new(EmbeddedDriver::new(fleet.base_url())?);
+                (Some(fleet), driver, Vec::new())
+            }
+            Target::External(t) => {
+                let driver = signaling::driver(t, profile.client, profile.load.join_timeout)?;
+                (None, driver, t.allow.clone())
+            }
+        };
+        driver.prepare(&plan.rooms).await?;
+        let hosts = driver.hosts();
+        if let Target::External(t) = &profile.target
+            && !t.authorized
+            && let Some(h) = hosts.iter().find(|h| !is_private(**h))
+        {
+            bail!("{h} is neither loopback nor private: set `authorized = true` in the target file if it is yours to load");
+        }
+        allow.extend(hosts.iter().map(|h| (*h, if h.is_ipv4() { 32 } else { 128 })));
+        let sources = sources(&profile, &hosts)?;
+        let timing = Timing { connect: profile.load.join_timeout, ..Timing::default() };
+        let run_id = rand::random();
+        let common = Arc::new(Common {
+            run: run_id,
+            transport: Shared::new(suites(profile.client), timing).context("certificate and DTLS settings")?,
+            allow: Arc::new(AllowList::new(allow)),
+            client: profile.client,
+        });
+        let shards = profile.shards.unwrap_or_else(|| default_shards(&profile));
+        let (epoch, epoch_ns) = start_of_run();
+        let conductor =
+            Conductor { profile, plan, driver: driver.clone(), clips, common, shards, sources, epoch, epoch_ns };
+        Ok(Stage { driver, fleet, conductor, run_id })
+    }
+
+    /// Takes down what `set` put up.
+    pub async fn strike(self) {
+        self.driver.finish().await;
+        if let Some(f) = self.fleet {
+            f.stop().await;
+        }
+    }
+}
+
+/// One media thread a core; the embedded fleet gets half of them, signalling the last of more than two.
+fn default_shards(profile: &Profile) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    match profile.target {
+        Target::Embedded(_) => (cores / 2).max(1),
+        Target::External(_) if cores > 2 => cores - 1,
+        Target::External(_) => cores,
+    }
+}
+
+fn sources(profile: &Profile, hosts: &[IpAddr]) -> Result<Vec<IpAddr>> {
+    if !profile.bind.is_empty() {
+        return Ok(profile.bind.clone());
+    }
+    let host = hosts.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    Ok(vec![socket::source_address(host).with_context(|| format!("no route to {host}"))?])
+}
+
+/// Loopback, link-local and private ranges (RFC 1918, RFC 6598, RFC 4193).
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v) => {
+            let o = v.octets();
+            v.is_loopback() || v.is_private() || v.is_link_local() || (o[0] == 100 && o[1] & 0xc0 == 64)
+        }
+        IpAddr::V6(v) => v.is_loopback() || (v.segments()[0] & 0xfe00) == 0xfc00 || (v.segments()[0] & 0xffc0) == 0xfe80,
+    }
+}

@@ -1,0 +1,653 @@
+//! One thread with its participants: sockets, clock, batching, timers. Whole rooms live on one shard, so nothing here
+//! needs a lock.
+
+use super::realtime_ns;
+use super::socket::{MediaSocket, Poll, Receiver, thread_cpu_ns};
+use super::wheel::{TICK, Wheel};
+use crate::history::ShardHealth;
+use crate::measure::{Flow, FlowCounters, Hist};
+use crate::participant::{Common, Event, Meter, Participant, Room, SLOTS_MAX, Sink, Spec, Totals, World};
+use crate::signaling::{MediaCommand, MediaError, TransportState};
+use crate::types::{Kind, LegId, RoomId, ServerId};
+use rustc_hash::FxHashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+/// Sockets with media are looked at this often: kernel timestamps make it free of error, and at 1 ms one core carries
+/// a quarter fewer participants (docs/performance.md).
+const MEDIA_SWEEP: Duration = Duration::from_millis(5);
+/// A quiet room's row is written at least this often.
+const ROOM_ROW_SECONDS: u32 = 10;
+
+/// Orders for a shard.
+pub enum ToShard {
+    Add { spec: Box<Spec> },
+    /// Where the leg's room is, once known.
+    Server { leg: LegId, server: ServerId },
+    /// Stop sending; leave follows.
+    Quiet { leg: LegId },
+    /// Close what is open and forget the leg; answered by [`FromShard::Totals`].
+    Remove { leg: LegId },
+    Stop,
+}
+
+/// What a shard tells.
+#[derive(Debug)]
+pub enum FromShard {
+    /// The leg has its first transport.
+    Opened { leg: LegId },
+    State { leg: LegId, slot: u8, state: TransportState, at: Instant },
+    FirstMedia { leg: LegId, from: LegId, rtp_ms: Option<f64>, frame_ms: Option<f64> },
+    Note { leg: LegId, code: &'static str, text: String },
+    Totals { leg: LegId, totals: Box<Totals> },
+    Second(Box<ShardSecond>),
+    /// The shard can't go on.
+    Fatal(String),
+}
+
+/// One second of one shard.
+#[derive(Debug)]
+pub struct ShardSecond {
+    pub shard: usize,
+    /// Seconds since the start of the run at its end.
+    pub second: u64,
+    pub seconds: f64,
+    pub health: ShardHealth,
+    pub servers: Vec<(ServerId, [Flow; 2])>,
+    /// Participants with media, by server; and rooms.
+    pub present: Vec<(ServerId, u32, u32)>,
+    pub rooms: Vec<RoomRow>,
+}
+
+#[derive(Debug)]
+pub struct RoomRow {
+    pub room: RoomId,
+    pub server: Option<ServerId>,
+    pub seconds: f64,
+    pub participants: u32,
+    pub count: [FlowCounters; 2],
+    pub silence_max_ms: i64,
+    pub delay_max_us: [u64; 2],
+}
+
+pub struct ShardConfig {
+    pub index: usize,
+    pub common: Arc<Common>,
+    /// Source addresses of media sockets, used in turn.
+    pub sources: Vec<IpAddr>,
+    /// Start of the run.
+    pub epoch: Instant,
+    pub orders: UnboundedReceiver<ToShard>,
+    pub media: UnboundedReceiver<MediaCommand>,
+    pub out: UnboundedSender<FromShard>,
+}
+
+struct Entry {
+    participant: Participant,
+    room: RoomId,
+    server: Option<ServerId>,
+    sockets: Vec<Option<SlotSocket>>,
+    /// Earliest tick it is scheduled for.
+    wake_at: Option<Instant>,
+    connected: bool,
+}
+
+struct SlotSocket {
+    socket: MediaSocket,
+    peer: Option<SocketAddr>,
+    /// Not connected yet: looked at every tick, so that set-up times are the target's and not ours.
+    eager: bool,
+}
+
+struct RoomState {
+    room: Room,
+    server: Option<ServerId>,
+    participants: u32,
+    count: [FlowCounters; 2],
+    silence_max_ms: i64,
+    seconds: u32,
+    /// Participants' flows of this second are here until the row is written.
+    flows: [Flow; 2],
+}
+
+#[derive(Default)]
+struct Io {
+    packets_out: u64,
+    packets_in: u64,
+    send_errors: u64,
+    refused: u64,
+    dropped: u64,
+}
+
+pub struct Shard {
+    config: ShardConfig,
+    entries: Vec<Option<Box<Entry>>>,
+    free: Vec<u32>,
+    by_leg: FxHashMap<LegId, u32>,
+    rooms: FxHashMap<RoomId, RoomState>,
+    /// By server id; the last one is for media before its server is known.
+    meters: Vec<Meter>,
+    unknown: Meter,
+    lateness: Hist,
+    wheel: Wheel,
+    eager: Poll,
+    media: Poll,
+    receiver: Receiver,
+    io: Io,
+    buf: Box<[u8; 2048]>,
+    events: Vec<Event>,
+    next_source: usize,
+    second: u64,
+    second_began: Instant,
+    cpu_began_ns: u64,
+    next_sweep: Instant,
+    stop: bool,
+}
+
+struct Out<'a> {
+    sockets: &'a [Option<SlotSocket>],
+    io: &'a mut Io,
+}
+
+impl Sink for Out<'_> {
+    fn send(&mut self, slot: u8, to: SocketAddr, datagram: &[u8]) {
+        let Some(Some(s)) = self.sockets.get(usize::from(slot)) else { return };
+        let to = (s.peer != Some(to)).then_some(to);
+        match s.socket.send(to, datagram) {
+            Ok(()) => self.io.packets_out += 1,
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
+                // The error is of an earlier packet and took this one's place: send it again.
+                self.io.refused += 1;
+                if s.socket.send(to, datagram).is_ok() {
+                    self.io.packets_out += 1;
+                }
+            }
+            Err(_) => self.io.send_errors += 1,
+        }
+    }
+}
+
+impl Shard {
+    pub fn new(config: ShardConfig) -> std::io::Result<Shard> {
+        let now = Instant::now();
+        Ok(Shard {
+            entries: Vec::new(),
+            free: Vec::new(),
+            by_leg: FxHashMap::default(),
+            rooms: FxHashMap::default(),
+            meters: Vec::new(),
+            unknown: Meter::allocated(),
+            lateness: Hist::allocated(),
+            wheel: Wheel::new(now),
+            eager: Poll::new()?,
+            media: Poll::new()?,
+            receiver: Receiver::new(),
+            io: Io::default(),
+            buf: Box::new([0; 2048]),
+            events: Vec::new(),
+            next_source: 0,
+            second: now.saturating_duration_since(config.epoch).as_secs(),
+            second_began: now,
+            cpu_began_ns: 0,
+            next_sweep: now,
+            stop: false,
+            config,
+        })
+    }
+
+    /// Runs until [`ToShard::Stop`] or until the conductor is gone.
+    pub fn run(mut self) {
+        self.cpu_began_ns = thread_cpu_ns();
+        let (mut due, mut keys) = (Vec::new(), Vec::new());
+        while !self.stop {
+            let now = Instant::now();
+            self.take_orders(now);
+            self.wheel.advance(now, &mut due);
+            for key in due.drain(..) {
+                self.wake(key);
+            }
+            self.sweep(true, &mut keys);
+            if now >= self.next_sweep {
+                self.next_sweep = now + MEDIA_SWEEP;
+                self.sweep(false, &mut keys);
+            }
+            if now >= self.config.epoch + Duration::from_secs(self.second + 1) {
+                self.end_second(now);
+            }
+            let spent = now.elapsed();
+            if spent < TICK {
+                std::thread::sleep(TICK - spent);
+            }
+        }
+    }
+
+    fn take_orders(&mut self, now: Instant) {
+        loop {
+            match self.config.orders.try_recv() {
+                Ok(o) => self.obey(now, o),
+                Err(tokio::sync::mpsc::error::TryRecvError::Empty) => break,
+                Err(tokio::sync::mpsc::error::TryRecvError::Disconnected) => {
+                    self.stop = true;
+                    return;
+                }
+            }
+        }
+        while let Ok(c) = self.config.media.try_recv() {
+            // A leg is added before its driver starts, but through the other queue.
+            while let Ok(o) = self.config.orders.try_recv() {
+                self.obey(now, o);
+            }
+            self.on_media_command(now, c);
+        }
+    }
+
+    fn obey(&mut self, now: Instant, order: ToShard) {
+        match order {
+            ToShard::Add { spec } => self.add(now, *spec),
+            ToShard::Server { leg, server } => self.set_server(leg, server),
+            ToShard::Quiet { leg } => {
+                if let Some(ix) = self.by_leg.get(&leg).copied() {
+                    self.with(ix, |p, w| p.go_quiet(w));
+                }
+            }
+            ToShard::Remove { leg } => self.remove(leg),
+            ToShard::Stop => self.stop = true,
+        }
+    }
+
+    fn add(&mut self, now: Instant, spec: Spec) {
+        let (leg, room, planned_ns) = (spec.leg.id, spec.leg.room, spec.planned_ns);
+        let participant = Participant::new(now, spec, &self.config.common);
+        let r = self.rooms.entry(room).or_insert_with(|| RoomState {
+            room: Room::new(),
+            server: None,
+            participants: 0,
+            count: Default::default(),
+            silence_max_ms: 0,
+            seconds: 0,
+            flows: Default::default(),
+        });
+        r.room.join(leg, planned_ns, participant.sends());
+        let entry =
+            Box::new(Entry { participant, room, server: None, sockets: Vec::new(), wake_at: None, connected: false });
+        let ix = match self.free.pop() {
+            Some(ix) => {
+                self.entries[ix as usize] = Some(entry);
+                ix
+            }
+            None => {
+                self.entries.push(Some(entry));
+                self.entries.len() as u32 - 1
+            }
+        };
+        self.by_leg.insert(leg, ix);
+        self.with(ix, |_, _| {});
+    }
+
+    fn set_server(&mut self, leg: LegId, server: ServerId) {
+        while self.meters.len() <= server.index() {
+            self.meters.push(Meter::allocated());
+        }
+        let Some(ix) = self.by_leg.get(&leg) else { return };
+        let Some(e) = self.entries[*ix as usize].as_deref_mut() else { return };
+        e.server = Some(server);
+        if let Some(r) = self.rooms.get_mut(&e.room) {
+            r.server = Some(server);
+        }
+    }
+
+    fn remove(&mut self, leg: LegId) {
+        let Some(ix) = self.by_leg.remove(&leg) else { return };
+        let mut last = None;
+        self.with(ix, |p, w| {
+            p.go_quiet(w);
+            let mut flows = <[Flow; 2]>::default();
+            let (delta, totals) = p.finish(w, &mut flows);
+            for slot in 0..SLOTS_MAX {
+                p.close(w, slot);
+            }
+            w.room.leave(p.leg(), w.now_ns);
+            last = Some((flows, delta, totals));
+        });
+        let Some(e) = self.entries[ix as usize].take() else { return };
+        self.free.push(ix);
+        let Some((flows, delta, totals)) = last else { return };
+        if let Some(r) = self.rooms.get_mut(&e.room) {
+            r.add(&flows, &delta);
+        }
+        let _ = self.config.out.send(FromShard::Totals { leg, totals: Box::new(totals) });
+    }
+
+    fn on_media_command(&mut self, now: Instant, c: MediaCommand) {
+        match c {
+            MediaCommand::Offer { leg, slot, want, reply } => {
+                let r = self.open(now, leg, slot).and_then(|ix| {
+                    self.with(ix, |p, w| p.offer(w, slot, want)).unwrap_or(Err(MediaError::Gone))
+                });
+                let _ = reply.send(r);
+            }
+            MediaCommand::AcceptAnswer { leg, slot, sdp, reply } => {
+                let r = self.known(leg).and_then(|ix| {
+                    self.with(ix, |p, w| p.accept_answer(w, slot, &sdp)).unwrap_or(Err(MediaError::Gone))
+                });
+                let _ = reply.send(r);
+            }
+            MediaCommand::AcceptOffer { leg, slot, sdp, reply } => {
+                let r = self.open(now, leg, slot).and_then(|ix| {
+                    self.with(ix, |p, w| p.accept_offer(w, slot, &sdp)).unwrap_or(Err(MediaError::Gone))
+                });
+                let _ = reply.send(r);
+            }
+            MediaCommand::Candidate { leg, slot, candidate } => {
+                if let Ok(ix) = self.known(leg) {
+                    self.with(ix, |p, w| p.candidate(w, slot, &candidate));
+                }
+            }
+            MediaCommand::Close { leg, slot } => {
+                if let Ok(ix) = self.known(leg) {
+                    self.with(ix, |p, w| p.close(w, slot));
+                }
+            }
+        }
+    }
+
+    fn known(&self, leg: LegId) -> Result<u32, MediaError> {
+        self.by_leg.get(&leg).copied().ok_or(MediaError::Gone)
+    }
+
+    /// The leg's entry, with this transport open.
+    fn open(&mut self, now: Instant, leg: LegId, slot: u8) -> Result<u32, MediaError> {
+        let ix = self.known(leg)?;
+        let e = self.entries[ix as usize].as_deref_mut().ok_or(MediaError::Gone)?;
+        if slot >= SLOTS_MAX {
+            return Err(MediaError::Local(format!("transport {slot}: at most {SLOTS_MAX} a participant")));
+        }
+        if e.participant.is_open(slot) {
+            return Ok(ix);
+        }
+        let source = self.config.sources[self.next_source % self.config.sources.len()];
+        self.next_source += 1;
+        let local = |what: &str, e: std::io::Error| MediaError::Local(format!("{what} on {source}: {e}"));
+        let socket = MediaSocket::bind(source).map_err(|e| local("no UDP socket", e))?;
+        self.eager.add(&socket, key(ix, slot)).map_err(|e| local("epoll", e))?;
+        e.participant.open(now, slot, socket.local())?;
+        while e.sockets.len() <= usize::from(slot) {
+            e.sockets.push(None);
+        }
+        e.sockets[usize::from(slot)] = Some(SlotSocket { socket, peer: None, eager: true });
+        let _ = self.config.out.send(FromShard::Opened { leg });
+        Ok(ix)
+    }
+
+    /// Calls into a participant, then does what its events ask and sees to its next wake-up.
+    fn with<R>(&mut self, ix: u32, f: impl FnOnce(&mut Participant, &mut World<'_>) -> R) -> Option<R> {
+        let e = self.entries.get_mut(ix as usize)?.as_deref_mut()?;
+        let room = self.rooms.get_mut(&e.room)?;
+        let meter = match e.server {
+            Some(s) => self.meters.get_mut(s.index()).unwrap_or(&mut self.unknown),
+            None => &mut self.unknown,
+        };
+        let mut sink = Out { sockets: &e.sockets, io: &mut self.io };
+        let mut w = World {
+            now: Instant::now(),
+            now_ns: realtime_ns(),
+            clock: realtime_ns,
+            room: &mut room.room,
+            meter,
+            lateness: &mut self.lateness,
+            sink: &mut sink,
+            buf: &mut self.buf[..],
+            events: &mut self.events,
+        };
+        let r = f(&mut e.participant, &mut w);
+        if !self.events.is_empty() {
+            self.on_events(ix);
+        }
+        self.reschedule(ix);
+        Some(r)
+    }
+
+    fn reschedule(&mut self, ix: u32) {
+        let Some(e) = self.entries[ix as usize].as_deref_mut() else { return };
+        let at = e.participant.poll_timeout();
+        if e.wake_at.is_none_or(|t| at < t) {
+            e.wake_at = Some(at);
+            self.wheel.schedule(ix, at);
+        }
+    }
+
+    fn wake(&mut self, ix: u32) {
+        let Some(Some(e)) = self.entries.get_mut(ix as usize) else { return };
+        // Several entries in the wheel are possible; only the earliest counts, the others find nothing due.
+        e.wake_at = None;
+        let due = e.participant.poll_timeout() <= Instant::now();
+        if due {
+            self.with(ix, |p, w| p.handle_timeout(w));
+        } else {
+            self.reschedule(ix);
+        }
+    }
+
+    fn on_events(&mut self, ix: u32) {
+        let mut events = std::mem::take(&mut self.events);
+        for event in events.drain(..) {
+            let Some(e) = self.entries[ix as usize].as_deref_mut() else { break };
+            let leg = e.participant.leg();
+            let socket = |e: &mut Entry, slot: u8| e.sockets.get_mut(usize::from(slot)).and_then(|s| s.take());
+            match event {
+                Event::State { slot, state, at } => {
+                    if matches!(state, TransportState::Connected { .. }) {
+                        e.connected = true;
+                        if let Some(Some(s)) = e.sockets.get_mut(usize::from(slot))
+                            && std::mem::replace(&mut s.eager, false)
+                        {
+                            let moved = self.eager.remove(&s.socket).and(self.media.add(&s.socket, key(ix, slot)));
+                            if let Err(err) = moved {
+                                let _ = self.config.out.send(FromShard::Fatal(format!("epoll: {err}")));
+                            }
+                        }
+                    }
+                    let _ = self.config.out.send(FromShard::State { leg, slot, state, at });
+                }
+                Event::Connect { slot, peer } => {
+                    if let Some(Some(s)) = e.sockets.get_mut(usize::from(slot))
+                        && s.peer != Some(peer)
+                    {
+                        // Failing to connect only costs speed and the ECONNREFUSED evidence.
+                        s.peer = s.socket.connect(peer).is_ok().then_some(peer);
+                    }
+                }
+                Event::Disconnect { slot } => {
+                    if let Some(Some(s)) = e.sockets.get_mut(usize::from(slot))
+                        && s.socket.disconnect().is_ok()
+                    {
+                        s.peer = None;
+                    }
+                }
+                Event::Closed { slot } => drop(socket(e, slot)),
+                Event::FirstMedia { from, rtp_ms, frame_ms } => {
+                    let _ = self.config.out.send(FromShard::FirstMedia { leg, from, rtp_ms, frame_ms });
+                }
+                Event::Note { code, text } => {
+                    let _ = self.config.out.send(FromShard::Note { leg, code, text });
+                }
+            }
+        }
+        self.events = events;
+    }
+
+    fn sweep(&mut self, eager: bool, keys: &mut Vec<u64>) {
+        // A full result may hide more; level-triggered, so the next round sees them.
+        for _ in 0..4 {
+            if eager { self.eager.ready(keys) } else { self.media.ready(keys) }
+            for k in keys.iter() {
+                self.receive((k >> 8) as u32, (k & 0xff) as u8);
+            }
+            if keys.len() < 1024 {
+                break;
+            }
+        }
+    }
+
+    fn receive(&mut self, ix: u32, slot: u8) {
+        let Some(Some(e)) = self.entries.get_mut(ix as usize) else { return };
+        let Some(Some(s)) = e.sockets.get(usize::from(slot)) else { return };
+        let Some(room) = self.rooms.get_mut(&e.room) else { return };
+        let meter = match e.server {
+            Some(s) => self.meters.get_mut(s.index()).unwrap_or(&mut self.unknown),
+            None => &mut self.unknown,
+        };
+        let mut sink = Out { sockets: &e.sockets, io: &mut self.io };
+        let (peer, participant) = (s.peer, &mut e.participant);
+        let mut w = World {
+            now: Instant::now(),
+            now_ns: realtime_ns(),
+            clock: realtime_ns,
+            room: &mut room.room,
+            meter,
+            lateness: &mut self.lateness,
+            sink: &mut sink,
+            buf: &mut self.buf[..],
+            events: &mut self.events,
+        };
+        let drained = self.receiver.drain(&s.socket, |d| {
+            if let Some(from) = d.from.or(peer) {
+                participant.on_datagram(&mut w, slot, from, d.recv_ns, d.data);
+            }
+        });
+        self.io.packets_in += u64::from(drained.datagrams);
+        self.io.dropped += u64::from(drained.dropped);
+        self.io.refused += u64::from(drained.refused);
+        if !self.events.is_empty() {
+            self.on_events(ix);
+        }
+        self.reschedule(ix);
+    }
+
+    fn end_second(&mut self, now: Instant) {
+        self.second = now.saturating_duration_since(self.config.epoch).as_secs();
+        for ix in 0..self.entries.len() as u32 {
+            let Some(e) = self.entries[ix as usize].as_deref() else { continue };
+            let room = e.room;
+            let mut flows = <[Flow; 2]>::default();
+            let Some(delta) = self.with(ix, |p, w| p.sample(w, &mut flows)) else { continue };
+            if let Some(r) = self.rooms.get_mut(&room) {
+                r.add(&flows, &delta);
+            }
+        }
+        let seconds = now.saturating_duration_since(self.second_began).as_secs_f64();
+        self.second_began = now;
+        let cpu = thread_cpu_ns();
+        let health = ShardHealth {
+            cpu: (cpu - self.cpu_began_ns) as f64 / 1e9 / seconds.max(1e-3),
+            send_lateness: std::mem::take(&mut self.lateness),
+            socket_drops: self.io.dropped,
+            send_errors: self.io.send_errors,
+            refused: self.io.refused,
+            packets_out: self.io.packets_out,
+            packets_in: self.io.packets_in,
+        };
+        self.cpu_began_ns = cpu;
+        self.io = Io::default();
+        self.lateness = Hist::allocated();
+        let second = ShardSecond {
+            shard: self.config.index,
+            second: self.second,
+            seconds,
+            health,
+            present: self.present(),
+            rooms: Vec::new(),
+            servers: Vec::new(),
+        };
+        let second = self.rows(second);
+        let _ = self.config.out.send(FromShard::Second(Box::new(second)));
+    }
+
+    fn present(&mut self) -> Vec<(ServerId, u32, u32)> {
+        let mut by: FxHashMap<ServerId, (u32, u32)> = FxHashMap::default();
+        for r in self.rooms.values_mut() {
+            r.participants = 0;
+        }
+        for e in self.entries.iter().flatten().filter(|e| e.connected) {
+            if let Some(r) = self.rooms.get_mut(&e.room) {
+                r.participants += 1;
+            }
+            if let Some(s) = e.server {
+                by.entry(s).or_default().0 += 1;
+            }
+        }
+        for r in self.rooms.values().filter(|r| r.participants > 0) {
+            if let Some(s) = r.server {
+                by.entry(s).or_default().1 += 1;
+            }
+        }
+        let mut v: Vec<_> = by.into_iter().map(|(s, (p, r))| (s, p, r)).collect();
+        v.sort();
+        v
+    }
+
+    /// Rooms into their servers' flows, and into rows of their own where something is to be said.
+    fn rows(&mut self, mut second: ShardSecond) -> ShardSecond {
+        let now_ns = realtime_ns();
+        let mut servers: FxHashMap<ServerId, [Flow; 2]> = FxHashMap::default();
+        for (id, r) in &mut self.rooms {
+            let flows = std::mem::take(&mut r.flows);
+            if let Some(s) = r.server {
+                let to = servers.entry(s).or_default();
+                for (a, b) in to.iter_mut().zip(&flows) {
+                    a.merge(b);
+                }
+            }
+            r.seconds += 1;
+            let amiss = flows.iter().any(|f| {
+                f.count.e2e_expected > f.count.e2e_received || f.count.freezes > 0 || f.silence_max_ms > 1000
+            });
+            if amiss || r.seconds >= ROOM_ROW_SECONDS {
+                second.rooms.push(RoomRow {
+                    room: *id,
+                    server: r.server,
+                    seconds: f64::from(r.seconds),
+                    participants: r.participants,
+                    count: std::mem::take(&mut r.count),
+                    silence_max_ms: std::mem::take(&mut r.silence_max_ms),
+                    delay_max_us: std::mem::take(&mut r.room.delay_max_us),
+                });
+                r.seconds = 0;
+            }
+            r.room.tidy(now_ns);
+        }
+        self.rooms.retain(|_, r| !r.room.is_empty());
+        for (s, m) in self.meters.iter_mut().enumerate() {
+            if m.delay.iter().chain(&m.rtt).all(Hist::is_empty) {
+                continue;
+            }
+            let to = servers.entry(ServerId(s as u32)).or_default();
+            for k in Kind::BOTH {
+                let i = k.index();
+                to[i].delay.merge(&m.delay[i]);
+                to[i].rtt.merge(&m.rtt[i]);
+                m.delay[i].clear();
+                m.rtt[i].clear();
+            }
+        }
+        second.servers = servers.into_iter().collect();
+        second.servers.sort_by_key(|s| s.0);
+        second
+    }
+}
+
+impl RoomState {
+    fn add(&mut self, flows: &[Flow; 2], delta: &[FlowCounters; 2]) {
+        for i in 0..2 {
+            self.flows[i].merge(&flows[i]);
+            self.count[i] += &delta[i];
+            self.silence_max_ms = self.silence_max_ms.max(flows[i].silence_max_ms);
+        }
+    }
+}
+
+fn key(ix: u32, slot: u8) -> u64 {
+    u64::from(ix) << 8 | u64::from(slot)
+}

@@ -1,0 +1,117 @@
+//! The embedded fleet as child processes: a director, and servers under it. They live no longer than this process,
+//! however it ends: each has a pipe to its parent as stdin, and ends with it.
+
+use crate::sfu::{DirectorReady, first_line};
+use anyhow::Context;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::{Child, Command};
+
+/// The director gives its servers one second to go.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How to start it.
+#[derive(Clone, Debug)]
+pub struct EmbeddedOptions {
+    /// Address for media.
+    pub media_ip: IpAddr,
+    /// Address of the director; servers listen on the same IP.
+    pub http: SocketAddr,
+    /// The roomful program; this one if `None`.
+    pub program: Option<PathBuf>,
+}
+
+impl Default for EmbeddedOptions {
+    /// Loopback, free ports, this program.
+    fn default() -> EmbeddedOptions {
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        EmbeddedOptions { media_ip: loopback, http: SocketAddr::new(loopback, 0), program: None }
+    }
+}
+
+/// A running fleet. Dropping it ends its processes too, without waiting for them.
+#[derive(Debug)]
+pub struct EmbeddedFleet {
+    director: Child,
+    base_url: String,
+    servers: Vec<ServerHandle>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServerHandle {
+    pub id: String,
+    pub pid: u32,
+    /// Base URL of its own API: `/stats`, `/metrics`.
+    pub http: String,
+    pub media: SocketAddr,
+}
+
+impl EmbeddedFleet {
+    /// Starts a director and its servers; returns when all take joins.
+    ///
+    /// # Errors
+    /// When a process can't be started, or is not ready within 10 s.
+    pub async fn start(
+        servers: u32,
+        participants_max: u32,
+        options: &EmbeddedOptions,
+    ) -> anyhow::Result<EmbeddedFleet> {
+        let program = match &options.program {
+            Some(program) => program.clone(),
+            None => std::env::current_exe().context("can't find this program")?,
+        };
+        let mut director = Command::new(&program)
+            .arg("director")
+            .args(["--servers", &servers.to_string()])
+            .args(["--participants-max", &participants_max.to_string()])
+            .args(["--media-ip", &options.media_ip.to_string()])
+            .args(["--http", &options.http.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // Ctrl-C at the terminal reaches only us, who end the calls before the servers.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("can't start {}", program.display()))?;
+        let ready: DirectorReady = first_line(&mut director).await.context("director of the embedded fleet")?;
+        let servers = ready
+            .servers
+            .into_iter()
+            .map(|s| ServerHandle { id: s.id, pid: s.pid, http: s.http, media: s.media })
+            .collect();
+        Ok(EmbeddedFleet { director, base_url: ready.http, servers })
+    }
+
+    /// Of the director: where participants join.
+    pub fn base_url(&self) -> &str {
+        &self.base_url
+    }
+
+    pub fn servers(&self) -> &[ServerHandle] {
+        &self.servers
+    }
+
+    pub fn director_pid(&self) -> Option<u32> {
+        self.director.id()
+    }
+
+    /// The director has ended (it never does by itself).
+    pub async fn ended(&mut self) -> anyhow::Result<std::process::ExitStatus> {
+        // Awaiting it closes stdin, which would be its order to go.
+        let stdin = self.director.stdin.take();
+        let status = self.director.wait().await;
+        drop(stdin);
+        Ok(status?)
+    }
+
+    /// Ends director and servers, and waits until they are gone (3 s at most, then by force).
+    pub async fn stop(mut self) {
+        drop(self.director.stdin.take());
+        if tokio::time::timeout(STOP_TIMEOUT, self.director.wait()).await.is_err() {
+            // An error means that it is gone already.
+            let _ = self.director.kill().await;
+        }
+    }
+}

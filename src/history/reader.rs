@@ -1,0 +1,346 @@
+//! Reads a history as often as needed, line by line, and makes the best of a damaged one.
+
+use super::{Event, Line, RunInfo, SCHEMA};
+use serde::Deserialize;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::path::{Path, PathBuf};
+
+/// A longer line is garbage.
+const LINE_BYTES_MAX: u64 = 64 << 20;
+
+/// Damaged lines that are described one by one; more are counted.
+const PROBLEMS_MAX: usize = 20;
+
+/// Names of all events this version knows.
+const KINDS: [&str; 13] = [
+    "run",
+    "rooms",
+    "server",
+    "phase",
+    "join_start",
+    "joined",
+    "join_failed",
+    "first_media",
+    "leg_end",
+    "interval",
+    "room",
+    "health",
+    "note",
+];
+const KIND_END: &str = "end";
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("can't read {path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{path} is no history: it holds no line that describes a run")]
+    NoRun { path: PathBuf },
+}
+
+/// A damaged line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    /// Counted from 1.
+    pub line: u64,
+    pub what: String,
+}
+
+/// What one pass over a history met besides its lines.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Scan {
+    /// Lines in the middle that could not be read; the rest was. At most 20, see `problems_more`.
+    pub problems: Vec<Problem>,
+    pub problems_more: u64,
+    /// The last line was cut short, as after a crash. Tolerated.
+    pub torn: bool,
+    /// Lines of kinds that this version does not know, by kind.
+    pub unknown: BTreeMap<String, u64>,
+}
+
+/// A history that can be gone through. It holds no lines: a run of hours does not fit, and need not.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// First line of the history.
+    pub run: RunInfo,
+    source: Source,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    File { path: PathBuf, tail: Vec<u8> },
+    Lines(Vec<Line>),
+}
+
+/// Opens a history and finds its run.
+pub fn read(path: &Path) -> Result<Reading, ReadError> {
+    read_with_tail(path, Vec::new())
+}
+
+/// The same, with bytes behind the file's end that the disk had no room for (see [`super::Writer::finish`]).
+pub fn read_with_tail(path: &Path, tail: Vec<u8>) -> Result<Reading, ReadError> {
+    File::open(path).map_err(|source| ReadError::Io { path: path.into(), source })?;
+    let source = Source::File { path: path.into(), tail };
+    let mut run = None;
+    source.each(&mut |kind| kind == "run", &mut |line| {
+        if let Event::Run(info) = line.event {
+            run.get_or_insert(info);
+        }
+        Go::Stop
+    });
+    let run = run.ok_or_else(|| ReadError::NoRun { path: path.into() })?;
+    Ok(Reading { run, source })
+}
+
+impl Reading {
+    /// A history in memory.
+    pub fn of_lines(lines: Vec<Line>) -> Result<Reading, ReadError> {
+        let run = lines.iter().find_map(|l| match &l.event {
+            Event::Run(info) => Some(info.clone()),
+            _ => None,
+        });
+        let run = run.ok_or_else(|| ReadError::NoRun { path: "history".into() })?;
+        Ok(Reading { run, source: Source::Lines(lines) })
+    }
+
+    /// Goes through all lines in order. Only those whose kind (`interval`, `leg_end` …) is wanted are parsed whole and
+    /// given to `see`. Damaged lines are in the result, and so is an error of the disk.
+    pub fn each(&self, wanted: impl Fn(&str) -> bool, mut see: impl FnMut(Line)) -> Scan {
+        let mut scan = self.source.each(&mut |kind| wanted(kind), &mut |line| {
+            see(line);
+            Go::On
+        });
+        if self.run.schema > SCHEMA {
+            let what = format!("written by a newer roomful (schema {}, this one knows {SCHEMA})", self.run.schema);
+            scan.problems.insert(0, Problem { line: 1, what });
+        }
+        scan
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Go {
+    On,
+    Stop,
+}
+
+impl Source {
+    fn each(&self, wanted: &mut dyn FnMut(&str) -> bool, see: &mut dyn FnMut(Line) -> Go) -> Scan {
+        match self {
+            Source::Lines(lines) => {
+                for line in lines.iter().filter(|l| wanted(kind(&l.event))) {
+                    if see(line.clone()) == Go::Stop {
+                        break;
+                    }
+                }
+                Scan::default()
+            }
+            Source::File { path, tail } => match File::open(path) {
+                Ok(file) => scan(BufReader::with_capacity(1 << 18, file.chain(Cursor::new(tail))), wanted, see),
+                Err(e) => {
+                    let problems = vec![Problem { line: 0, what: format!("can't read {}: {e}", path.display()) }];
+                    Scan { problems, ..Scan::default() }
+                }
+            },
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow)]
+    ev: Cow<'a, str>,
+}
+
+fn scan(mut from: impl BufRead, wanted: &mut dyn FnMut(&str) -> bool, see: &mut dyn FnMut(Line) -> Go) -> Scan {
+    let mut scan = Scan::default();
+    let mut bytes = Vec::new();
+    for number in 1.. {
+        bytes.clear();
+        let whole = match read_line(&mut from, &mut bytes) {
+            Ok(None) => break,
+            Ok(Some(whole)) => whole,
+            Err(e) => {
+                scan.note(number, format!("can't read on: {e}"));
+                break;
+            }
+        };
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        let head = serde_json::from_slice::<Head<'_>>(&bytes);
+        match head {
+            Ok(head) if head.ev != KIND_END && !KINDS.contains(&&*head.ev) => {
+                *scan.unknown.entry(head.ev.chars().take(40).collect()).or_default() += 1;
+                continue;
+            }
+            Ok(head) if !wanted(&head.ev) => continue,
+            Ok(_) | Err(_) => {}
+        }
+        match serde_json::from_slice::<Line>(&bytes) {
+            Ok(line) => {
+                if see(line) == Go::Stop {
+                    break;
+                }
+            }
+            Err(_) if !whole => scan.torn = true,
+            Err(e) => scan.note(number, e.to_string()),
+        }
+    }
+    scan
+}
+
+/// Reads one line without its newline. `Some(false)`: the file ended before a newline came; `None`: nothing left.
+fn read_line(from: &mut impl BufRead, into: &mut Vec<u8>) -> io::Result<Option<bool>> {
+    let n = from.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', into)?;
+    if n == 0 {
+        return Ok(None);
+    }
+    if into.last() == Some(&b'\n') {
+        into.pop();
+        return Ok(Some(true));
+    }
+    if (n as u64) < LINE_BYTES_MAX {
+        return Ok(Some(false));
+    }
+    // Too long to be ours: keep what shows that, skip the rest.
+    into.truncate(64);
+    from.skip_until(b'\n')?;
+    Ok(Some(true))
+}
+
+impl Scan {
+    fn note(&mut self, line: u64, what: String) {
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(Problem { line, what });
+        } else {
+            self.problems_more += 1;
+        }
+    }
+
+    /// Everything that a reader of the report should know, as text.
+    pub fn remarks(&self) -> Vec<String> {
+        let mut out: Vec<String> =
+            self.problems.iter().map(|p| format!("history line {} could not be read: {}", p.line, p.what)).collect();
+        if self.problems_more > 0 {
+            out.push(format!("{} more history lines could not be read", self.problems_more));
+        }
+        if self.torn {
+            out.push("the last line of the history is cut short".into());
+        }
+        for (kind, n) in &self.unknown {
+            out.push(format!("{n} history lines of kind \"{kind}\" skipped: this version does not know them"));
+        }
+        out
+    }
+}
+
+/// Name of an event in the file.
+fn kind(event: &Event) -> &'static str {
+    match event {
+        Event::Run(_) => "run",
+        Event::Rooms { .. } => "rooms",
+        Event::Server(_) => "server",
+        Event::Phase { .. } => "phase",
+        Event::JoinStart { .. } => "join_start",
+        Event::Joined { .. } => "joined",
+        Event::JoinFailed(_) => "join_failed",
+        Event::FirstMedia { .. } => "first_media",
+        Event::LegEnd(_) => "leg_end",
+        Event::Interval(_) => "interval",
+        Event::Room(_) => "room",
+        Event::Health(_) => "health",
+        Event::Note { .. } => "note",
+        Event::End { .. } => KIND_END,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::synthetic::Synthetic;
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn text(lines: &[Line]) -> String {
+        lines.iter().map(|l| serde_json::to_string(l).unwrap() + "\n").collect()
+    }
+
+    fn file(text: impl AsRef<[u8]>) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("history.jsonl");
+        std::fs::write(&path, text).unwrap();
+        (dir, path)
+    }
+
+    fn all(reading: &Reading) -> (Vec<Line>, Scan) {
+        let mut lines = Vec::new();
+        let scan = reading.each(|_| true, |l| lines.push(l));
+        (lines, scan)
+    }
+
+    #[test]
+    fn kinds_are_what_serde_writes() {
+        let mut seen = BTreeSet::new();
+        for line in (Synthetic { drops: 1, join_failures: 1, notes: true, ..Synthetic::default() }).lines() {
+            let value = serde_json::to_value(&line).unwrap();
+            assert_eq!(value["ev"], kind(&line.event));
+            seen.insert(kind(&line.event));
+        }
+        let known: BTreeSet<&str> = KINDS.into_iter().chain([KIND_END]).collect();
+        assert_eq!(seen, known);
+    }
+
+    #[test]
+    fn reads_back_and_again() {
+        let lines = Synthetic::default().lines();
+        let (_dir, path) = file(text(&lines));
+        let reading = read(&path).unwrap();
+        assert!(all(&reading) == (lines.clone(), Scan::default()));
+        assert!(all(&reading).0 == lines);
+        let mut ends = 0;
+        reading.each(|kind| kind == "leg_end", |_| ends += 1);
+        assert_eq!(ends, lines.iter().filter(|l| matches!(l.event, Event::LegEnd(_))).count());
+    }
+
+    #[test]
+    fn tolerates_a_torn_last_line_anywhere() {
+        let lines: Vec<Line> = Synthetic::default().lines().into_iter().take(40).collect();
+        let whole = text(&lines);
+        let last = whole[..whole.len() - 1].rfind('\n').unwrap() + 1;
+        for cut in [last + 1, last + 7, whole.len() - 2] {
+            let (_dir, path) = file(&whole[..cut]);
+            let (read, scan) = all(&read(&path).unwrap());
+            assert!(read == lines[..39]);
+            assert!(scan.torn && scan.problems.is_empty(), "{scan:?}");
+        }
+        // Only the newline is missing: the line is whole.
+        let (_dir, path) = file(&whole[..whole.len() - 1]);
+        assert!(all(&read(&path).unwrap()) == (lines, Scan::default()));
+    }
+
+    #[test]
+    fn garbage_in_the_middle_is_named_and_the_rest_is_read() {
+        let lines: Vec<Line> = Synthetic::default().lines().into_iter().take(10).collect();
+        let mut bytes = text(&lines[..5]).into_bytes();
+        bytes.extend_from_slice(b"\xff\xfe{nonsense\n{\"t\":1,\"ev\":\"phase\",\"phase\":\"party\"}\n\n");
+        bytes.extend_from_slice(b"{\"t\":1,\"ev\":\"cordon\",\"server\":1}\n");
+        bytes.extend_from_slice(text(&lines[5..]).as_bytes());
+        let (_dir, path) = file(bytes);
+        let (read, scan) = all(&read(&path).unwrap());
+        assert!(read == lines);
+        assert_eq!(scan.problems.iter().map(|p| p.line).collect::<Vec<_>>(), [6, 7]);
+        assert_eq!(scan.unknown, BTreeMap::from([("cordon".to_owned(), 1)]));
+        assert_eq!(scan.remarks().len(), 3);
+    }
+
+    #[test]
+    fn says_what_is_no_history() {
+        let (dir, path) = file("hello\n");
+        let e = read(&path).unwrap_err().to_string();
+        assert!(e.contains("history.jsonl") && e.contains("no history"), "{e}");
+        let e = read(&dir.path().join("none.jsonl")).unwrap_err().to_string();
+        assert!(e.contains("none.jsonl") && e.contains("No such file"), "{e}");
+    }
+}

@@ -1,0 +1,63 @@
+//! What was sent in the last second or so: not the packets, only what it takes to write them again.
+
+/// One packet that was sent. Sequence number, rollover counter and PictureID follow from its number and frame.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Sent {
+    /// CLOCK_REALTIME in its stamp, ns.
+    pub sent_ns: u64,
+    /// When it was sent, ms since the stream's base; wraps.
+    pub at_ms: u32,
+    pub timestamp: u32,
+    pub frame: u32,
+    /// Index in the clip.
+    pub packet: u32,
+}
+
+/// The last packets by their number in the stream, from 1.
+#[derive(Debug)]
+pub struct History {
+    ring: Box<[Sent]>,
+}
+
+impl History {
+    /// Room for a quarter more than `packets_per_second`, since key frames on request come on top of the clip's own.
+    pub fn new(packets_per_second: usize) -> History {
+        let size = (packets_per_second + packets_per_second / 4).max(64);
+        History { ring: vec![Sent::default(); size].into_boxed_slice() }
+    }
+
+    /// Numbers must rise by one.
+    pub fn push(&mut self, number: u64, sent: Sent) {
+        let at = self.at(number);
+        self.ring[at] = sent;
+    }
+
+    /// Packet `number`, when `newest` is the last one pushed; `None` if it has been overwritten, or is not yet.
+    pub fn get(&self, number: u64, newest: u64) -> Option<&Sent> {
+        let age = newest.checked_sub(number)?;
+        (number > 0 && age < self.ring.len() as u64).then(|| &self.ring[self.at(number)])
+    }
+
+    fn at(&self, number: u64) -> usize {
+        (number % self.ring.len() as u64) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_the_newest() {
+        let mut h = History::new(80);
+        assert_eq!(h.get(1, 0).map(|s| s.frame), None);
+        for n in 1..=1000 {
+            h.push(n, Sent { frame: n as u32, ..Sent::default() });
+            assert_eq!(h.get(n + 1, n).map(|s| s.frame), None);
+            for back in 0..110 {
+                let expected = n.checked_sub(back).filter(|&m| m > 0 && back < 100).map(|m| m as u32);
+                assert_eq!(n.checked_sub(back).and_then(|m| h.get(m, n)).map(|s| s.frame), expected, "{n} - {back}");
+            }
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! RTCP of a participant: reports, NACKs, key-frame requests and transport-wide feedback, sent and answered.
+
+use super::slot::Slot;
+use super::{Participant, World};
+use crate::media::receive::ReceptionReport;
+use crate::media::rtcp::{self, Packet, ReportBlock, SenderInfo, Writer};
+use crate::media::srtp::TAG_MAX;
+use crate::types::Kind;
+use rand::RngExt as _;
+use std::time::Duration;
+
+/// An RTCP datagram's longest plain part: within any path's MTU with SRTCP and UDP around it.
+const RTCP_MAX: usize = 1100;
+/// A media stream without a packet for this long has left its reports (its m-line may be off).
+const REPORT_SILENCE_NS: u64 = 5_000_000_000;
+/// Between two key-frame requests for one stream, as long as none comes.
+const KEY_REQUEST_INTERVAL: Duration = Duration::from_millis(300);
+
+impl Participant {
+    /// One authenticated RTCP datagram.
+    pub(super) fn on_rtcp(&mut self, w: &mut World<'_>, slot: u8, recv_ns: u64, data: &[u8]) {
+        let now_compact = rtcp::compact(rtcp::ntp64(w.now_ns));
+        for p in rtcp::parse(data) {
+            let Ok(p) = p else {
+                self.loose[1].malformed += 1;
+                break;
+            };
+            match p {
+                Packet::SenderReport(sr) => {
+                    self.with_stream(slot, sr.ssrc, |m| {
+                        m.stream.on_sender_report(rtcp::compact(sr.info.ntp), recv_ns);
+                    });
+                    for b in sr.blocks.iter() {
+                        self.on_report_block(w, slot, now_compact, &b);
+                    }
+                }
+                Packet::ReceiverReport(rr) => {
+                    for b in rr.blocks.iter() {
+                        self.on_report_block(w, slot, now_compact, &b);
+                    }
+                }
+                Packet::Nack(n) => {
+                    let ssrc = n.media_ssrc;
+                    let Some(t) = self.tracks.iter_mut().find(|t| t.ssrc == ssrc) else { continue };
+                    t.count_mut().nacks_received += 1;
+                    for seq in n.seqs() {
+                        self.resend(w, ssrc, seq);
+                    }
+                }
+                Packet::Pli(pli) => {
+                    let ssrc = pli.media_ssrc;
+                    if let Some(t) = self.tracks.iter_mut().find(|t| t.ssrc == ssrc) {
+                        t.count_mut().plis_received += 1;
+                        t.sender.request_key_frame(w.now);
+                    }
+                }
+                Packet::Fir(f) => {
+                    for (ssrc, _) in f.requests() {
+                        if let Some(t) = self.tracks.iter_mut().find(|t| t.ssrc == ssrc) {
+                            t.count_mut().firs_received += 1;
+                            t.sender.request_key_frame(w.now);
+                        }
+                    }
+                }
+                Packet::Remb(_) => self.loose[1].remb_received += 1,
+                Packet::Twcc(_) => self.loose[1].twcc_received += 1,
+                Packet::Sdes(_) | Packet::Bye(_) => {}
+            }
+        }
+    }
+
+    fn with_stream(&mut self, slot: u8, ssrc: u32, f: impl FnOnce(&mut super::slot::Media)) {
+        let Some(s) = self.slots.get_mut(usize::from(slot)).and_then(|s| s.as_deref_mut()) else { return };
+        if let Some((.., m)) = s.media_streams().find(|(x, ..)| *x == ssrc) {
+            f(m);
+        }
+    }
+
+    fn on_report_block(&mut self, w: &mut World<'_>, slot: u8, now_compact: u32, b: &ReportBlock) {
+        let Some(t) = self.tracks.iter().find(|t| t.ssrc == b.ssrc) else { return };
+        let Some(us) = rtcp::rtt_us(now_compact, b.lsr, b.dlsr) else { return };
+        w.meter.rtt[t.kind.index()].record_us(us);
+        if let Ok(s) = self.slot(slot) {
+            s.rtt = Some(Duration::from_micros(us));
+        }
+    }
+
+    /// SR for what we send, one RR per stream received, SDES: one or more datagrams.
+    pub(super) fn send_reports(&mut self, w: &mut World<'_>) {
+        let mut plain = [0u8; RTCP_MAX + TAG_MAX];
+        for slot in 0..self.slots.len() as u8 {
+            let mut n = 0;
+            let mut own = None;
+            {
+                let Some(s) = self.slots[usize::from(slot)].as_deref() else { continue };
+                if s.srtp.is_none() || !s.transport.may_send() {
+                    continue;
+                }
+                for t in self.tracks.iter().filter(|t| t.slot == Some(slot) && t.sender.is_running()) {
+                    let now_ns = (w.clock)();
+                    let info = SenderInfo {
+                        ntp: rtcp::ntp64(now_ns),
+                        rtp_time: t.sender.rtp_timestamp_at(w.now),
+                        packets: t.sender.packets_sent() as u32,
+                        octets: t.sender.octets_sent() as u32,
+                    };
+                    let mut wr = Writer::new(&mut plain[n..RTCP_MAX]);
+                    if wr.sender_report(t.ssrc, info, &[]).is_ok() && wr.sdes_cname(t.ssrc, &self.cname).is_ok() {
+                        n += wr.len();
+                    }
+                    own = own.or(Some(t.ssrc));
+                }
+            }
+            if n > 0 {
+                self.send_rtcp(w, slot, &mut plain, n);
+            }
+            self.send_receiver_reports(w, slot, own, &mut plain);
+        }
+    }
+
+    fn send_receiver_reports(&mut self, w: &mut World<'_>, slot: u8, own: Option<u32>, plain: &mut [u8]) {
+        // Servers exist that read only the first block of a report: one RR per SSRC.
+        let mut from = 0;
+        loop {
+            let Some(s) = self.slots[usize::from(slot)].as_deref_mut() else { return };
+            let own = own.unwrap_or(s.own_ssrc);
+            let (mut n, mut reported, mut full) = (0, 0, false);
+            for (ssrc, _, _, _, m) in s.media_streams().skip(from) {
+                if w.now_ns.saturating_sub(m.last_ns) > REPORT_SILENCE_NS {
+                    reported += 1;
+                    continue;
+                }
+                // Room for the CNAME that a compound packet must carry (RFC 3550 6.1).
+                if n + 32 + 64 > RTCP_MAX {
+                    full = true;
+                    break;
+                }
+                reported += 1;
+                let Some(b) = m.stream.report_block(w.now_ns) else { continue };
+                let mut wr = Writer::new(&mut plain[n..RTCP_MAX]);
+                if wr.receiver_report(own, &[block(ssrc, &b)]).is_ok() {
+                    n += wr.len();
+                }
+            }
+            from += reported;
+            if n > 0 {
+                let mut wr = Writer::new(&mut plain[n..RTCP_MAX]);
+                let cname = self.cname.clone();
+                if wr.sdes_cname(own, &cname).is_ok() {
+                    n += wr.len();
+                }
+                self.send_rtcp(w, slot, plain, n);
+            }
+            if !full || reported == 0 {
+                return;
+            }
+        }
+    }
+
+    /// NACKs that are due now.
+    pub(super) fn send_nacks(&mut self, w: &mut World<'_>) {
+        let mut plain = [0u8; RTCP_MAX + TAG_MAX];
+        for slot in 0..self.slots.len() as u8 {
+            loop {
+                let Some(s) = self.slots[usize::from(slot)].as_deref_mut() else { break };
+                if s.nack_at.is_none_or(|t| t > w.now) {
+                    break;
+                }
+                let (rtt, own) = (s.rtt.or(s.transport.rtt()), own_ssrc(&self.tracks, s, slot));
+                let mut next = None;
+                let mut found = None;
+                let mut seqs = [0u16; 64];
+                for (ssrc, kind, nack, _, m) in s.media_streams().filter(|x| x.2) {
+                    debug_assert!(nack);
+                    if found.is_none() {
+                        let k = m.stream.take_nacks(w.now, rtt, &mut seqs);
+                        if k > 0 {
+                            found = Some((ssrc, kind, k));
+                        }
+                    }
+                    next = [next, m.stream.next_nack_at()].into_iter().flatten().min();
+                }
+                s.nack_at = next;
+                let Some((ssrc, kind, k)) = found else { break };
+                s.loose[kind.index()].nacks_sent += 1;
+                let mut wr = Writer::new(&mut plain[..RTCP_MAX]);
+                // Reduced size (RFC 5506) is offered, but an RR in front is what every server takes.
+                let _ = wr.receiver_report(own, &[]);
+                if wr.nack(own, ssrc, seqs[..k].iter().copied()).is_ok() {
+                    let n = wr.len();
+                    self.send_rtcp(w, slot, &mut plain, n);
+                }
+            }
+        }
+    }
+
+    /// Key-frame requests and transport-wide feedback.
+    pub(super) fn care(&mut self, w: &mut World<'_>) {
+        let mut plain = [0u8; RTCP_MAX + TAG_MAX];
+        for slot in 0..self.slots.len() as u8 {
+            let mut asks = [None; 16];
+            let mut n_asks = 0;
+            let Some(s) = self.slots[usize::from(slot)].as_deref_mut() else { continue };
+            if s.srtp.is_none() || !s.transport.may_send() {
+                continue;
+            }
+            let own = own_ssrc(&self.tracks, s, slot);
+            for (ssrc, kind, _, pli, m) in s.media_streams() {
+                let asked = m.key_asked.is_some_and(|t| w.now < t + KEY_REQUEST_INTERVAL);
+                if kind == Kind::Video && pli && !asked && n_asks < asks.len() && m.stream.wants_key_frame(w.now) {
+                    m.key_asked = Some(w.now);
+                    asks[n_asks] = Some((ssrc, m.stream.report_block(w.now_ns)));
+                    n_asks += 1;
+                }
+            }
+            s.loose[1].plis_sent += n_asks as i64;
+            for (ssrc, report) in asks.into_iter().flatten() {
+                let mut wr = Writer::new(&mut plain[..RTCP_MAX]);
+                // Janus honours a PLI on a receive-only handle only behind a report block about that SSRC.
+                if let Some(r) = &report {
+                    let _ = wr.receiver_report(own, &[block(ssrc, r)]);
+                }
+                if wr.pli(own, ssrc).is_ok() {
+                    let n = wr.len();
+                    self.send_rtcp(w, slot, &mut plain, n);
+                }
+            }
+            let Some(s) = self.slots[usize::from(slot)].as_deref_mut() else { continue };
+            let media = s.incoming.first().map_or(0, |i| i.ssrc);
+            if let Some(t) = &mut s.twcc {
+                let mut wr = Writer::new(&mut plain[..RTCP_MAX]);
+                let us = (w.now_ns / 1000) as i64;
+                while t.pending() > 0 && t.write(us, &mut wr, own, media).is_ok_and(|n| n > 0) {
+                    s.loose[1].twcc_sent += 1;
+                }
+                let n = wr.len();
+                if n > 0 {
+                    self.send_rtcp(w, slot, &mut plain, n);
+                }
+            }
+        }
+    }
+
+    pub(super) fn send_byes(&mut self, w: &mut World<'_>, slot: u8) {
+        let mut plain = [0u8; RTCP_MAX + TAG_MAX];
+        let Ok(s) = self.slot(slot) else { return };
+        let own = s.own_ssrc;
+        let mut wr = Writer::new(&mut plain[..RTCP_MAX]);
+        let _ = wr.receiver_report(own, &[]);
+        for t in self.tracks.iter().filter(|t| t.slot == Some(slot)) {
+            let _ = wr.bye(t.ssrc);
+        }
+        let n = wr.len();
+        self.send_rtcp(w, slot, &mut plain, n);
+    }
+
+    /// Seals and sends `plain[..n]`.
+    fn send_rtcp(&mut self, w: &mut World<'_>, slot: u8, plain: &mut [u8], n: usize) {
+        let Some(s) = self.slots.get_mut(usize::from(slot)).and_then(|s| s.as_deref_mut()) else { return };
+        let (Some(srtp), Some(to)) = (&mut s.srtp, s.transport.remote()) else { return };
+        if !s.transport.may_send() {
+            return;
+        }
+        let Ok(len) = srtp.rtcp_out.seal(plain, n) else { return };
+        if self.loss_up > 0.0 && self.rng.random_bool(self.loss_up) {
+            return;
+        }
+        w.sink.send(slot, to, &plain[..len]);
+    }
+}
+
+fn block(ssrc: u32, r: &ReceptionReport) -> ReportBlock {
+    ReportBlock {
+        ssrc,
+        fraction_lost: r.fraction_lost,
+        cumulative_lost: r.cumulative_lost,
+        highest_seq: r.ext_highest_seq,
+        jitter: r.jitter,
+        lsr: r.last_sr,
+        dlsr: r.delay_since_last_sr,
+    }
+}
+
+/// The SSRC we speak RTCP as: a track's where the transport sends one.
+fn own_ssrc(tracks: &[super::TxTrack], s: &Slot, slot: u8) -> u32 {
+    tracks.iter().find(|t| t.slot == Some(slot)).map_or(s.own_ssrc, |t| t.ssrc)
+}

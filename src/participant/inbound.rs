@@ -1,0 +1,299 @@
+//! The path of an incoming packet: SRTP, stream statistics, and the truth by stamps.
+
+use super::room::Room;
+use super::slot::{Role, Slot};
+use super::{Event, Participant, World};
+use crate::measure::{Flow, FlowCounters, Ledger};
+use crate::media::receive::{Handover, Owner, Packet, Source, StampSeen, Timing};
+use crate::media::rtp;
+use crate::media::stamp::{self, Found};
+use crate::types::{Codec, Kind, LegId};
+
+/// What was sent within this before a leg's end may still have been under way; what is older counts.
+const IN_FLIGHT_NS: u64 = 300_000_000;
+
+/// One sender as this participant sees it, by stamps; independent of SSRCs.
+pub(super) struct SourceEntry {
+    pub owner: Owner,
+    pub kind: Kind,
+    pub source: Source,
+    /// Latencies count from here: the later of both planned starts.
+    planned_ns: u64,
+    first_rtp_ns: Option<u64>,
+    first_frame_ns: Option<u64>,
+    told: bool,
+}
+
+impl Participant {
+    /// SRTP or SRTCP.
+    pub(super) fn on_media(&mut self, w: &mut World<'_>, slot: u8, recv_ns: u64, data: &mut [u8]) {
+        // Before the first recording, so that no recv time of zero gets in.
+        let recv_ns = if recv_ns == 0 { w.now_ns } else { recv_ns };
+        let Some(s) = self.slots.get_mut(usize::from(slot)).and_then(|s| s.as_deref_mut()) else { return };
+        let Some(srtp) = &mut s.srtp else { return };
+        if rtp::is_rtcp(data) {
+            match srtp.rtcp_in.open(data) {
+                Ok(n) => self.on_rtcp(w, slot, recv_ns, &data[..n]),
+                Err(_) => s.loose[1].auth_failed += 1,
+            }
+            return;
+        }
+        let Some(h) = rtp::parse(data) else {
+            s.loose[1].malformed += 1;
+            return;
+        };
+        let known = s.by_ssrc.get(&h.ssrc).copied();
+        let index = match known {
+            Some(n) => {
+                let rx = &s.incoming[usize::from(n)].index;
+                let index = rx.estimate(h.seq);
+                if rx.is_replay(index) {
+                    let kind = s.incoming[usize::from(n)].kind;
+                    s.loose[kind.index()].replayed += 1;
+                    return;
+                }
+                index
+            }
+            None => u64::from(h.seq),
+        };
+        let Ok(len) = srtp.rtp_in.open(data, h.header_len, index) else {
+            let kind = known.map_or(Kind::Video, |n| s.incoming[usize::from(n)].kind);
+            s.loose[kind.index()].auth_failed += 1;
+            return;
+        };
+        let plain = &data[..len];
+        let Some(n) = known.or_else(|| s.bind(h.ssrc, h.pt, plain, &h)) else {
+            s.loose[1].malformed += 1;
+            return;
+        };
+        s.incoming[usize::from(n)].index.commit(index);
+        if let (Some(t), Some(seq)) = (&mut s.twcc, (s.twcc_ext != 0).then(|| h.extension(plain, s.twcc_ext)).flatten())
+            && seq.len() == 2
+        {
+            t.record(u16::from_be_bytes([seq[0], seq[1]]), (recv_ns / 1000) as i64);
+        }
+        // Padding-only packets probe bandwidth; they carry no media.
+        let Some(payload) = h.payload(plain).filter(|p| !p.is_empty()) else { return };
+        match &s.incoming[usize::from(n)].role {
+            Role::Media(_) => self.on_packet(w, slot, n, h.seq, &h, payload, recv_ns, false),
+            Role::Rtx { .. } => {
+                let Some((osn, rest)) = payload.split_first_chunk::<2>() else { return };
+                if let Some(main) = s.main_of(n).filter(|_| !rest.is_empty()) {
+                    self.on_packet(w, slot, main, u16::from_be_bytes(*osn), &h, rest, recv_ns, true);
+                }
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one packet's fields, on the hot path")]
+    fn on_packet(
+        &mut self,
+        w: &mut World<'_>,
+        slot: u8,
+        n: u16,
+        seq: u16,
+        h: &rtp::Header,
+        payload: &[u8],
+        recv_ns: u64,
+        rtx: bool,
+    ) {
+        let Some(s) = self.slots.get_mut(usize::from(slot)).and_then(|s| s.as_deref_mut()) else { return };
+        let i = &mut s.incoming[usize::from(n)];
+        let kind = i.kind;
+        let Role::Media(m) = &mut i.role else { return };
+        let stamp = match stamp::find(m.codec, payload) {
+            Found::Stamp(st) if st.run == self.common.run => StampSeen::Own(st.into()),
+            Found::Stamp(_) | Found::Foreign(_) => StampSeen::Foreign,
+            Found::None => StampSeen::None,
+        };
+        let rtp_bytes = h.header_len + payload.len();
+        let packet = Packet {
+            seq,
+            timestamp: h.timestamp,
+            marker: h.marker,
+            payload,
+            rtp_bytes,
+            recv_ns,
+            now: w.now,
+            rtx,
+            stamp,
+        };
+        let outcome = m.stream.on_packet(&packet);
+        m.last_ns = recv_ns;
+        if i.nack && let Some(at) = m.stream.next_nack_at() {
+            s.nack_at = Some(s.nack_at.map_or(at, |t| t.min(at)));
+        }
+        if let Some((old, why)) = m.stream.take_former_owner()
+            && let Some(e) = self.sources.iter_mut().find(|e| e.owner == old)
+        {
+            m.stream.set_flowing(true, recv_ns);
+            match why {
+                Handover::OtherLayer => e.source.rebase(recv_ns),
+                Handover::OtherSender => e.source.detach(&m.stream),
+            }
+        }
+        let Some(owner) = m.stream.owner_of(outcome) else { return };
+        let k = match self.sources.iter().position(|e| e.owner == owner) {
+            Some(k) => k,
+            None => {
+                let Some(e) = new_source(w.room, self.leg, self.planned_ns, self.connected_ns, owner, m.codec) else {
+                    return;
+                };
+                self.sources.push(e);
+                self.sources.len() - 1
+            }
+        };
+        let e = &mut self.sources[k];
+        e.first_rtp_ns.get_or_insert(recv_ns);
+        if e.first_frame_ns.is_none() {
+            e.first_frame_ns = m.stream.first_frame_ns();
+        }
+        if let Some(us) = e.source.on_packet(&m.stream, &packet, outcome) {
+            w.meter.delay[kind.index()].record_us(us);
+            let max = &mut w.room.delay_max_us[kind.index()];
+            *max = (*max).max(us);
+        }
+    }
+
+    /// Every connected member that sends is a source this participant expects.
+    pub(super) fn meet_sources(&mut self, w: &mut World<'_>) {
+        let Some(connected) = self.connected_ns else { return };
+        for m in w.room.members() {
+            if m.leg == self.leg || m.left_ns.is_some() || m.connected_ns.is_none() {
+                continue;
+            }
+            for kind in Kind::BOTH {
+                let Some(ledger) = &m.ledgers[kind.index()] else { continue };
+                let owner = Owner { sender: m.leg.0, stream: kind as u8 };
+                if ledger.latest() == 0 || self.sources.iter().any(|e| e.owner == owner) {
+                    continue;
+                }
+                // Any codec of the kind will do: only the kind matters to a source.
+                let codec = if kind == Kind::Audio { Codec::Opus } else { Codec::Vp8 };
+                self.sources.extend(new_source(w.room, self.leg, self.planned_ns, Some(connected), owner, codec));
+            }
+        }
+    }
+
+    /// Settles every source against its sender's ledger; forgets those that left.
+    pub(super) fn settle_sources(
+        &mut self,
+        w: &mut World<'_>,
+        delta: &mut [FlowCounters; 2],
+        flows: &mut [Flow; 2],
+    ) {
+        for s in self.slots.iter_mut().flatten() {
+            for (_, kind, _, _, m) in s.media_streams() {
+                // A sender that stopped by plan leaves neither a freeze nor a gap.
+                let ledger = m.stream.owner().and_then(|o| w.room.member(LegId(o.sender))?.ledgers[kind.index()].as_ref());
+                if let Some(at) = ledger.and_then(Ledger::stopped_at) {
+                    m.stream.set_flowing(false, at);
+                }
+            }
+        }
+        let mut k = 0;
+        while k < self.sources.len() {
+            let e = &mut self.sources[k];
+            let member = w.room.member(LegId(e.owner.sender));
+            let ledger = member.and_then(|m| m.ledgers[e.kind.index()].as_ref());
+            if let Some(ledger) = ledger {
+                e.source.settle(ledger, w.now_ns);
+                if let Some(at) = ledger.stopped_at() {
+                    e.source.set_flowing(false, at);
+                }
+            }
+            let (expected, received) = e.source.take_counters();
+            delta[e.kind.index()].e2e_expected += expected;
+            delta[e.kind.index()].e2e_received += received;
+            if e.kind == Kind::Audio {
+                let f = &mut flows[0];
+                f.silence_max_ms = f.silence_max_ms.max(e.source.take_silence_ms());
+            }
+            let open_until = ledger.and_then(Ledger::stopped_at).unwrap_or(w.now_ns).min(w.now_ns);
+            let gap = e.source.longest_gap(open_until);
+            if gap.ms() > self.longest_gap.0 {
+                self.longest_gap = (gap.ms(), gap.began_ns);
+            }
+            if !e.told && (e.first_frame_ns.is_some() || (e.kind == Kind::Audio && e.first_rtp_ns.is_some())) {
+                e.told = true;
+                w.events.push(e.first_media());
+            }
+            if member.is_none() {
+                self.drop_source(w, k);
+            } else {
+                k += 1;
+            }
+        }
+    }
+
+    /// The leg ends: what was sent until now and could have arrived is expected.
+    pub(super) fn finish_sources(&mut self, w: &mut World<'_>) {
+        let until_ns = w.now_ns.saturating_sub(IN_FLIGHT_NS);
+        for e in &mut self.sources {
+            if let Some(l) = w.room.member(LegId(e.owner.sender)).and_then(|m| m.ledgers[e.kind.index()].as_ref()) {
+                e.source.finish(l, until_ns);
+            }
+        }
+        for k in 0..self.sources.len() {
+            if !self.sources[k].told {
+                self.sources[k].told = true;
+                let e = self.sources[k].first_media();
+                w.events.push(e);
+            }
+        }
+    }
+
+    fn drop_source(&mut self, w: &mut World<'_>, k: usize) {
+        let e = self.sources.swap_remove(k);
+        if !e.told {
+            w.events.push(e.first_media());
+        }
+    }
+}
+
+impl SourceEntry {
+    fn first_media(&self) -> Event {
+        let ms = |at: u64| at.saturating_sub(self.planned_ns) as f64 / 1e6;
+        Event::FirstMedia {
+            from: LegId(self.owner.sender),
+            rtp_ms: self.first_rtp_ns.map(ms),
+            frame_ms: self.first_frame_ns.map(ms).filter(|_| self.kind == Kind::Video),
+        }
+    }
+}
+
+fn new_source(
+    room: &Room,
+    me: LegId,
+    planned_ns: u64,
+    connected_ns: Option<u64>,
+    owner: Owner,
+    codec: Codec,
+) -> Option<SourceEntry> {
+    // A server that sends us our own media back, or somebody's of another room, is not a source we expect.
+    if owner.sender == me.0 {
+        return None;
+    }
+    let m = room.member(LegId(owner.sender))?;
+    let kind = codec.kind();
+    m.ledgers[kind.index()].as_ref()?;
+    let subscribed = connected_ns?.max(m.connected_ns?);
+    Some(SourceEntry {
+        owner,
+        kind,
+        source: Source::new(owner, codec, subscribed, Timing::default()),
+        planned_ns: planned_ns.max(m.planned_ns),
+        first_rtp_ns: None,
+        first_frame_ns: None,
+        told: false,
+    })
+}
+
+impl Slot {
+    pub(super) fn media_streams(&mut self) -> impl Iterator<Item = (u32, Kind, bool, bool, &mut super::slot::Media)> {
+        self.incoming.iter_mut().filter_map(|i| match &mut i.role {
+            Role::Media(m) => Some((i.ssrc, i.kind, i.nack, i.pli, &mut **m)),
+            Role::Rtx { .. } => None,
+        })
+    }
+}

@@ -1,0 +1,219 @@
+//! What a participant sends: its tracks, and the path of a packet from clip to socket.
+
+use super::slot::Slot;
+use super::{Participant, World};
+use crate::measure::FlowCounters;
+use crate::media::clip::Clip;
+use crate::media::rtp::{HeaderTemplate, abs_send_time};
+use crate::media::send::MediaSender;
+use crate::media::srtp::TAG_MAX;
+use crate::sdp::{AgreedSend, LocalTrack};
+use crate::types::{Codec, Kind, LegId};
+use rand::RngExt as _;
+use rand_chacha::ChaCha12Rng;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Sent packets whose header extensions are remembered, so that a repetition is the same packet to the byte.
+const SENT_RING: usize = 512;
+
+/// One outgoing track.
+pub(super) struct TxTrack {
+    pub kind: Kind,
+    pub codec: Codec,
+    pub ssrc: u32,
+    pub sender: MediaSender,
+    /// The transport that it was offered on.
+    pub slot: Option<u8>,
+    leg: LegId,
+    rtx_ssrc: u32,
+    room_hint: usize,
+    wire: Option<Wire>,
+    rtx_seq: u16,
+    rtx_roc: u32,
+    count: FlowCounters,
+    taken: FlowCounters,
+}
+
+/// What the negotiation said about an outgoing track.
+struct Wire {
+    header: HeaderTemplate,
+    rtx_header: Option<HeaderTemplate>,
+    twcc: bool,
+    /// Recent packets, by RTP sequence number.
+    sent: Box<[Sent; SENT_RING]>,
+}
+
+/// Header extensions of a packet as it was sent.
+#[derive(Clone, Copy, Default)]
+struct Sent {
+    seq: u16,
+    twcc: u16,
+    abs: u32,
+    level: u8,
+}
+
+impl TxTrack {
+    pub fn new(kind: Kind, clip: Arc<Clip>, run: u32, leg: LegId, rng: &mut ChaCha12Rng, now: Instant) -> TxTrack {
+        let codec = clip.codec();
+        let sender = MediaSender::new(clip, run, leg.0, kind as u8, rng.random(), now);
+        // SSRC 0 means "none" to some servers.
+        let mut ssrc = || rng.random::<u32>().max(1);
+        TxTrack {
+            kind,
+            codec,
+            ssrc: ssrc(),
+            sender,
+            slot: None,
+            leg,
+            rtx_ssrc: ssrc(),
+            room_hint: 0,
+            wire: None,
+            rtx_seq: (ssrc() >> 17) as u16,
+            rtx_roc: 0,
+            count: FlowCounters::default(),
+            taken: FlowCounters::default(),
+        }
+    }
+
+    pub fn local(&self) -> LocalTrack {
+        let rtx_ssrc = (self.kind == Kind::Video).then_some(self.rtx_ssrc);
+        LocalTrack { encoding_codec: self.codec, ssrc: self.ssrc, rtx_ssrc }
+    }
+
+    pub fn take_counters(&mut self) -> FlowCounters {
+        let d = self.count - self.taken;
+        self.taken = self.count;
+        d
+    }
+
+    pub fn count_mut(&mut self) -> &mut FlowCounters {
+        &mut self.count
+    }
+
+    /// `for_good`: the leg leaves. Otherwise nobody wants the track at the moment.
+    pub fn stop(&mut self, w: &mut World<'_>, for_good: bool) {
+        if self.sender.is_running() || for_good {
+            self.sender.stop();
+            if let Some(l) = w.room.ledger_mut(&mut self.room_hint, self.leg, self.kind) {
+                if for_good { l.stop(w.now_ns) } else { l.pause(w.now_ns) }
+            }
+        }
+    }
+
+    fn agree(&mut self, a: &AgreedSend) {
+        let id = |i: u8| (i != 0).then_some(i);
+        let mid = id(a.ext.mid).map(|i| (i, a.mid.as_str()));
+        let (twcc, abs) = (id(a.ext.twcc).filter(|_| a.twcc), id(a.ext.abs_send_time));
+        self.wire = Some(Wire {
+            header: HeaderTemplate::new(a.pt, a.ssrc, mid, twcc, abs, id(a.ext.audio_level)),
+            rtx_header: a.rtx.map(|(pt, ssrc)| HeaderTemplate::new(pt, ssrc, mid, twcc, abs, None)),
+            twcc: twcc.is_some(),
+            sent: Box::new([Sent::default(); SENT_RING]),
+        });
+    }
+}
+
+impl Participant {
+    /// Tracks begin as soon as their transport has keys and the other side wants them.
+    pub(super) fn start_tracks(&mut self, w: &mut World<'_>) {
+        if self.quiet {
+            return;
+        }
+        for t in &mut self.tracks {
+            let Some(s) = t.slot.and_then(|s| self.slots.get(usize::from(s))).and_then(|s| s.as_deref()) else {
+                continue;
+            };
+            let Some(a) = s.agreed.sends.iter().find(|a| a.ssrc == t.ssrc) else { continue };
+            let flows = a.active && s.srtp.is_some() && s.transport.may_send();
+            if flows && !t.sender.is_running() {
+                if t.wire.is_none() {
+                    t.agree(a);
+                }
+                t.sender.start(w.now);
+                if let Some(l) = w.room.ledger_mut(&mut t.room_hint, t.leg, t.kind) {
+                    l.resume(w.now_ns);
+                }
+            } else if !flows && t.sender.is_running() {
+                t.stop(w, false);
+            }
+        }
+    }
+
+    /// Sends every media packet that is due.
+    pub(super) fn send_due(&mut self, w: &mut World<'_>) {
+        for t in &mut self.tracks {
+            if t.sender.next_due().is_none_or(|d| d > w.now) {
+                continue;
+            }
+            let Some(slot) = t.slot else { continue };
+            let Some(s) = self.slots.get_mut(usize::from(slot)).and_then(|s| s.as_deref_mut()) else { continue };
+            let (Some(srtp), Some(wire), Some(to)) = (&s.srtp, &mut t.wire, s.transport.remote()) else { continue };
+            let h = wire.header.len();
+            loop {
+                let now_ns = (w.clock)();
+                let room = w.buf.len() - TAG_MAX;
+                let Some(o) = t.sender.next(w.now, now_ns, &mut w.buf[h..room]) else { break };
+                let late = w.now.saturating_duration_since(o.due);
+                w.lateness.record_us(late.as_micros() as u64);
+                let (twcc, abs) = (s.twcc_next, abs_send_time(now_ns));
+                if wire.twcc {
+                    s.twcc_next = s.twcc_next.wrapping_add(1);
+                }
+                wire.sent[usize::from(o.seq) % SENT_RING] = Sent { seq: o.seq, twcc, abs, level: o.audio_level };
+                wire.header.write(w.buf, o.marker, o.seq, o.timestamp, twcc, abs, o.audio_level);
+                let Ok(n) = srtp.rtp_out.seal(w.buf, h + o.len, h, o.roc) else { break };
+                t.count.sent += 1;
+                t.count.sent_bytes += (h + o.len) as i64;
+                if let Some(l) = w.room.ledger_mut(&mut t.room_hint, t.leg, t.kind) {
+                    l.on_sent(now_ns, t.sender.packets_sent());
+                }
+                if self.loss_up > 0.0 && self.rng.random_bool(self.loss_up) {
+                    continue;
+                }
+                w.sink.send(slot, to, &w.buf[..n]);
+            }
+        }
+    }
+
+    /// Answers a NACK: by RTX where negotiated, else by the identical packet.
+    pub(super) fn resend(&mut self, w: &mut World<'_>, media_ssrc: u32, seq: u16) {
+        let Some(t) = self.tracks.iter_mut().find(|t| t.ssrc == media_ssrc) else { return };
+        let Some(slot) = t.slot else { return };
+        let Some(s) = self.slots.get_mut(usize::from(slot)).and_then(|s| s.as_deref_mut()) else { return };
+        let Slot { srtp: Some(srtp), transport, twcc_next, .. } = s else { return };
+        let (Some(wire), Some(to)) = (&mut t.wire, transport.remote()) else { return };
+        let sent = wire.sent[usize::from(seq) % SENT_RING];
+        if sent.seq != seq {
+            return;
+        }
+        let n = if let Some(header) = &wire.rtx_header {
+            let h = header.len();
+            let room = w.buf.len() - TAG_MAX;
+            let Some(r) = t.sender.repeat(w.now, seq, &mut w.buf[h + 2..room]) else { return };
+            let now_twcc = *twcc_next;
+            if wire.twcc {
+                *twcc_next = twcc_next.wrapping_add(1);
+            }
+            header.write(w.buf, r.marker, t.rtx_seq, r.timestamp, now_twcc, abs_send_time((w.clock)()), 0);
+            // RFC 4588 4: the original sequence number leads the payload.
+            w.buf[h..h + 2].copy_from_slice(&seq.to_be_bytes());
+            let sealed = srtp.rtp_out.seal(w.buf, h + 2 + r.len, h, t.rtx_roc);
+            t.rtx_seq = t.rtx_seq.wrapping_add(1);
+            t.rtx_roc += u32::from(t.rtx_seq == 0);
+            sealed
+        } else {
+            let h = wire.header.len();
+            let room = w.buf.len() - TAG_MAX;
+            let Some(r) = t.sender.repeat(w.now, seq, &mut w.buf[h..room]) else { return };
+            wire.header.write(w.buf, r.marker, r.seq, r.timestamp, sent.twcc, sent.abs, sent.level);
+            srtp.rtp_out.seal(w.buf, h + r.len, h, r.roc)
+        };
+        let Ok(n) = n else { return };
+        t.count.retransmitted += 1;
+        if self.loss_up > 0.0 && self.rng.random_bool(self.loss_up) {
+            return;
+        }
+        w.sink.send(slot, to, &w.buf[..n]);
+    }
+}

@@ -1,0 +1,243 @@
+//! One transport of a participant with all that hangs on it: what was agreed, SRTP, incoming streams.
+
+use super::{Event, World};
+use crate::measure::{Flow, FlowCounters};
+use crate::media::receive::RxStream;
+use crate::media::rtcp::TwccRecorder;
+use crate::media::srtp::{RtcpOpener, RtcpSealer, RtpOpener, RtpSealer, RxIndex};
+use crate::sdp::{Agreed, AgreedReceive, Negotiation};
+use crate::signaling::TransportState;
+use crate::transport::{self, Transport};
+use crate::types::{Codec, Kind};
+use rustc_hash::FxHashMap;
+use std::time::{Duration, Instant};
+
+/// SSRCs a transport keeps state for; a server that invents more is counted as malformed.
+const SSRCS_MAX: usize = 512;
+
+pub(super) struct Slot {
+    pub transport: Transport,
+    pub negotiation: Negotiation,
+    pub agreed: Agreed,
+    /// We made the last offer.
+    pub offerer: bool,
+    pub role: Option<transport::Setup>,
+    pub srtp: Option<Box<Srtp>>,
+    pub by_ssrc: FxHashMap<u32, u16>,
+    pub incoming: Vec<Incoming>,
+    /// SSRC of our own RTCP where this transport sends no media.
+    pub own_ssrc: u32,
+    pub wake_at: Option<Instant>,
+    pub nack_at: Option<Instant>,
+    pub twcc: Option<Box<TwccRecorder>>,
+    pub twcc_ext: u8,
+    /// Transport-wide sequence number of what we send.
+    pub twcc_next: u16,
+    /// Counters that belong to no stream, by kind.
+    pub loose: [FlowCounters; 2],
+    pub rtt: Option<Duration>,
+}
+
+pub(super) struct Srtp {
+    pub rtp_out: RtpSealer,
+    pub rtcp_out: RtcpSealer,
+    pub rtp_in: RtpOpener,
+    pub rtcp_in: RtcpOpener,
+}
+
+/// One incoming SSRC.
+pub(super) struct Incoming {
+    pub ssrc: u32,
+    pub kind: Kind,
+    pub index: RxIndex,
+    pub nack: bool,
+    pub pli: bool,
+    pub role: Role,
+}
+
+pub(super) enum Role {
+    Media(Box<Media>),
+    /// Retransmissions (RFC 4588) of this main SSRC, once known.
+    Rtx { main: Option<u32>, mid: Option<Box<str>> },
+}
+
+pub(super) struct Media {
+    pub stream: RxStream,
+    pub codec: Codec,
+    pub mid: Option<Box<str>>,
+    pub last_ns: u64,
+    pub key_asked: Option<Instant>,
+}
+
+impl Slot {
+    pub fn new(transport: Transport, negotiation: Negotiation, own_ssrc: u32) -> Slot {
+        Slot {
+            transport,
+            negotiation,
+            agreed: Agreed::default(),
+            offerer: false,
+            role: None,
+            srtp: None,
+            by_ssrc: FxHashMap::default(),
+            incoming: Vec::new(),
+            own_ssrc,
+            wake_at: None,
+            nack_at: None,
+            twcc: None,
+            twcc_ext: 0,
+            twcc_next: 1,
+            loose: Default::default(),
+            rtt: None,
+        }
+    }
+
+    /// A negotiation was completed.
+    pub fn agree(&mut self, agreed: Agreed, now_ns: u64) {
+        self.twcc_ext = agreed.receives.iter().filter(|r| r.twcc).map(|r| r.ext.twcc).find(|id| *id != 0).unwrap_or(0);
+        if self.twcc_ext != 0 && self.twcc.is_none() {
+            self.twcc = Some(Box::default());
+        }
+        // Streams of m-lines that are off, or that carry other SSRCs now, must leave reports and NACKs.
+        let live = |i: &Incoming| {
+            let Role::Media(m) = &i.role else { return true };
+            agreed.receives.iter().any(|r| {
+                r.active
+                    && (r.ssrcs.contains(&i.ssrc) || (r.ssrcs.is_empty() && m.mid.as_deref() == Some(r.mid.as_str())))
+            })
+        };
+        let mut gone = Vec::new();
+        for (n, i) in self.incoming.iter_mut().enumerate() {
+            if !live(i) {
+                gone.push(n);
+            }
+        }
+        for n in gone.into_iter().rev() {
+            let mut i = self.incoming.swap_remove(n);
+            if let Role::Media(m) = &mut i.role {
+                m.stream.close(now_ns);
+                self.loose[i.kind.index()] += &m.stream.take_counters(now_ns);
+            }
+        }
+        self.by_ssrc = self.incoming.iter().enumerate().map(|(n, i)| (i.ssrc, n as u16)).collect();
+        self.agreed = agreed;
+    }
+
+    /// The m-line of an SSRC: by the SDP's SSRCs, by the MID extension, or because there is only one.
+    pub fn section(&self, ssrc: u32, pt: u8, packet: &[u8], header: &crate::media::rtp::Header) -> Option<usize> {
+        let r = &self.agreed.receives;
+        let named = r.iter().position(|r| r.ssrcs.contains(&ssrc) || r.rtx_ssrcs.iter().any(|x| x.1 == ssrc));
+        named
+            .or_else(|| {
+                r.iter().position(|r| {
+                    r.ext.mid != 0 && header.extension(packet, r.ext.mid).is_some_and(|m| m == r.mid.as_bytes())
+                })
+            })
+            .or_else(|| {
+                let mut fit = r.iter().enumerate().filter(|(_, r)| r.active && has_pt(r, pt));
+                let first = fit.next()?.0;
+                fit.next().is_none().then_some(first)
+            })
+    }
+
+    /// State for an SSRC whose first packet verified.
+    pub fn bind(&mut self, ssrc: u32, pt: u8, packet: &[u8], header: &crate::media::rtp::Header) -> Option<u16> {
+        if self.incoming.len() >= SSRCS_MAX {
+            return None;
+        }
+        let r = &self.agreed.receives[self.section(ssrc, pt, packet, header)?];
+        let mid = Some(r.mid.clone().into_boxed_str());
+        let role = if let Some((_, codec)) = r.codecs.iter().find(|c| c.0 == pt) {
+            Role::Media(Box::new(Media {
+                stream: RxStream::new(r.kind, *codec, ssrc, codec.clock_rate()),
+                codec: *codec,
+                mid,
+                last_ns: 0,
+                key_asked: None,
+            }))
+        } else if r.rtx.iter().any(|x| x.0 == pt) {
+            Role::Rtx { main: r.rtx_ssrcs.iter().find(|x| x.1 == ssrc).map(|x| x.0), mid }
+        } else {
+            return None;
+        };
+        let n = self.incoming.len() as u16;
+        let (nack, pli) = (r.nack && r.kind == Kind::Video, r.pli);
+        self.incoming.push(Incoming { ssrc, kind: r.kind, index: RxIndex::default(), nack, pli, role });
+        self.by_ssrc.insert(ssrc, n);
+        Some(n)
+    }
+
+    /// The incoming media stream that an RTX packet belongs to.
+    pub fn main_of(&self, rtx: u16) -> Option<u16> {
+        let Role::Rtx { main, mid } = &self.incoming[usize::from(rtx)].role else { return None };
+        if let Some(n) = main.and_then(|m| self.by_ssrc.get(&m)) {
+            return Some(*n);
+        }
+        let n = self.incoming.iter().position(|i| matches!(&i.role, Role::Media(m) if m.mid == *mid))?;
+        Some(n as u16)
+    }
+
+    /// Passes a transport event on; true when keys have just come.
+    pub fn on_event(&mut self, w: &mut World<'_>, slot: u8, e: transport::Event) -> bool {
+        use transport::Event as E;
+        let state = match e {
+            E::IceConnected(remote) => {
+                w.events.push(Event::Connect { slot, peer: remote });
+                TransportState::IceConnected { remote }
+            }
+            E::Connected { suite, ours, theirs, .. } => {
+                self.srtp = Some(Box::new(Srtp {
+                    rtp_out: RtpSealer::new(suite, &ours.key, &ours.salt),
+                    rtcp_out: RtcpSealer::new(suite, &ours.key, &ours.salt),
+                    rtp_in: RtpOpener::new(suite, &theirs.key, &theirs.salt),
+                    rtcp_in: RtcpOpener::new(suite, &theirs.key, &theirs.salt),
+                }));
+                w.events.push(Event::State { slot, state: TransportState::Connected { suite }, at: w.now });
+                return true;
+            }
+            E::PeerClosed => TransportState::PeerClosed,
+            E::ConsentExpired => TransportState::ConsentExpired,
+            E::Failed(why) => TransportState::Failed { why: why.to_string() },
+            E::RoleConflict => {
+                let text = "both sides had the same ICE role; settled by tie-breaker".to_owned();
+                w.events.push(Event::Note { code: "ice_role_conflict", text });
+                return false;
+            }
+            E::CandidateRefused(a) => {
+                let text = format!("candidate {a} is outside the allow-list; no packet went there");
+                w.events.push(Event::Note { code: "candidate_refused", text });
+                return false;
+            }
+        };
+        w.events.push(Event::State { slot, state, at: w.now });
+        false
+    }
+
+    pub fn take_counters(&mut self, kind: Kind, at_ns: u64) -> FlowCounters {
+        let mut c = std::mem::take(&mut self.loose[kind.index()]);
+        for i in self.incoming.iter_mut().filter(|i| i.kind == kind) {
+            if let Role::Media(m) = &mut i.role {
+                c += &m.stream.take_counters(at_ns);
+            }
+        }
+        c
+    }
+
+    /// One sample of each flowing stream's jitter (RFC 3550 6.4.1 keeps a running estimate).
+    pub fn sample_jitter(&mut self, now_ns: u64, flows: &mut [Flow; 2]) {
+        for i in &mut self.incoming {
+            let Role::Media(m) = &mut i.role else { continue };
+            if now_ns.saturating_sub(m.last_ns) > 1_000_000_000 {
+                continue;
+            }
+            let f = &mut flows[i.kind.index()];
+            f.jitter.record_us(m.stream.jitter_us());
+            if let Some(us) = m.stream.frame_jitter_us() {
+                f.frame_jitter.record_us(us);
+            }
+        }
+    }
+}
+
+fn has_pt(r: &AgreedReceive, pt: u8) -> bool {
+    r.codecs.iter().any(|c| c.0 == pt) || r.rtx.iter().any(|x| x.0 == pt)
+}

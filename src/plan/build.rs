@@ -1,0 +1,167 @@
+//! The plan of a profile: rooms, seats, who takes them when, and who comes after.
+//!
+//! Joins come at the times of `load.join`, whatever the target does. Who comes next is a shuffle of all seats of all
+//! rooms, so that rooms fill side by side, as they do in life. Each purpose draws from a random stream of its own, named
+//! by the group's name and the room's number: another room group added to the profile takes places in between but leaves
+//! the order, sizes and stays of the others as they were.
+
+use super::arrivals::{arrivals, at};
+use super::{Plan, PlannedLeg, PlannedRoom};
+use crate::profile::{Profile, RoomGroup, Senders, Size, Stay};
+use crate::types::{Encoding, LegId, RoomId};
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha12Rng;
+use std::time::Duration;
+
+/// A seat stays empty so long between a participant's stay and its successor's, so that a target that is still busy
+/// with the leave does not refuse the join because the room is full.
+pub const SEAT_GAP: Duration = Duration::from_millis(500);
+/// Nobody begins to join this shortly before the end.
+pub const LAST_JOIN_BEFORE_END: Duration = Duration::from_secs(2);
+const STAY_MIN_S: f64 = 1.0;
+
+/// Plans a run. The same profile and seed give the same plan, byte for byte.
+///
+/// `hold_from` is the last planned first join plus warm-up. Where a room group has a `stay`, each participant leaves
+/// after it and a successor (`meeting-7/p3.2`) takes the seat [`SEAT_GAP`] later, until the end of the hold; these joins
+/// come on top of the join rate.
+pub fn plan(profile: &Profile) -> Plan {
+    let rooms = rooms(profile);
+    let mut seats = seats(profile, &rooms);
+    let mut rng = stream(profile.seed, Purpose::Arrivals, "", 0);
+    let times = arrivals(profile.load.join, seats.len(), &mut rng);
+    let last = times.last().copied().unwrap_or_default();
+    let hold_from = last + profile.load.warmup;
+    let hold_until = hold_from + profile.load.hold;
+
+    let mut legs = Vec::with_capacity(seats.len());
+    for (seat, join_at) in seats.iter_mut().zip(times) {
+        fill(seat, &profile.rooms[seat.room.group], profile.seed, join_at, hold_until, &mut legs);
+    }
+    // Stable: first joins keep the order of the shuffle where times are equal, as in a burst.
+    legs.sort_by_key(|leg| leg.join_at);
+    for (i, leg) in legs.iter_mut().enumerate() {
+        leg.id = LegId(i as u32);
+    }
+    Plan { seed: profile.seed, rooms, legs, hold_from, hold_until }
+}
+
+fn rooms(profile: &Profile) -> Vec<PlannedRoom> {
+    let mut rooms = Vec::new();
+    for (group, g) in profile.rooms.iter().enumerate() {
+        for number in 1..=g.count {
+            let size = match g.size {
+                Size::Fixed(n) => n,
+                Size::Range(a, b) => stream(profile.seed, Purpose::Size, &g.name, number.into()).random_range(a..=b),
+            };
+            let sending = g.audio.is_some() || g.video.is_some();
+            rooms.push(PlannedRoom {
+                id: RoomId(rooms.len() as u32),
+                name: format!("{}-{number}", g.name),
+                group,
+                size,
+                senders_max: if sending { senders(g, size) } else { 0 },
+            });
+        }
+    }
+    rooms
+}
+
+fn senders(group: &RoomGroup, size: u32) -> u32 {
+    match group.send {
+        Senders::All => size,
+        Senders::Some(n) => n.min(size),
+    }
+}
+
+/// One chair of a room.
+struct Seat<'a> {
+    room: &'a PlannedRoom,
+    /// From 0; the first ones send.
+    index: u32,
+    order: u64,
+}
+
+/// All seats in the order in which they are taken.
+fn seats<'a>(profile: &Profile, rooms: &'a [PlannedRoom]) -> Vec<Seat<'a>> {
+    let mut seats = Vec::new();
+    for room in rooms {
+        let mut rng = room_stream(profile, room, Purpose::Order);
+        seats.extend((0..room.size).map(|index| Seat { room, index, order: rng.next_u64() }));
+    }
+    seats.sort_by_key(|s| (s.order, s.room.id, s.index));
+    seats
+}
+
+/// One seat from its first join to the end of the hold: a leg, and its successors.
+fn fill(seat: &mut Seat<'_>, group: &RoomGroup, seed: u64, first: Duration, end: Duration, legs: &mut Vec<PlannedLeg>) {
+    let sends = seat.index < seat.room.senders_max;
+    let encoding = |e: Option<Encoding>| e.filter(|_| sends);
+    let mut rng = stream(seed, Purpose::Stay, &seat.room.name, seat.index.into());
+    let mut join_at = first;
+    for occupant in 1u32.. {
+        let leave_at = stay(group.stay, &mut rng).map_or(end, |s| (join_at + s).min(end));
+        let name = match occupant {
+            1 => format!("{}/p{}", seat.room.name, seat.index + 1),
+            n => format!("{}/p{}.{n}", seat.room.name, seat.index + 1),
+        };
+        legs.push(PlannedLeg {
+            id: LegId(0),
+            room: seat.room.id,
+            name,
+            join_at,
+            leave_at,
+            audio: encoding(group.audio),
+            video: encoding(group.video),
+        });
+        join_at = leave_at + SEAT_GAP;
+        if join_at + LAST_JOIN_BEFORE_END > end {
+            break;
+        }
+    }
+}
+
+/// `None`: to the end.
+fn stay(stay: Stay, rng: &mut ChaCha12Rng) -> Option<Duration> {
+    let seconds = match stay {
+        Stay::WholeHold => return None,
+        Stay::Fixed(d) => d.as_secs_f64(),
+        Stay::Uniform(a, b) => a.as_secs_f64() + (b.saturating_sub(a)).as_secs_f64() * rng.random::<f64>(),
+        Stay::LogNormal { median, sigma } => median.as_secs_f64() * (sigma * normal(rng)).exp(),
+    };
+    Some(at(seconds.max(STAY_MIN_S)))
+}
+
+/// Standard normal, by Box and Muller.
+fn normal(rng: &mut ChaCha12Rng) -> f64 {
+    let (u, v) = (1.0 - rng.random::<f64>(), rng.random::<f64>());
+    (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+}
+
+/// What randomness is for. The numbers are part of what a seed means: never reuse or reorder them.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Size = 1,
+    Order = 2,
+    Stay = 3,
+    Arrivals = 4,
+}
+
+fn room_stream(profile: &Profile, room: &PlannedRoom, purpose: Purpose) -> ChaCha12Rng {
+    stream(profile.seed, purpose, &room.name, 0)
+}
+
+/// A random stream for one purpose, independent of all others.
+fn stream(seed: u64, purpose: Purpose, name: &str, number: u64) -> ChaCha12Rng {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    key[8..16].copy_from_slice(&(purpose as u64).to_le_bytes());
+    key[16..24].copy_from_slice(&fnv1a(name).to_le_bytes());
+    key[24..].copy_from_slice(&number.to_le_bytes());
+    ChaCha12Rng::from_seed(key)
+}
+
+/// FNV-1a, 64 bits: stable across versions and machines, which the standard hasher does not promise.
+fn fnv1a(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}

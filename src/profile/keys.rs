@@ -1,0 +1,284 @@
+//! Every key of profiles and target files: form, range, default, meaning. One table: the loader checks and completes
+//! what the user wrote by it, `roomful schema` is made of it, and a test holds the documentation to it.
+
+use super::error::{Errors, Origin, nearest};
+use super::tree::{Node, Table, Value, parse_value};
+use crate::types::Kind;
+
+/// One key.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Key {
+    /// The table it stands in: empty for the top, `rooms[]` for each element of an array of tables.
+    pub table: &'static str,
+    pub name: &'static str,
+    pub form: Form,
+    pub need: Need,
+    pub doc: &'static str,
+}
+
+/// What a value looks like. Ranges include both ends.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Form {
+    Text,
+    Word(&'static [&'static str]),
+    Count {
+        min: i64,
+        max: i64,
+    },
+    CountOr {
+        min: i64,
+        max: i64,
+        word: &'static str,
+    },
+    Flag,
+    /// Seconds.
+    Duration {
+        min: f64,
+        max: f64,
+    },
+    /// Percent.
+    Share {
+        max: f64,
+    },
+    Size,
+    /// An encoding of this kind, or `none`.
+    Encoding(Kind),
+    Stay,
+    Join,
+    Addresses,
+    Networks,
+    Url,
+    Table,
+    Tables,
+    /// Metric = limit.
+    Pass,
+    /// Name = literal, `{ env = … }` or `{ file = … }`.
+    Secrets,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Need {
+    Required,
+    /// Absent means there is none.
+    Optional,
+    /// As TOML would write it.
+    Default(&'static str),
+}
+
+use Form::{
+    Addresses, Count, CountOr, Duration, Encoding, Flag, Join, Networks, Pass, Secrets, Share, Size, Stay, Tables,
+    Text, Url, Word,
+};
+use Need::{Default as Or, Optional, Required};
+
+/// Largest seed: what JSON readers keep exact.
+pub const SEED_MAX: u64 = (1 << 53) - 1;
+
+const fn key(table: &'static str, name: &'static str, form: Form, need: Need, doc: &'static str) -> Key {
+    Key { table, name, form, need, doc }
+}
+
+#[rustfmt::skip]
+pub const KEYS: &[Key] = &[
+    key("", "name", Text, Optional, "What reports call the run. Left out: the file's name without its ending."),
+    key("", "shape", Word(&["steady"]), Required, "What kind of run this is."),
+    key("", "extends", Text, Optional, "A profile to start from, relative to this one, one level deep: tables merge, arrays replace."),
+    key("", "target", Text, Required, "\"embedded\" (our own fleet, started for the run), or a target file, relative to the profile that names it."),
+    key("", "client", Word(&["chrome", "light"]), Or("\"chrome\""), "Which client participants behave like: chrome (Chromium's SRTP suites, NACK with RTX, PLI, FIR, transport-cc, REMB) or light (AEAD_AES_128_GCM first, NACK, PLI)."),
+    key("", "seed", Count { min: 0, max: SEED_MAX as i64 }, Optional, "Everything random follows from it. Left out: drawn and printed."),
+    key("", "bind", Addresses, Or("[]"), "Source addresses for media sockets; one address has some 28,000 ports. Empty: what the route gives."),
+    key("", "shards", CountOr { min: 1, max: 1024, word: "auto" }, Or("\"auto\""), "Media threads. auto: one a core, the last core left to signalling when there are more than two."),
+    key("", "embedded", Form::Table, Or("{}"), "The embedded fleet; used when target = \"embedded\"."),
+    key("", "rooms", Tables, Required, "Groups of rooms."),
+    key("", "load", Form::Table, Required, "When participants come and how long they are judged."),
+    key("", "pass", Pass, Required, "Thresholds: metric = limit. Judged per server, the worst decides."),
+    key("", "health", Form::Table, Or("{}"), "Beyond these the generator itself is the suspect, and the interval is inconclusive."),
+    key("", "target_file", Form::Table, Optional, "The target file's contents, where a profile carries them itself (resolved profiles do)."),
+
+    key("embedded", "servers", Count { min: 1, max: 256 }, Or("2"), "Server processes."),
+    key("embedded", "participants_max", Count { min: 1, max: 100_000 }, Or("500"), "Most participants a server takes; rooms go to the server with the most headroom."),
+
+    key("rooms[]", "name", Text, Required, "Name of the group: letters, digits, - and _. Its rooms are called name-1, name-2, …"),
+    key("rooms[]", "count", Count { min: 1, max: 100_000 }, Required, "Rooms of this group."),
+    key("rooms[]", "size", Size, Required, "Participants of a room: 4, or \"2..6\", drawn for each room."),
+    key("rooms[]", "send", CountOr { min: 0, max: 10_000, word: "all" }, Or("\"all\""), "Who sends: all, or the first N of the room; 0: none publish."),
+    key("rooms[]", "audio", Encoding(Kind::Audio), Or("\"none\""), "What senders send: \"opus@32kbit/s\" or \"none\"."),
+    key("rooms[]", "video", Encoding(Kind::Video), Or("\"none\""), "What senders send: \"vp8@500kbit/s\", \"h264@1500kbit/s\" … or \"none\"."),
+    key("rooms[]", "stay", Stay, Or("\"hold\""), "How long one participant stays: \"hold\" (to the end), \"3m\", \"3m..6m\", \"lognormal(3m, 0.6)\" (median, sigma of the logarithm). A successor takes the seat."),
+    key("rooms[]", "network", Form::Table, Or("{}"), "What the network between these participants and the server does, by our own impairer."),
+    key("rooms[].network", "loss_up", Share { max: 100.0 }, Or("\"0%\""), "Packets dropped on the way to the server, each by itself."),
+    key("rooms[].network", "loss_down", Share { max: 100.0 }, Or("\"0%\""), "Packets dropped on the way back."),
+
+    key("load", "join", Join, Required, "Open loop, whatever the target does: \"8/s\" evenly, \"poisson(8/s)\", \"ramp(1/s..20/s, 30s)\", \"burst(50, 10s)\"."),
+    key("load", "warmup", Duration { min: 0.0, max: 86_400.0 }, Or("\"5s\""), "From the last planned first join to the start of judging."),
+    key("load", "hold", Duration { min: 1.0, max: 604_800.0 }, Required, "How long is judged; then everybody leaves."),
+    key("load", "join_timeout", Duration { min: 0.1, max: 600.0 }, Or("\"15s\""), "A join that takes longer has failed."),
+
+    key("health", "shard_cpu_max", Share { max: 100.0 }, Or("\"90%\""), "Busiest media thread, share of one core."),
+    key("health", "steal_max", Share { max: 100.0 }, Or("\"10%\""), "CPU time the hypervisor took, share of the machine."),
+    key("health", "lateness_p99_max", Duration { min: 0.0, max: 60.0 }, Or("\"10ms\""), "Send time against schedule, p99."),
+    key("health", "socket_drops_max", Share { max: 100.0 }, Or("\"0%\""), "Received datagrams that the kernel dropped at our sockets."),
+    key("health", "inconclusive_share_max", Share { max: 100.0 }, Or("\"5%\""), "Inconclusive intervals of the hold before the whole run is unknown."),
+
+    key("target_file", "driver", Text, Required, "Who speaks the target's signalling."),
+    key("target_file", "allow", Networks, Or("[]"), "Networks where media may go, besides the signalling hosts themselves."),
+    key("target_file", "authorized", Flag, Or("false"), "Needed for addresses outside loopback and private ranges: you may load this target."),
+    key("target_file", "tls_verify", Flag, Or("true"), "Check the target's certificates; reports say so when not."),
+    key("target_file", "servers", Tables, Required, "The servers."),
+    key("target_file", "secrets", Secrets, Or("{}"), "Values that appear in no report: a literal, { env = \"NAME\" } or { file = \"path\" }; with optional = true it may be missing."),
+    key("target_file.servers[]", "id", Text, Required, "What reports call the server."),
+    key("target_file.servers[]", "url", Url, Required, "Its signalling address."),
+    key("target_file.servers[]", "admin", Url, Optional, "Its administration address, where the driver has a use for one."),
+];
+
+/// Keys of other shapes, or of later versions: known, so that they are refused by what they are.
+const FOREIGN: &[(&str, &str, &str)] = &[
+    ("", "search", "belongs to shape \"capacity\""),
+    ("", "objectives", "belongs to shape \"capacity\""),
+    ("", "answer", "belongs to shape \"capacity\""),
+    ("", "step", "belongs to shape \"scale-in\""),
+    ("", "fault", "belongs to shape \"scale-in\""),
+    ("", "expect", "belongs to shape \"scale-in\""),
+    ("", "control", "belongs to shape \"scale-in\""),
+    ("", "fleet", "belongs to shape \"scale-in\" and is not supported yet by shape \"steady\""),
+    ("target_file", "fleet", "is not supported yet by shape \"steady\""),
+    ("target_file", "join", "(the user's own join API) is not supported yet by shape \"steady\""),
+];
+
+/// The keys of one table.
+pub fn of_table(table: &str) -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().filter(move |k| k.table == table)
+}
+
+pub(super) fn find(table: &str, name: &str) -> Option<&'static Key> {
+    of_table(table).find(|k| k.name == name)
+}
+
+/// Checks the keys of a table and all tables in it, and fills in what was left out. `path` is the table's path for
+/// errors. With `lenient`, keys may be missing (the file has syntax errors that may have swallowed them).
+pub(super) fn complete(
+    table: &mut Table,
+    at: &Origin,
+    name: &'static str,
+    path: &str,
+    lenient: bool,
+    errors: &mut Errors,
+) {
+    for entry in &table.0 {
+        if find(name, &entry.key).is_none() {
+            errors.push(&entry.node.at, join(path, &entry.key), unknown(name, &entry.key, &entry.node));
+        }
+    }
+    for key in of_table(name) {
+        match (table.get(key.name), key.need) {
+            (Some(_), _) | (None, Optional) => {}
+            (None, Required) if lenient => {}
+            (None, Required) => errors.push(at, join(path, key.name), format!("is missing: {}", key.doc)),
+            (None, Or(text)) => table.set(key.name, parse_value(text, &Origin::Default)),
+        }
+        if key.name == "target_file" {
+            continue; // Checked by itself, with its own paths.
+        }
+        if let Some(node) = table.get_mut(key.name) {
+            descend(key, node, &join(path, key.name), lenient, errors);
+        }
+    }
+}
+
+fn descend(key: &Key, node: &mut Node, path: &str, lenient: bool, errors: &mut Errors) {
+    let at = node.at.clone();
+    let found = node.describe();
+    let inner = |suffix: &str| {
+        let name = if key.table.is_empty() {
+            format!("{}{suffix}", key.name)
+        } else {
+            format!("{}.{}{suffix}", key.table, key.name)
+        };
+        KEYS.iter().find(|k| k.table == name).map_or("", |k| k.table)
+    };
+    match (key.form, &mut node.value) {
+        (Form::Table, Value::Table(table)) => complete(table, &at, inner(""), path, lenient, errors),
+        (Form::Table, _) => errors.push(&at, path, format!("is a table, [{path}], not {found}")),
+        (Tables, Value::Array(items)) => {
+            if items.is_empty() && !lenient {
+                errors.push(&at, path, format!("is empty; write at least one [[{path}]]"));
+            }
+            for (i, item) in items.iter_mut().enumerate() {
+                let (at, found) = (item.at.clone(), item.describe());
+                match &mut item.value {
+                    Value::Table(table) => complete(table, &at, inner("[]"), &format!("{path}[{i}]"), lenient, errors),
+                    _ => errors.push(&at, format!("{path}[{i}]"), format!("is a table, [[{path}]], not {found}")),
+                }
+            }
+        }
+        (Tables, Value::Table(_)) => {
+            errors.push(&at, path, format!("is an array of tables: write [[{path}]], with two brackets"));
+        }
+        (Tables, _) => errors.push(&at, path, format!("is an array of tables, [[{path}]], not {found}")),
+        (Pass | Secrets, Value::Table(_)) => {}
+        (Pass | Secrets, _) => errors.push(&at, path, format!("is a table, [{path}], not {found}")),
+        _ => {}
+    }
+}
+
+fn unknown(table: &str, key: &str, node: &Node) -> String {
+    let foreign = FOREIGN.iter().find(|(t, k, _)| *t == table && *k == key);
+    if let Some((_, _, why)) = foreign {
+        return format!("[{key}] {why}");
+    }
+    if table.is_empty() && key == "join" && node.as_table().is_some() {
+        return "[join] (the user's own join API) belongs in the target file and is not supported yet by shape \"steady\"".into();
+    }
+    // A key that stands in the wrong table is the commonest slip: TOML gives everything below a header to it.
+    if let Some(home) = KEYS.iter().find(|k| k.name == key) {
+        return match home.table {
+            "" => format!("`{key}` is a key of the top: write it above the first [table]"),
+            other => format!("unknown key here; `{key}` belongs in {}", header(other)),
+        };
+    }
+    let hint = nearest(key, of_table(table).map(|k| k.name));
+    let hint = hint.map(|h| format!("did you mean `{h}`?"));
+    let list = || {
+        let names: Vec<&str> = of_table(table).map(|k| k.name).collect();
+        format!("known here: {}", names.join(", "))
+    };
+    format!("unknown key; {}", hint.unwrap_or_else(list))
+}
+
+/// How a table is written as a header.
+pub fn header(table: &str) -> String {
+    match table.strip_suffix("[]") {
+        Some(name) => format!("[[{name}]]"),
+        None => format!("[{}]", table.replace("[]", "")),
+    }
+    .replace("target_file.", "")
+    .replace("[target_file]", "the target file")
+}
+
+/// A key's path inside its table's path.
+pub(super) fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_table_of_the_list_hangs_on_a_key() {
+        for k in KEYS.iter().filter(|k| !k.table.is_empty()) {
+            let (parent, name) = k.table.rsplit_once('.').unwrap_or(("", k.table));
+            let owner = find(parent, name.trim_end_matches("[]")).unwrap();
+            assert!(matches!(owner.form, Form::Table | Tables), "{k:?}");
+            assert_eq!(owner.form == Tables, name.ends_with("[]"), "{k:?}");
+        }
+    }
+
+    #[test]
+    fn keys_are_unique_and_explained() {
+        for (i, a) in KEYS.iter().enumerate() {
+            assert!(!a.doc.is_empty());
+            assert!(!KEYS[..i].iter().any(|b| a.table == b.table && a.name == b.name), "{a:?}");
+        }
+    }
+}

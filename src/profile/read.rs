@@ -1,0 +1,559 @@
+//! From a completed tree to what it means: typed values, and the checks that need more than one key.
+
+use super::error::{Errors, Origin};
+use super::keys::{self, Form};
+use super::resolved::{
+    EmbeddedTarget, HealthLimits, Join, Load, Network, Op, RoomGroup, Senders, Shape, Size, Stay, Threshold,
+};
+use super::tree::{Node, Table, Value};
+use super::units::{
+    parse_duration, parse_encoding, parse_join, parse_percent, parse_size, parse_stay, print_duration, print_percent,
+};
+use super::{metrics, units};
+use crate::types::{Client, Encoding, Kind};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Most seats (participants at once) and stays of one run; beyond, the plan itself would not fit.
+pub(super) const SEATS_MAX: u64 = 200_000;
+pub(super) const LEGS_MAX: f64 = 2_000_000.0;
+const RATE_MIN: f64 = 0.001;
+const RATE_MAX: f64 = 10_000.0;
+const STAY_MIN: Duration = Duration::from_secs(1);
+const STAY_MAX: Duration = Duration::from_secs(7 * 86_400);
+
+/// Everything of a profile but its target file and texts.
+pub(super) struct Parts {
+    pub(super) name: Option<String>,
+    pub(super) shape: Shape,
+    pub(super) client: Client,
+    pub(super) rooms: Vec<RoomGroup>,
+    pub(super) load: Load,
+    pub(super) pass: Vec<Threshold>,
+    pub(super) health: HealthLimits,
+    pub(super) seed: u64,
+    pub(super) bind: Vec<IpAddr>,
+    pub(super) shards: Option<usize>,
+    pub(super) embedded: EmbeddedTarget,
+}
+
+/// Reads a completed tree. `None` only where `errors` says why (or a syntax error has).
+pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
+    let mut top = View::new(root, "", String::new(), errors)?;
+    let name = top.name("name", 100, |c| !c.is_control() && c != '/');
+    let shape = top.word("shape").map(|_| Shape::Steady);
+    let client = top.word("client").map(|w| if w == "light" { Client::Light } else { Client::Chrome });
+    let seed = top.count("seed").map(|s| s as u64);
+    let bind = top.addresses("bind");
+    let shards = top.count_or("shards").map(|s| s.map(|n| n as usize));
+    let embedded = top.inside("embedded", |v| {
+        let (servers, participants_max) = (v.count("servers"), v.count("participants_max"));
+        Some(EmbeddedTarget { servers: servers? as u32, participants_max: participants_max? as u32 })
+    });
+    let rooms = top.each("rooms", room_group);
+    let load = top.inside("load", load);
+    let health = top.inside("health", health);
+    let pass = pass(root, top.errors);
+    distinct(root, "rooms", "name", top.errors);
+    if let Some(rooms) = &rooms {
+        whole_load(root, rooms, load.as_ref(), top.errors);
+    }
+    Some(Parts {
+        name,
+        shape: shape?,
+        client: client?,
+        rooms: rooms?,
+        load: load?,
+        pass: pass?,
+        health: health?,
+        seed: seed?,
+        bind: bind?,
+        shards: shards?,
+        embedded: embedded?,
+    })
+}
+
+fn room_group(v: &mut View<'_>) -> Option<RoomGroup> {
+    let name = v.name("name", 40, |c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    let count = v.count("count");
+    let size = v.size("size");
+    let send = v.count_or("send");
+    let (audio, video) = (v.encoding("audio"), v.encoding("video"));
+    let stay = v.parsed("stay", |t| parse_stay(t).and_then(check_stay));
+    let network = v.inside("network", |v| {
+        let (loss_up, loss_down) = (v.share("loss_up"), v.share("loss_down"));
+        Some(Network { loss_up: loss_up?, loss_down: loss_down? })
+    });
+    if let (Some(send), Some(size)) = (send, size) {
+        let most = size_max(size);
+        if send.is_some_and(|n| n > i64::from(most)) {
+            v.wrong("send", format!("{} senders do not fit into a room of {most}", send.unwrap_or(0)));
+        }
+        if send != Some(0) && (audio, video) == (Some(None), Some(None)) {
+            v.wrong("", "its participants send nothing: give `audio` or `video`, or say `send = 0`");
+        }
+    }
+    Some(RoomGroup {
+        name: name?,
+        count: count? as u32,
+        size: size?,
+        send: send?.map_or(Senders::All, |n| Senders::Some(n as u32)),
+        audio: audio?,
+        video: video?,
+        stay: stay?,
+        network: network?,
+    })
+}
+
+fn load(v: &mut View<'_>) -> Option<Load> {
+    let join = v.parsed("join", |t| parse_join(t).and_then(check_join));
+    let (warmup, hold, join_timeout) = (v.duration("warmup"), v.duration("hold"), v.duration("join_timeout"));
+    Some(Load { join: join?, warmup: warmup?, hold: hold?, join_timeout: join_timeout? })
+}
+
+fn health(v: &mut View<'_>) -> Option<HealthLimits> {
+    let (cpu, steal) = (v.share("shard_cpu_max"), v.share("steal_max"));
+    let (lateness, drops) = (v.duration("lateness_p99_max"), v.share("socket_drops_max"));
+    let inconclusive = v.share("inconclusive_share_max");
+    Some(HealthLimits {
+        shard_cpu_max: cpu?,
+        steal_max: steal?,
+        lateness_p99_max: lateness?,
+        socket_drops_max: drops?,
+        inconclusive_share_max: inconclusive?,
+    })
+}
+
+fn pass(root: &Node, errors: &mut Errors) -> Option<Vec<Threshold>> {
+    let node = root.as_table()?.get("pass")?;
+    let table = node.as_table()?;
+    if table.0.is_empty() {
+        errors.push(
+            &node.at,
+            "pass",
+            "is empty: a run without a threshold proves nothing; write at least one, e.g. \"legs.dropped\" = \"== 0\"",
+        );
+        return None;
+    }
+    let before = errors.len();
+    let mut thresholds = Vec::new();
+    for entry in &table.0 {
+        let key = format!("pass.{:?}", entry.key);
+        match threshold(&entry.key, &entry.node) {
+            Ok(t) => thresholds.push(t),
+            Err(why) => errors.push(&entry.node.at, key, why),
+        }
+    }
+    (errors.len() == before).then_some(thresholds)
+}
+
+fn threshold(path: &str, node: &Node) -> Result<Threshold, String> {
+    let metric = metrics::find(path).ok_or_else(|| {
+        let paths = metrics::all().iter().map(|m| m.path.as_str());
+        let parents = || {
+            let inner: Vec<&str> = paths.clone().filter(|p| p.starts_with(&format!("{path}."))).collect();
+            (!inner.is_empty()).then(|| format!("write one of {}", inner.join(", ")))
+        };
+        let near = || super::error::nearest(path, paths.clone()).map(|n| format!("did you mean \"{n}\"?"));
+        let hint = parents().or_else(near).unwrap_or_else(|| "docs/profiles.md lists them".to_owned());
+        format!("there is no such metric; {hint}")
+    })?;
+    let example = metric.unit.example();
+    let text = node
+        .as_text()
+        .ok_or_else(|| format!("write operator and limit as text, {example:?}, not {}", node.describe()))?;
+    let text = text.trim();
+    let operators = [("<=", Op::Le), (">=", Op::Ge), ("==", Op::Eq), ("<", Op::Lt), (">", Op::Gt)];
+    let found = operators.iter().find_map(|(sign, op)| text.strip_prefix(sign).map(|rest| (*sign, *op, rest.trim())));
+    let (sign, op, limit) = found
+        .ok_or_else(|| format!("{text:?} begins with no operator (<=, <, ==, >, >=); write it as in {example:?}"))?;
+    let value = metric.unit.parse(limit)?;
+    if metric.unit == metrics::Unit::Percent && value.number() > 100.0 {
+        return Err(format!("{limit} is more than all"));
+    }
+    Ok(Threshold { metric: path.to_owned(), op, value, expr: format!("{path} {sign} {limit}") })
+}
+
+/// Names that repeat in an array of tables.
+pub(super) fn distinct(root: &Node, array: &str, key: &str, errors: &mut Errors) {
+    let Some(Value::Array(items)) = root.as_table().and_then(|t| t.get(array)).map(|n| &n.value) else { return };
+    let names: Vec<Option<&Node>> = items.iter().map(|i| i.as_table().and_then(|t| t.get(key))).collect();
+    for (i, node) in names.iter().enumerate() {
+        let Some((node, name)) = node.and_then(|n| Some((n, n.as_text()?))) else { continue };
+        if let Some(first) = names[..i].iter().position(|n| n.and_then(Node::as_text) == Some(name)) {
+            errors.push(&node.at, format!("{array}[{i}].{key}"), format!("{name:?} is {array}[{first}] already"));
+        }
+    }
+}
+
+/// Loads whose plan would not fit.
+fn whole_load(root: &Node, rooms: &[RoomGroup], load: Option<&Load>, errors: &mut Errors) {
+    let Some(node) = root.as_table().and_then(|t| t.get("rooms")) else { return };
+    let seats: u64 = rooms.iter().map(|g| u64::from(g.count) * u64::from(size_max(g.size))).sum();
+    if seats > SEATS_MAX {
+        errors.push(
+            &node.at,
+            "rooms",
+            format!("{seats} participants at once are more than one run carries ({SEATS_MAX})"),
+        );
+        return;
+    }
+    let Some(load) = load else { return };
+    let first = first_joins(load.join, seats);
+    if first > STAY_MAX.as_secs_f64() {
+        let at = root.as_table().and_then(|t| t.get("load")).and_then(Node::as_table).and_then(|t| t.get("join"));
+        let at = at.map_or(&root.at, |n| &n.at);
+        errors.push(
+            at,
+            "load.join",
+            format!("{seats} joins at this rate take {:.0} days; at most 7", first / 86_400.0),
+        );
+        return;
+    }
+    let run = first + load.warmup.as_secs_f64() + load.hold.as_secs_f64();
+    let legs: f64 = rooms
+        .iter()
+        .map(|g| {
+            let seats = f64::from(g.count) * f64::from(size_max(g.size));
+            seats * stay_mean(g.stay).map_or(1.0, |mean| 1.0 + run / mean.as_secs_f64())
+        })
+        .sum();
+    if legs > LEGS_MAX {
+        errors.push(
+            &node.at,
+            "rooms",
+            format!("about {legs:.0} stays are more than one run carries ({LEGS_MAX:.0}); let participants stay longer, or hold shorter"),
+        );
+    }
+}
+
+/// Roughly when the last of so many first joins is due, in seconds.
+fn first_joins(join: Join, seats: u64) -> f64 {
+    let n = seats as f64;
+    match join {
+        Join::Constant(rate) | Join::Poisson(rate) => n / rate,
+        Join::Ramp { to, over, .. } => over.as_secs_f64() + n / to,
+        Join::Burst { size, every } => (n / f64::from(size)).ceil() * every.as_secs_f64(),
+    }
+}
+
+fn stay_mean(stay: Stay) -> Option<Duration> {
+    match stay {
+        Stay::WholeHold => None,
+        Stay::Fixed(d) => Some(d),
+        Stay::Uniform(a, b) => Some((a + b) / 2),
+        // The median is below the mean, and short stays are the ones that multiply.
+        Stay::LogNormal { median, .. } => Some(median),
+    }
+}
+
+pub(super) fn size_max(size: Size) -> u32 {
+    match size {
+        Size::Fixed(n) | Size::Range(_, n) => n,
+    }
+}
+
+fn check_stay(stay: Stay) -> Result<Stay, String> {
+    let (shortest, longest) = match stay {
+        Stay::WholeHold => return Ok(stay),
+        Stay::Fixed(d) => (d, d),
+        Stay::Uniform(a, b) => (a, b),
+        Stay::LogNormal { median, .. } => (median, median),
+    };
+    match shortest >= STAY_MIN && longest <= STAY_MAX {
+        true => Ok(stay),
+        false => Err("a stay is between 1s and 7d".into()),
+    }
+}
+
+fn check_join(join: Join) -> Result<Join, String> {
+    let rate = |r: f64| match (RATE_MIN..=RATE_MAX).contains(&r) {
+        true => Ok(()),
+        false => Err(format!("a join rate is between {RATE_MIN}/s and {RATE_MAX}/s, not {r}/s")),
+    };
+    match join {
+        Join::Constant(r) | Join::Poisson(r) => rate(r)?,
+        Join::Ramp { from, to, over } => {
+            rate(to)?;
+            rate(from.max(RATE_MIN))?;
+            if over < Duration::from_millis(100) || over > STAY_MAX {
+                return Err("a ramp takes between 100ms and 7d".into());
+            }
+        }
+        Join::Burst { size, every } => {
+            if size == 0 {
+                return Err("a burst of 0 never fills a room".into());
+            }
+            if every < Duration::from_millis(100) || every > STAY_MAX {
+                return Err("bursts come between 100ms and 7d apart".into());
+            }
+        }
+    }
+    Ok(join)
+}
+
+/// A table being read: each accessor checks form and range by the key's entry in [`keys::KEYS`].
+pub(super) struct View<'a> {
+    table: &'a Table,
+    at: &'a Origin,
+    spec: &'a str,
+    path: String,
+    pub(super) errors: &'a mut Errors,
+}
+
+impl<'a> View<'a> {
+    /// `spec` names the table in the list of keys, `path` in errors.
+    pub(super) fn new(node: &'a Node, spec: &'a str, path: String, errors: &'a mut Errors) -> Option<View<'a>> {
+        Some(View { table: node.as_table()?, at: &node.at, spec, path, errors })
+    }
+
+    /// An error about a key, or about the table where `key` is empty.
+    pub(super) fn wrong(&mut self, key: &str, why: impl Into<String>) {
+        let at = self.table.get(key).map_or(self.at, |n| &n.at);
+        let path = if key.is_empty() { self.path.clone() } else { keys::join(&self.path, key) };
+        self.errors.push(at, path, why);
+    }
+
+    pub(super) fn node(&self, key: &str) -> Option<&'a Node> {
+        self.table.get(key)
+    }
+
+    fn form(&self, key: &str) -> Option<Form> {
+        keys::find(self.spec, key).map(|k| k.form)
+    }
+
+    /// A text value; numbers are told about units.
+    fn raw(&mut self, key: &str) -> Option<&'a str> {
+        let node = self.table.get(key)?;
+        let text = node.as_text();
+        if text.is_none() {
+            let example = self.form(key).map_or("", example);
+            let why = match node.value {
+                Value::Integer(_) | Value::Float(_) if !example.is_empty() => {
+                    format!("a bare number is a count; write {} with its unit, as in {example}", node.describe())
+                }
+                _ if !example.is_empty() => format!("write it as in {example}, not {}", node.describe()),
+                _ => format!("is text in quotes, not {}", node.describe()),
+            };
+            self.wrong(key, why);
+        }
+        text
+    }
+
+    pub(super) fn parsed<T>(&mut self, key: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let text = self.raw(key)?;
+        parse(text).map_err(|why| self.wrong(key, why)).ok()
+    }
+
+    /// Non-empty text.
+    pub(super) fn text(&mut self, key: &str) -> Option<String> {
+        self.parsed(key, |t| if t.trim().is_empty() { Err("is empty".into()) } else { Ok(t.to_owned()) })
+    }
+
+    /// A name of allowed characters.
+    pub(super) fn name(&mut self, key: &str, most: usize, allowed: impl Fn(char) -> bool) -> Option<String> {
+        let text = self.text(key)?;
+        if text.chars().count() > most {
+            self.wrong(key, format!("is longer than {most} characters"));
+            return None;
+        }
+        if let Some(bad) = text.chars().find(|c| !allowed(*c)) {
+            self.wrong(key, format!("{bad:?} cannot be part of a name"));
+            return None;
+        }
+        Some(text)
+    }
+
+    pub(super) fn word(&mut self, key: &str) -> Option<&'a str> {
+        let Some(Form::Word(words)) = self.form(key) else { return None };
+        let text = self.raw(key)?;
+        if words.contains(&text) {
+            return Some(text);
+        }
+        let list = || words.iter().map(|w| format!("{w:?}")).collect::<Vec<_>>().join(" or ");
+        let why = match (key, text) {
+            ("shape", "capacity" | "scale-in") => {
+                format!("{text:?} is not supported yet; this version knows {}", list())
+            }
+            _ => match super::error::nearest(text, words.iter().copied()) {
+                Some(near) => format!("{text:?} is unknown; did you mean {near:?}?"),
+                None => format!("{text:?} is unknown; write {}", list()),
+            },
+        };
+        self.wrong(key, why);
+        None
+    }
+
+    pub(super) fn flag(&mut self, key: &str) -> Option<bool> {
+        let node = self.table.get(key)?;
+        match node.value {
+            Value::Flag(flag) => Some(flag),
+            _ => {
+                self.wrong(key, format!("is true or false, not {}", node.describe()));
+                None
+            }
+        }
+    }
+
+    pub(super) fn count(&mut self, key: &str) -> Option<i64> {
+        let Some(Form::Count { min, max }) = self.form(key) else { return None };
+        let node = self.table.get(key)?;
+        match node.value {
+            Value::Integer(n) if (min..=max).contains(&n) => Some(n),
+            Value::Integer(n) => {
+                self.wrong(key, format!("{n} is out of range: {min} to {max}"));
+                None
+            }
+            _ => {
+                self.wrong(key, format!("is a bare number, {min} to {max}, not {}", node.describe()));
+                None
+            }
+        }
+    }
+
+    /// A count, or `None` for the word that stands for no limit.
+    fn count_or(&mut self, key: &str) -> Option<Option<i64>> {
+        let Some(Form::CountOr { min, max, word }) = self.form(key) else { return None };
+        let node = self.table.get(key)?;
+        match &node.value {
+            Value::Integer(n) if (min..=max).contains(n) => Some(Some(*n)),
+            Value::Integer(n) => {
+                self.wrong(key, format!("{n} is out of range: {min} to {max}"));
+                None
+            }
+            Value::Text(t) if t == word => Some(None),
+            _ => {
+                self.wrong(key, format!("is {word:?} or a bare number, {min} to {max}, not {}", node.describe()));
+                None
+            }
+        }
+    }
+
+    fn duration(&mut self, key: &str) -> Option<Duration> {
+        let Some(Form::Duration { min, max }) = self.form(key) else { return None };
+        self.parsed(key, |text| {
+            let d = parse_duration(text)?;
+            match (min..=max).contains(&d.as_secs_f64()) {
+                true => Ok(d),
+                false => {
+                    let [min, max] = [min, max].map(|s| print_duration(Duration::from_secs_f64(s)));
+                    Err(format!("{text} is out of range: {min} to {max}"))
+                }
+            }
+        })
+    }
+
+    fn share(&mut self, key: &str) -> Option<f64> {
+        let Some(Form::Share { max }) = self.form(key) else { return None };
+        self.parsed(key, |text| {
+            let share = parse_percent(text)?;
+            match share <= max / 100.0 {
+                true => Ok(share),
+                false => Err(format!("{text} is out of range: 0% to {}", print_percent(max / 100.0))),
+            }
+        })
+    }
+
+    fn size(&mut self, key: &str) -> Option<Size> {
+        let node = self.table.get(key)?;
+        let size = match &node.value {
+            Value::Integer(n) => {
+                u32::try_from(*n).map(Size::Fixed).map_err(|_| format!("{n} is out of range: 1 to 10000"))
+            }
+            Value::Text(t) => parse_size(t),
+            _ => Err(format!("is a number, 4, or a range, \"2..6\", not {}", node.describe())),
+        };
+        let size = size.and_then(|size| {
+            let least = match size {
+                Size::Fixed(n) | Size::Range(n, _) => n,
+            };
+            match least >= 1 && size_max(size) <= 10_000 {
+                true => Ok(size),
+                false => Err("is out of range: 1 to 10000 participants".to_owned()),
+            }
+        });
+        size.map_err(|why| self.wrong(key, why)).ok()
+    }
+
+    fn encoding(&mut self, key: &str) -> Option<Option<Encoding>> {
+        let Some(Form::Encoding(kind)) = self.form(key) else { return None };
+        self.parsed(key, |text| {
+            if text == "none" {
+                return Ok(None);
+            }
+            let encoding = parse_encoding(text)?;
+            if encoding.codec.kind() != kind {
+                let fit: Vec<String> =
+                    units::ENCODINGS.iter().filter(|e| e.codec.kind() == kind).map(|e| format!("\"{e}\"")).collect();
+                return Err(format!("{encoding} is {}; write {}", encoding.codec.kind(), fit.join(" or ")));
+            }
+            Ok(Some(encoding))
+        })
+    }
+
+    fn addresses(&mut self, key: &str) -> Option<Vec<IpAddr>> {
+        self.list(key, |text| {
+            let ip: IpAddr = text.parse().map_err(|_| format!("{text:?} is no IP address"))?;
+            match ip.is_unspecified() || ip.is_multicast() {
+                true => Err(format!("{ip} cannot be a source address")),
+                false => Ok(ip),
+            }
+        })
+    }
+
+    /// An array of texts, each parsed; errors name the element.
+    pub(super) fn list<T>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<Vec<T>> {
+        let node = self.table.get(key)?;
+        let Value::Array(items) = &node.value else {
+            self.wrong(key, format!("is an array, [\"…\"], not {}", node.describe()));
+            return None;
+        };
+        let before = self.errors.len();
+        let mut made = Vec::new();
+        for (i, item) in items.iter().enumerate() {
+            let one =
+                item.as_text().ok_or_else(|| format!("is text in quotes, not {}", item.describe())).and_then(&parse);
+            match one {
+                Ok(value) => made.push(value),
+                Err(why) => self.errors.push(&item.at, format!("{}[{i}]", keys::join(&self.path, key)), why),
+            }
+        }
+        (self.errors.len() == before).then_some(made)
+    }
+
+    pub(super) fn inside<T>(&mut self, key: &str, read: impl FnOnce(&mut View<'_>) -> Option<T>) -> Option<T> {
+        let node = self.table.get(key)?;
+        let spec = keys::join(self.spec, key);
+        let mut view = View::new(node, &spec, keys::join(&self.path, key), self.errors)?;
+        read(&mut view)
+    }
+
+    pub(super) fn each<T>(&mut self, key: &str, read: impl Fn(&mut View<'_>) -> Option<T>) -> Option<Vec<T>> {
+        let Value::Array(items) = &self.table.get(key)?.value else { return None };
+        let spec = format!("{}[]", keys::join(self.spec, key));
+        let mut all = Some(Vec::new());
+        for (i, item) in items.iter().enumerate() {
+            let path = format!("{}[{i}]", keys::join(&self.path, key));
+            let one = View::new(item, &spec, path, self.errors).and_then(|mut v| read(&mut v));
+            all = all.and_then(|mut list| {
+                list.push(one?);
+                Some(list)
+            });
+        }
+        all
+    }
+}
+
+/// How a value of this form is written.
+fn example(form: Form) -> &'static str {
+    match form {
+        Form::Duration { .. } => "\"20s\"",
+        Form::Share { .. } => "\"2%\"",
+        Form::Encoding(Kind::Audio) => "\"opus@32kbit/s\"",
+        Form::Encoding(Kind::Video) => "\"vp8@500kbit/s\"",
+        Form::Stay => "\"3m..6m\"",
+        Form::Join => "\"8/s\"",
+        Form::Url => "\"ws://10.77.0.1:8188\"",
+        _ => "",
+    }
+}

@@ -1,0 +1,126 @@
+//! A profile as TOML again: every default filled in, no secrets. Loads to the same meaning.
+
+use super::resolved::{ExternalTarget, Profile, RoomGroup, Shape, Target};
+use super::target::SecretSource;
+use super::units::{print_duration, print_join, print_percent, print_senders, print_size, print_stay};
+use crate::types::{Client, Encoding};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// The resolved text. `target` is what the profile says under that key; `secrets` says where each secret comes from.
+pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<String, SecretSource>) -> String {
+    let mut out = String::new();
+    let mut line = |text: String| {
+        out.push_str(&text);
+        out.push('\n');
+    };
+    let Shape::Steady = profile.shape;
+    line(format!("name = {}", quote(&profile.name)));
+    line("shape = \"steady\"".into());
+    line(format!("target = {}", quote(target)));
+    line(format!(
+        "client = {}",
+        match profile.client {
+            Client::Chrome => "\"chrome\"",
+            Client::Light => "\"light\"",
+        }
+    ));
+    line(format!("seed = {}", profile.seed));
+    line(format!("bind = {}", array(profile.bind.iter().map(ToString::to_string))));
+    line(format!("shards = {}", profile.shards.map_or("\"auto\"".to_owned(), |n| n.to_string())));
+    if let Target::Embedded(fleet) = &profile.target {
+        line(format!("\n[embedded]\nservers = {}\nparticipants_max = {}", fleet.servers, fleet.participants_max));
+    }
+    for group in &profile.rooms {
+        line(room_group(group));
+    }
+    let load = &profile.load;
+    line(format!("\n[load]\njoin = {}", quote(&print_join(load.join))));
+    line(format!("warmup = {}", quote(&print_duration(load.warmup))));
+    line(format!("hold = {}", quote(&print_duration(load.hold))));
+    line(format!("join_timeout = {}", quote(&print_duration(load.join_timeout))));
+    line("\n[pass]".into());
+    for t in &profile.pass {
+        let limit = t.expr.strip_prefix(&t.metric).unwrap_or(&t.expr).trim();
+        line(format!("{} = {}", quote(&t.metric), quote(limit)));
+    }
+    let h = &profile.health;
+    line(format!("\n[health]\nshard_cpu_max = {}", quote(&print_percent(h.shard_cpu_max))));
+    line(format!("steal_max = {}", quote(&print_percent(h.steal_max))));
+    line(format!("lateness_p99_max = {}", quote(&print_duration(h.lateness_p99_max))));
+    line(format!("socket_drops_max = {}", quote(&print_percent(h.socket_drops_max))));
+    line(format!("inconclusive_share_max = {}", quote(&print_percent(h.inconclusive_share_max))));
+    if let Target::External(target) = &profile.target {
+        out.push_str(&target_file(target, secrets));
+    }
+    out
+}
+
+fn room_group(g: &RoomGroup) -> String {
+    let encoding = |e: Option<Encoding>| quote(&e.map_or("none".to_owned(), |e| e.to_string()));
+    [
+        format!("\n[[rooms]]\nname = {}\ncount = {}\nsize = {}", quote(&g.name), g.count, print_size(g.size)),
+        format!("send = {}", print_senders(g.send)),
+        format!("audio = {}\nvideo = {}", encoding(g.audio), encoding(g.video)),
+        format!("stay = {}", quote(&print_stay(g.stay))),
+        format!(
+            "network = {{ loss_up = {}, loss_down = {} }}",
+            quote(&print_percent(g.network.loss_up)),
+            quote(&print_percent(g.network.loss_down))
+        ),
+    ]
+    .join("\n")
+}
+
+fn target_file(t: &ExternalTarget, secrets: &BTreeMap<String, SecretSource>) -> String {
+    let mut out = format!(
+        "\n[target_file]\ndriver = {}\nallow = {}\nauthorized = {}\ntls_verify = {}\n",
+        quote(&t.driver),
+        array(t.allow.iter().map(|(ip, prefix)| format!("{ip}/{prefix}"))),
+        t.authorized,
+        t.tls_verify
+    );
+    // Writing to a String cannot fail.
+    for s in &t.servers {
+        let _ = writeln!(out, "\n[[target_file.servers]]\nid = {}\nurl = {}", quote(&s.id), quote(&s.url));
+        if let Some(admin) = &s.admin {
+            let _ = writeln!(out, "admin = {}", quote(admin));
+        }
+    }
+    if !secrets.is_empty() {
+        out.push_str("\n[target_file.secrets]\n");
+    }
+    for (name, source) in secrets {
+        let by = |kind: &str, what: &str, optional: bool| {
+            format!("{{ {kind} = {}{} }}", quote(what), if optional { ", optional = true" } else { "" })
+        };
+        let source = match source {
+            SecretSource::Literal => quote("***"),
+            SecretSource::Env { name, optional } => by("env", name, *optional),
+            SecretSource::File { path, optional } => by("file", path, *optional),
+        };
+        let _ = writeln!(out, "{} = {source}", quote(name));
+    }
+    out
+}
+
+fn array(items: impl Iterator<Item = String>) -> String {
+    format!("[{}]", items.map(|i| quote(&i)).collect::<Vec<_>>().join(", "))
+}
+
+/// A basic string of TOML.
+pub(super) fn quote(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            c if c.is_control() => {
+                let _ = write!(out, "\\u{:04X}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}

@@ -1,0 +1,227 @@
+//! `summary.json`: a contract. Keys are added, never renamed; a path in it is a threshold's name.
+
+use crate::verdict::{
+    AudioMetrics, FailureRow, Generator, Hold, Joins, Judgement, Legs, NoteRow, Outcome, Participants, RoomRow,
+    ServerRow, SetupMetrics, Verdict, VideoMetrics,
+};
+use serde::{Serialize, Serializer};
+
+/// Version of the format of `summary.json`.
+pub const SCHEMA: u32 = 1;
+
+/// Times in ms, shares in percent, rates per minute or second; `null` where there is no data.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    pub schema: u32,
+    pub tool: Tool,
+    pub run: Run,
+    pub units: Units,
+    pub verdict: Verdict,
+    pub sentence: String,
+    pub reasons: Vec<String>,
+    pub pass: Vec<Outcome>,
+    pub participants: Participants,
+    pub joins: Joins,
+    pub setup: SetupMetrics,
+    pub audio: AudioMetrics,
+    pub video: VideoMetrics,
+    pub legs: Legs,
+    pub generator: Generator,
+    pub servers: Vec<ServerRow>,
+    /// Worst first, by loss and then delay.
+    pub rooms_worst: Vec<RoomRow>,
+    /// Failed joins by reason, with the first of each.
+    pub failures: Vec<FailureRow>,
+    pub notes: Vec<NoteRow>,
+    /// Not of this shape.
+    pub capacity: Option<()>,
+    pub scale_in: Option<()>,
+    pub limits: serde_json::Value,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Tool {
+    pub name: &'static str,
+    /// The version that made the history.
+    pub version: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Run {
+    pub id: String,
+    pub profile: String,
+    pub shape: String,
+    pub seed: u64,
+    pub started_at: String,
+    /// Length of the run.
+    pub wall: f64,
+    pub hold: Hold,
+    pub interrupted: bool,
+    /// False: the history has no end, roomful crashed or was killed.
+    pub ended: bool,
+}
+
+/// Written as a table from path to unit.
+#[derive(Clone, Copy, Debug)]
+pub struct Units;
+
+impl Serialize for Units {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let bare = [("run.wall", "ms"), ("run.hold.*", "ms"), ("pass[].margin", "percent"), ("pass[].window.*", "ms")];
+        let rooms = [
+            ("rooms_worst[].audio_loss", "percent"),
+            ("rooms_worst[].video_loss", "percent"),
+            ("rooms_worst[].delay_max", "ms"),
+            ("rooms_worst[].silence_max", "ms"),
+        ];
+        s.collect_map(bare.into_iter().map(own).chain(metric_paths()).chain(rooms.into_iter().map(own)))
+    }
+}
+
+fn own((path, unit): (&str, &'static str)) -> (String, &'static str) {
+    (path.to_owned(), unit)
+}
+
+impl Summary {
+    pub fn of(j: &Judgement) -> Summary {
+        Summary {
+            schema: SCHEMA,
+            tool: Tool { name: "roomful", version: j.run.version.clone() },
+            run: Run {
+                id: j.run.id.clone(),
+                profile: j.run.profile.clone(),
+                shape: j.run.shape.clone(),
+                seed: j.run.seed,
+                started_at: j.run.started_at.clone(),
+                wall: j.wall_ms,
+                hold: j.hold,
+                interrupted: j.interrupted,
+                ended: j.ended,
+            },
+            units: Units,
+            verdict: j.verdict,
+            sentence: j.sentence.clone(),
+            reasons: j.reasons.clone(),
+            pass: j.pass.clone(),
+            participants: j.participants.clone(),
+            joins: j.joins,
+            setup: j.setup,
+            audio: j.audio.clone(),
+            video: j.video.clone(),
+            legs: j.legs,
+            generator: j.generator.clone(),
+            servers: j.servers.clone(),
+            rooms_worst: j.rooms_worst.clone(),
+            failures: j.failures.clone(),
+            notes: j.notes.clone(),
+            capacity: None,
+            scale_in: None,
+            limits: j.run.limits.clone(),
+        }
+    }
+
+    /// A number by its threshold name, e.g. `audio.delay.p99`; `None` without data. It is the run's, all servers
+    /// together: a threshold looks at each server.
+    pub fn lookup(&self, path: &str) -> Option<f64> {
+        crate::verdict::lookup(&serde_json::to_value(self).ok()?, path)
+    }
+
+    /// The file's text.
+    pub fn to_json(&self) -> serde_json::Result<String> {
+        serde_json::to_string_pretty(self).map(|text| text + "\n")
+    }
+}
+
+/// Every path of the summary that holds one number of the run, with its unit. `{a,b}` below stands for each word.
+pub fn metric_paths() -> impl Iterator<Item = (String, &'static str)> {
+    METRICS.iter().flat_map(|(pattern, unit)| expand(pattern).into_iter().map(move |path| (path, *unit)))
+}
+
+const METRICS: &[(&str, &str)] = &[
+    ("participants.{planned,joined,failed,dropped,clean}", "count"),
+    ("joins.{planned,failed}", "count"),
+    ("joins.failed_share", "percent"),
+    ("joins.rate_max", "per second"),
+    ("setup.{total,join,signaling,ice,dtls,first_rtp,first_frame}.count", "count"),
+    ("setup.{total,join,signaling,ice,dtls,first_rtp,first_frame}.{p50,p95,p99,max}", "ms"),
+    ("{audio,video}.sent", "count"),
+    ("{audio,video}.{loss,lossy_legs_share}", "percent"),
+    ("{audio,video}.rtp.{expected,received,duplicate,reordered,lost_before_recovery,recovered}", "count"),
+    ("{audio,video}.rtp.loss", "percent"),
+    ("{audio,video}.e2e.{expected,received}", "count"),
+    ("{audio,video}.e2e.loss", "percent"),
+    ("{audio,video}.{jitter,delay,rtt}.{p50,p95,p99}", "ms"),
+    ("audio.silence_max", "ms"),
+    ("video.frame_jitter.{p50,p95,p99}", "ms"),
+    ("video.freezes", "per minute"),
+    ("video.frozen_share", "percent"),
+    ("legs.{judged,clean,glitched,migrated,reconnected,one_way,dropped,unclean_leave,inconclusive}", "count"),
+    ("generator.{cpu,cpu_max,machine_cpu,steal_max,inconclusive_share}", "percent"),
+    ("generator.send_lateness.{p50,p99}", "ms"),
+    ("generator.{socket_drops,send_errors,cores,resident_bytes_max}", "count"),
+];
+
+fn expand(pattern: &str) -> Vec<String> {
+    let Some((head, rest)) = pattern.split_once('{') else { return vec![pattern.to_owned()] };
+    let (words, tail) = rest.split_once('}').unwrap_or((rest, ""));
+    words.split(',').flat_map(|word| expand(&format!("{head}{word}{tail}"))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::synthetic::Synthetic;
+    use crate::profile::{HealthLimits, Op, Threshold, ThresholdValue};
+    use crate::verdict::judge;
+
+    fn summary(run: &Synthetic, pass: &[Threshold]) -> Summary {
+        Summary::of(&judge(&run.reading(), pass, &HealthLimits::default()))
+    }
+
+    #[test]
+    fn every_path_is_in_the_file() {
+        let json = serde_json::to_value(summary(&Synthetic::default(), &[])).unwrap();
+        for (path, _) in metric_paths() {
+            let value = path.split('.').try_fold(&json, |v, key| v.get(key));
+            assert!(value.is_some_and(|v| v.is_number() || v.is_null()), "{path}: {value:?}");
+        }
+        assert!(json["capacity"].is_null() && json["scale_in"].is_null());
+        assert_eq!(json["units"]["audio.delay.p99"], "ms");
+        let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(keys[..8], ["schema", "tool", "run", "units", "verdict", "sentence", "reasons", "pass"]);
+    }
+
+    #[test]
+    fn a_threshold_sees_what_the_file_says() {
+        // One server, so that the worst server and the run are the same.
+        let run = Synthetic { servers: 1, loss: Some((0, 12..14, 0.1)), ..Synthetic::default() };
+        let pass: Vec<Threshold> = metric_paths()
+            .map(|(metric, _)| Threshold {
+                expr: format!("{metric} >= -1"),
+                metric,
+                op: Op::Ge,
+                value: ThresholdValue::Count(-1.0),
+            })
+            .collect();
+        let summary = summary(&run, &pass);
+        let mut known = 0;
+        for o in &summary.pass {
+            // What had nothing to count is no data for a threshold, and a zero in the table of counts.
+            assert!(o.value == summary.lookup(&o.metric) || summary.lookup(&o.metric) == Some(0.0), "{o:?}");
+            known += usize::from(o.value.is_some());
+        }
+        // All but set-up's own join API.
+        assert_eq!(summary.pass.len() - known, 5);
+        assert_eq!(summary.lookup("audio.happiness"), None);
+        assert_eq!(summary.lookup("audio.loss"), Some(1.0));
+    }
+
+    #[test]
+    fn no_data_is_null_and_never_zero() {
+        let json = serde_json::to_value(summary(&Synthetic { video: false, ..Synthetic::default() }, &[])).unwrap();
+        for path in ["loss", "loss_source", "lossy_legs_share", "freezes", "frozen_share"] {
+            assert!(json["video"][path].is_null(), "{path}");
+        }
+        assert!(json["video"]["delay"]["p99"].is_null() && json["setup"]["first_frame"]["p95"].is_null());
+    }
+}

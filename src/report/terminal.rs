@@ -1,0 +1,202 @@
+//! The final table: per server, per threshold, failures, and the sentence last, where the eye is.
+
+use super::Summary;
+use crate::verdict::{Verdict, number};
+use std::fmt::Write;
+use std::io::IsTerminal;
+
+/// Colours, or none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Paint {
+    Plain,
+    Ansi,
+}
+
+impl Paint {
+    /// Colours only on a terminal, and never where `NO_COLOR` is set.
+    pub fn for_stdout() -> Paint {
+        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+        if std::io::stdout().is_terminal() && !unwanted { Paint::Ansi } else { Paint::Plain }
+    }
+
+    fn verdict(self, verdict: Verdict, text: &str) -> String {
+        let code = match verdict {
+            Verdict::Pass => "32",
+            Verdict::Fail => "31",
+            Verdict::Unknown => "33",
+        };
+        self.with(code, text)
+    }
+
+    fn with(self, code: &str, text: &str) -> String {
+        match self {
+            Paint::Plain => text.into(),
+            Paint::Ansi => format!("\x1b[{code}m{text}\x1b[0m"),
+        }
+    }
+}
+
+/// The table as one text, ending with the sentence and a newline.
+pub fn table(s: &Summary, paint: Paint) -> String {
+    let mut out = String::new();
+    servers(s, paint, &mut out);
+    thresholds(s, paint, &mut out);
+    failures(s, &mut out);
+    for note in &s.notes {
+        let times = if note.count > 1 { format!(" ({} ×)", note.count) } else { String::new() };
+        let _ = writeln!(out, "note: {}{times}", printable(&note.text));
+    }
+    if !s.notes.is_empty() {
+        out.push('\n');
+    }
+    let label = paint.verdict(s.verdict, &format!("{}:", s.verdict.as_str().to_uppercase()));
+    let _ = writeln!(out, "{label} {}", printable(&s.sentence));
+    out
+}
+
+fn servers(s: &Summary, paint: Paint, out: &mut String) {
+    let head = [
+        "server",
+        "participants",
+        "audio loss %",
+        "video loss %",
+        "jitter p95 ms",
+        "delay p50 ms",
+        "delay p99 ms",
+        "freezes/min",
+        "set-up p95 ms",
+    ];
+    let mut rows = vec![head.map(str::to_owned)];
+    for server in &s.servers {
+        let worst = |a: Option<f64>, v: Option<f64>| cell(a.into_iter().chain(v).reduce(f64::max));
+        let (a, v) = (&server.audio.media, &server.video.media);
+        rows.push([
+            printable(&server.id),
+            server.participants_max.to_string(),
+            cell(a.loss),
+            cell(v.loss),
+            worst(a.jitter.p95, v.jitter.p95),
+            worst(a.delay.p50, v.delay.p50),
+            worst(a.delay.p99, v.delay.p99),
+            cell(server.video.freezes),
+            cell(server.setup.total.p95),
+        ]);
+    }
+    let mut widths = [0; 9];
+    for row in &rows {
+        for (width, text) in widths.iter_mut().zip(row) {
+            *width = text.chars().count().max(*width);
+        }
+    }
+    for (i, row) in rows.iter().enumerate() {
+        let mut line = format!("{:<1$}", row[0], widths[0]);
+        for (text, width) in row.iter().zip(widths).skip(1) {
+            let _ = write!(line, "  {text:>width$}");
+        }
+        let _ = writeln!(out, "{}", if i == 0 { paint.with("1", &line) } else { line });
+    }
+    out.push('\n');
+}
+
+fn thresholds(s: &Summary, paint: Paint, out: &mut String) {
+    let width = s.pass.iter().map(|o| o.expr.chars().count()).max().unwrap_or(0);
+    for o in &s.pass {
+        let mark = match o.verdict {
+            Verdict::Pass => "✓",
+            Verdict::Fail => "✗",
+            Verdict::Unknown => "?",
+        };
+        let value = o.value.map_or_else(|| "no data".into(), |v| format!("{}{}", number(v), unit(o.unit)));
+        let _ = write!(out, "{} {:<width$}  {value}", paint.verdict(o.verdict, mark), printable(&o.expr));
+        if let Some(server) = &o.server {
+            let _ = write!(out, " on {}", printable(server));
+        }
+        if let Some(margin) = o.margin.filter(|_| o.verdict == Verdict::Pass) {
+            let _ = write!(out, ", {} % to spare", number(margin));
+        }
+        if let Some(why) = o.why.as_ref().filter(|_| o.value.is_some()) {
+            let _ = write!(out, ", {why}");
+        }
+        out.push('\n');
+    }
+    if !s.pass.is_empty() {
+        out.push('\n');
+    }
+}
+
+fn failures(s: &Summary, out: &mut String) {
+    if s.failures.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "{} failed to join:", s.participants.failed);
+    for f in &s.failures {
+        let servers: Vec<String> = f.servers.iter().map(|(id, n)| format!("{} {n}", printable(id))).collect();
+        let _ = writeln!(out, "  {} × {} ({}), first {}", f.count, f.reason, servers.join(", "), printable(&f.detail));
+    }
+    out.push('\n');
+}
+
+fn cell(v: Option<f64>) -> String {
+    v.map_or_else(|| "–".into(), number)
+}
+
+fn unit(name: &str) -> &'static str {
+    match name {
+        "ms" => " ms",
+        "percent" => " %",
+        "per minute" => "/min",
+        "per second" => "/s",
+        _ => "",
+    }
+}
+
+/// What servers send must not steer the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{summary, usual};
+    use super::*;
+    use crate::history::synthetic::Synthetic;
+
+    #[test]
+    fn a_pass_at_a_glance() {
+        let text = table(&summary(&Synthetic::default(), &usual()), Paint::Plain);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("server  participants  audio loss %"), "{text}");
+        assert!(lines[1].starts_with("sfu-1              6             0             0"), "{text}");
+        assert!(text.contains("✓ audio.loss <= 0.3%"), "{text}");
+        assert!(lines.last().unwrap().starts_with("PASS: 12 of 12 joined;"), "{text}");
+        assert!(!text.contains('\x1b'));
+        let width = |l: &&str| l.chars().count();
+        assert!(lines[..3].iter().map(width).all(|w| w == lines[0].chars().count()), "{text}");
+    }
+
+    #[test]
+    fn a_fail_shows_what_and_where() {
+        let run = Synthetic { join_failures: 2, hold: 20..40, video: false, notes: true, ..Synthetic::default() };
+        let text = table(&summary(&run, &usual()), Paint::Ansi);
+        for part in [
+            "\x1b[31m✗\x1b[0m joins.failed_share",
+            "\x1b[33m?\x1b[0m video.freezes",
+            "no data",
+            "2 failed to join:",
+            "2 × timeout_ice (sfu-1 2), first meeting-0/p0: no answer",
+            "note: TLS <b>off</b> (3 ×)",
+            "\x1b[31mFAIL:\x1b[0m 2 of 12 joins failed",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_servers_words_do_not_steer_the_terminal() {
+        let mut s = summary(&Synthetic { notes: true, ..Synthetic::default() }, &usual());
+        s.notes[0].text = "\x1b[2Jgone".into();
+        s.servers[0].id = "a\nb".into();
+        let text = table(&s, Paint::Plain);
+        assert!(!text.contains('\x1b') && text.contains("a\u{fffd}b"), "{text}");
+    }
+}

@@ -1,0 +1,215 @@
+//! One of our m-lines, kept small: thousands of transports with ten m-lines each live in one process, so texts that the
+//! catalogue knows are not stored.
+
+use super::negotiation::LocalTrack;
+use super::{Direction, MediaSection, Payload, catalog};
+use crate::types::{Client, Codec, Kind};
+
+const PROTOCOL: &str = "UDP/TLS/RTP/SAVPF";
+
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    pub mid: Box<str>,
+    pub role: Role,
+    pub direction: Direction,
+    pub formats: Vec<Format>,
+    pub extensions: Vec<(u8, &'static str)>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Role {
+    Send(LocalTrack),
+    Receive(Kind),
+    /// Rejected by either side, or not audio or video. Keeps what an m-line with port 0 has to repeat.
+    Dead(Box<Dead>),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Dead {
+    name: String,
+    protocol: String,
+    formats: Vec<String>,
+    /// The track that the remote did not want; it is not offered again.
+    pub track: Option<LocalTrack>,
+}
+
+/// A payload type of ours.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Format {
+    pub pt: u8,
+    pub carries: Carries,
+    /// Parameters, where they are not the catalogue's.
+    fmtp: Option<Box<str>>,
+    /// Which of the catalogue's feedback values hold, a bit each.
+    feedback: u8,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Carries {
+    Media(Codec),
+    /// Retransmissions of this payload type.
+    Rtx(u8),
+}
+
+impl Format {
+    /// As our client offers it, under its usual number.
+    pub fn offered(client: Client, codec: Codec) -> Format {
+        let feedback = (1u8 << catalog::feedback(client, codec.kind()).len()) - 1;
+        Format { pt: catalog::payload(client, codec).pt, carries: Carries::Media(codec), fmtp: None, feedback }
+    }
+
+    pub fn rtx(pt: u8, apt: u8) -> Format {
+        Format { pt, carries: Carries::Rtx(apt), fmtp: None, feedback: 0 }
+    }
+
+    /// Of a remote's offer, what we take.
+    fn taken(client: Client, codec: Codec, payload: &Payload) -> Format {
+        let known = catalog::feedback(client, codec.kind());
+        let bits = known.iter().enumerate().filter(|(_, f)| payload.has_feedback(f));
+        let fmtp = (payload.fmtp != catalog::payload(client, codec).fmtp).then(|| payload.fmtp.clone().into());
+        let feedback = bits.fold(0, |mask, (i, _)| mask | 1 << i);
+        Format { pt: payload.pt, carries: Carries::Media(codec), fmtp, feedback }
+    }
+
+    /// Same codec and parameters, under whatever number.
+    pub fn means_the_same(&self, other: &Format) -> bool {
+        (self.carries, &self.fmtp) == (other.carries, &other.fmtp)
+    }
+
+    fn payload(&self, client: Client) -> Payload {
+        let codec = match self.carries {
+            Carries::Media(codec) => codec,
+            Carries::Rtx(apt) => return catalog::rtx_payload(self.pt, apt),
+        };
+        let mut payload = catalog::payload(client, codec);
+        payload.pt = self.pt;
+        if let Some(fmtp) = &self.fmtp {
+            payload.fmtp = fmtp.to_string();
+        }
+        let mut bit = 0;
+        payload.feedback.retain(|_| {
+            bit += 1;
+            self.feedback & 1 << (bit - 1) != 0
+        });
+        payload
+    }
+}
+
+impl Line {
+    pub fn kind(&self) -> Option<Kind> {
+        match &self.role {
+            Role::Send(track) => Some(track.encoding_codec.kind()),
+            Role::Receive(kind) => Some(*kind),
+            Role::Dead(_) => None,
+        }
+    }
+
+    pub fn is_dead(&self) -> bool {
+        matches!(self.role, Role::Dead(_))
+    }
+
+    /// The track of this m-line, also where the remote rejected it.
+    pub fn track(&self) -> Option<LocalTrack> {
+        match &self.role {
+            Role::Send(track) => Some(*track),
+            Role::Receive(_) => None,
+            Role::Dead(dead) => dead.track,
+        }
+    }
+
+    /// Our m-line in answer to an offered one: its payload types, extension ids and mid (RFC 3264 6.1).
+    pub fn answering(client: Client, old: Option<&Line>, remote: &MediaSection) -> Line {
+        let track = old.and_then(Line::track).filter(|_| old.is_some_and(|l| !l.is_dead()));
+        let kind = remote.kind().filter(|_| !remote.rejected);
+        let formats = kind.map_or_else(Vec::new, |kind| take_formats(client, kind, track, remote));
+        let mid = remote.mid.as_str().into();
+        let Some(kind) = kind.filter(|_| !formats.is_empty()) else {
+            let role = Role::Dead(Box::new(Dead::of(remote, track)));
+            return Line { mid, role, direction: Direction::Inactive, formats: Vec::new(), extensions: Vec::new() };
+        };
+        let wants = old.is_none_or(|l| l.direction.sends());
+        let (role, direction) = match track {
+            Some(t) if remote.direction.receives() && wants => (Role::Send(t), Direction::SendOnly),
+            Some(t) => (Role::Send(t), Direction::Inactive),
+            None if remote.direction.sends() => (Role::Receive(kind), Direction::RecvOnly),
+            None => (Role::Receive(kind), Direction::Inactive),
+        };
+        let known = catalog::extensions(client, kind);
+        let extensions = remote
+            .extensions
+            .iter()
+            .filter_map(|(id, uri)| known.iter().find(|(_, k)| k == uri).map(|(_, k)| (*id, *k)))
+            .collect();
+        Line { mid, role, direction, formats, extensions }
+    }
+
+    /// The remote rejected our m-line: it stays rejected.
+    pub fn reject(&mut self, client: Client, cname: &str) {
+        let track = self.track();
+        self.role = Role::Dead(Box::new(Dead::of(&self.section(client, cname), track)));
+        self.direction = Direction::Inactive;
+        self.formats = Vec::new();
+        self.extensions = Vec::new();
+    }
+
+    /// The m-line as we describe it now.
+    pub fn section(&self, client: Client, cname: &str) -> MediaSection {
+        let mut section = MediaSection {
+            mid: self.mid.to_string(),
+            direction: self.direction,
+            protocol: PROTOCOL.to_string(),
+            ..MediaSection::default()
+        };
+        match &self.role {
+            Role::Dead(dead) => {
+                section.rejected = true;
+                section.name.clone_from(&dead.name);
+                section.protocol.clone_from(&dead.protocol);
+                section.formats.clone_from(&dead.formats);
+                return section;
+            }
+            Role::Receive(kind) => section.name = kind.as_str().to_string(),
+            Role::Send(track) => {
+                section.name = track.encoding_codec.kind().as_str().to_string();
+                section.ssrcs = vec![track.ssrc];
+                let has_rtx = self.formats.iter().any(|f| matches!(f.carries, Carries::Rtx(_)));
+                if let Some(rtx) = track.rtx_ssrc.filter(|_| has_rtx) {
+                    section.ssrcs.push(rtx);
+                    section.fid = vec![(track.ssrc, rtx)];
+                }
+                section.cname = Some(cname.to_string());
+                section.msid = Some(format!("{cname} {cname}-{}", self.mid));
+            }
+        }
+        section.payloads = self.formats.iter().map(|f| f.payload(client)).collect();
+        section.formats = self.formats.iter().map(|f| f.pt.to_string()).collect();
+        section.extensions = self.extensions.iter().map(|(id, uri)| (*id, uri.to_string())).collect();
+        section
+    }
+}
+
+impl Dead {
+    fn of(section: &MediaSection, track: Option<LocalTrack>) -> Dead {
+        let MediaSection { name, protocol, formats, .. } = section;
+        Dead { name: name.clone(), protocol: protocol.clone(), formats: formats.clone(), track }
+    }
+}
+
+/// The offer's payloads that we take, and retransmission of these only; empty when no media is left.
+fn take_formats(client: Client, kind: Kind, track: Option<LocalTrack>, remote: &MediaSection) -> Vec<Format> {
+    let codec = |p: &Payload| {
+        let fits = |c: &Codec| c.kind() == kind && track.is_none_or(|t| t.encoding_codec == *c);
+        p.codec().filter(fits)
+    };
+    let is_media = |pt: u8| remote.payloads.iter().any(|p| p.pt == pt && codec(p).is_some());
+    let rtx_wanted = catalog::uses_rtx(client) && track.is_none_or(|t| t.rtx_ssrc.is_some());
+    remote
+        .payloads
+        .iter()
+        .filter_map(|p| match (codec(p), p.rtx_of()) {
+            (Some(codec), _) => Some(Format::taken(client, codec, p)),
+            (None, Some(apt)) if rtx_wanted && is_media(apt) => Some(Format::rtx(p.pt, apt)),
+            _ => None,
+        })
+        .collect()
+}

@@ -1,0 +1,245 @@
+//! The director process: starts the servers, keeps the registry, routes joins with room affinity, and serves a page
+//! with which a browser joins.
+
+use super::api::{DirectorReady, ServerReady, ServerStats};
+use super::http;
+use super::process;
+use super::registry::{Registry, ServerIndex};
+use super::server::print_line;
+use anyhow::Context;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{get, post};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::process::{Child, Command};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+
+/// Servers are asked for their state this often; [`super::registry::TTL`] is four of these.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(1500);
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+const OFFER_MAX: usize = 4 << 20;
+const PAGE: &str = include_str!("page.html");
+
+/// Runs the embedded fleet's director and its servers until stdin ends.
+#[derive(clap::Args, Clone, Debug)]
+pub struct DirectorArgs {
+    #[arg(long, default_value_t = 1)]
+    pub servers: u32,
+    /// Address for media of all servers.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub media_ip: IpAddr,
+    /// Participants a server takes.
+    #[arg(long, default_value_t = 200)]
+    pub participants_max: u32,
+    /// Address of the director's HTTP API; port 0 takes a free one. Servers listen on the same address.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub http: SocketAddr,
+    /// The program whose `sfu-server` command is a server; this one by default.
+    #[arg(long)]
+    pub program: Option<PathBuf>,
+}
+
+/// The process's whole life; prints [`DirectorReady`] as one line of JSON when all servers take joins.
+///
+/// # Errors
+/// When a server does not start or the address can't be listened on.
+pub fn run(args: DirectorArgs) -> anyhow::Result<()> {
+    let parent_ended = process::parent_ended();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(args, parent_ended))
+}
+
+async fn serve(args: DirectorArgs, parent_ended: oneshot::Receiver<()>) -> anyhow::Result<()> {
+    let listener = tokio::net::TcpListener::bind(args.http)
+        .await
+        .with_context(|| format!("--http: can't listen on {}", args.http))?;
+    let http = format!("http://{}", listener.local_addr()?);
+
+    let mut children = Vec::new();
+    let mut servers = Vec::new();
+    for started in futures_util::future::join_all((1..=args.servers).map(|n| start_server(&args, n))).await {
+        let (child, ready) = started?;
+        children.push(child);
+        servers.push(ready);
+    }
+    let registry = Registry::new(u64::from(args.participants_max), servers.clone(), Instant::now());
+    let client = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build()?;
+    let director = Arc::new(Director { registry: Mutex::new(registry), client });
+    let (stop, stopping) = watch::channel(());
+    let mut supervisors = JoinSet::new();
+    for (index, child) in children.into_iter().enumerate() {
+        supervisors.spawn(supervise(director.clone(), index, child, stopping.clone()));
+        tokio::spawn(heartbeats(director.clone(), index));
+    }
+
+    let app = Router::new()
+        .route("/", get(|| async { Html(PAGE) }))
+        .route("/registry", get(registry_view))
+        .route("/rooms/{room}/participants/{name}", post(join))
+        .fallback(http::not_found)
+        .layer(DefaultBodyLimit::max(OFFER_MAX))
+        .layer(axum::middleware::from_fn(http::cors))
+        .with_state(director);
+    print_line(&DirectorReady { http, servers })?;
+    tokio::select! {
+        served = axum::serve(listener, app) => served.context("HTTP API")?,
+        _ = parent_ended => {}
+    }
+    drop(stop);
+    supervisors.join_all().await;
+    Ok(())
+}
+
+/// Starts a server and waits until it takes joins.
+async fn start_server(args: &DirectorArgs, n: u32) -> anyhow::Result<(Child, ServerReady)> {
+    let id = format!("s{n}");
+    let program = match &args.program {
+        Some(program) => program.clone(),
+        None => std::env::current_exe().context("can't find this program")?,
+    };
+    let mut child = Command::new(&program)
+        .args(["sfu-server", "--id", &id])
+        .args(["--http", &SocketAddr::new(args.http.ip(), 0).to_string()])
+        .args(["--media", &args.media_ip.to_string()])
+        .args(["--participants-max", &args.participants_max.to_string()])
+        // It ends when we do: see `process`.
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        // Ctrl-C at the terminal is for roomful alone, which then ends the calls properly.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("can't start {}", program.display()))?;
+    let ready = process::first_line(&mut child).await.with_context(|| format!("server {id}"))?;
+    Ok((child, ready))
+}
+
+/// Waits for a server's end, or ends it when the director stops.
+async fn supervise(director: Arc<Director>, index: ServerIndex, mut child: Child, mut stopping: watch::Receiver<()>) {
+    let stop = async { while stopping.changed().await.is_ok() {} };
+    tokio::select! {
+        status = child.wait() => {
+            let mut registry = director.registry();
+            registry.died(index);
+            tracing::warn!(server = registry.server(index).id, ?status, "a server has ended");
+            return;
+        }
+        () = stop => {}
+    }
+    // The end of its stdin is its order to go.
+    drop(child.stdin.take());
+    if tokio::time::timeout(STOP_TIMEOUT, child.wait()).await.is_err() {
+        // A server that is stopped (SIGSTOP) can't obey. An error means that it is gone already.
+        let _ = child.kill().await;
+    }
+}
+
+async fn heartbeats(director: Arc<Director>, index: ServerIndex) {
+    let url = format!("{}/stats", director.registry().server(index).http);
+    let mut ticks = tokio::time::interval(HEARTBEAT);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while !director.registry().has_died(index) {
+        ticks.tick().await;
+        let sent = Instant::now();
+        let stats = async {
+            let answer = director.client.get(&url).timeout(HEARTBEAT_TIMEOUT).send().await?.error_for_status()?;
+            answer.json::<ServerStats>().await
+        };
+        match stats.await {
+            Ok(stats) => director.registry().heartbeat(index, sent, stats.traffic.participants, &stats.rooms),
+            Err(error) => tracing::debug!(%error, "no heartbeat"),
+        }
+    }
+}
+
+struct Director {
+    registry: Mutex<Registry>,
+    client: reqwest::Client,
+}
+
+impl Director {
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type App = State<Arc<Director>>;
+
+async fn registry_view(State(director): App) -> Response {
+    let view = director.registry().view(Instant::now());
+    axum::Json(view).into_response()
+}
+
+/// Hands the offer to the server of the room. A new room that one server refuses for want of headroom goes to the
+/// next; so does one whose server turns out to be gone.
+async fn join(State(director): App, Path((room, name)): Path<(String, String)>, offer: Bytes) -> Response {
+    let mut tried = Vec::new();
+    let mut refusal = http::error(StatusCode::SERVICE_UNAVAILABLE, "no server of the fleet is alive");
+    loop {
+        let placed = {
+            let mut registry = director.registry();
+            registry.place(&room, &tried, Instant::now()).map(|s| (s, registry.server(s).http.clone()))
+        };
+        let Some((server, base)) = placed else { return refusal };
+        tried.push(server);
+        let mut counted = Counted { director: &director, room: &room, server, joined: false };
+        match ask_server(&director.client, &base, &room, &name, offer.clone()).await {
+            Ok(response) if response.status() == StatusCode::SERVICE_UNAVAILABLE => refusal = response,
+            Ok(response) => {
+                counted.joined = response.status() == StatusCode::CREATED;
+                return response;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a server did not take a join");
+                refusal = http::error(StatusCode::BAD_GATEWAY, format!("{error:#}"));
+            }
+        }
+    }
+}
+
+/// A join under way in the registry; settled also when the client goes away and the request is dropped.
+struct Counted<'a> {
+    director: &'a Director,
+    room: &'a str,
+    server: ServerIndex,
+    joined: bool,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.director.registry().settle(self.room, self.server, self.joined, Instant::now());
+    }
+}
+
+async fn ask_server(
+    client: &reqwest::Client,
+    base: &str,
+    room: &str,
+    name: &str,
+    offer: Bytes,
+) -> anyhow::Result<Response> {
+    let mut url = reqwest::Url::parse(base)?;
+    let mut path = url.path_segments_mut().map_err(|()| anyhow::anyhow!("{base} is no base URL"))?;
+    path.pop_if_empty().extend(["rooms", room, "participants", name]);
+    drop(path);
+    let request = client.post(url).header(header::CONTENT_TYPE, "application/sdp").body(offer).timeout(JOIN_TIMEOUT);
+    let answer = request.send().await?;
+    let mut response = (answer.status(), ()).into_response();
+    for name in [header::CONTENT_TYPE, header::LOCATION, http::SERVER] {
+        if let Some(value) = answer.headers().get(&name) {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    *response.body_mut() = answer.bytes().await?.into();
+    Ok(response)
+}

@@ -1,0 +1,603 @@
+//! Rooms and forwarding, sans-I/O. Feed it datagrams and time; after that, [`Sfu::poll_transmit`] until it is empty,
+//! then wait for [`Sfu::poll_timeout`]. Packets of several datagrams fed in a row leave together, which is cheaper.
+
+use super::client::{Client, ClientKey, Flow, Incoming, Joining, Wrote};
+use super::stun;
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use str0m::config::{CryptoProvider, DtlsCert};
+use str0m::media::{KeyframeRequestKind, MediaKind};
+use str0m::net::{Protocol, Receive};
+use str0m::rtp::RtpPacket;
+use str0m::{Event, IceConnectionState, Input, Output};
+
+/// Ended sessions are remembered so long, so that a late DELETE still learns how they ended.
+const REMEMBER: Duration = Duration::from_secs(60);
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// What a server is.
+#[derive(Clone)]
+pub struct SfuConfig {
+    /// Where clients send media: the only candidate in answers.
+    pub media: SocketAddr,
+    /// Joins beyond this many participants are refused.
+    pub participants_max: usize,
+    /// A participant who has not sent anything for so long, or has not connected in this time, is removed. Consent
+    /// (RFC 7675) has every live client send a check at least each 6 s.
+    pub silence_max: Duration,
+    pub(super) crypto: Arc<CryptoProvider>,
+    pub(super) certificate: DtlsCert,
+}
+
+impl SfuConfig {
+    /// With a fresh certificate, shared by all transports of the server.
+    ///
+    /// # Errors
+    /// When the crypto library can't make a certificate.
+    pub fn new(media: SocketAddr, participants_max: usize) -> anyhow::Result<SfuConfig> {
+        let crypto = Arc::new(str0m::crypto::from_feature_flags());
+        let certificate = crypto
+            .dtls_provider
+            .generate_certificate()
+            .ok_or_else(|| anyhow::anyhow!("the crypto library made no DTLS certificate"))?;
+        Ok(SfuConfig { media, participants_max, silence_max: Duration::from_secs(20), crypto, certificate })
+    }
+}
+
+/// Why somebody was not let in.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum JoinError {
+    #[error("bad SDP: {0}")]
+    BadSdp(String),
+    #[error("{name} is in room {room} already")]
+    Duplicate { room: String, name: String },
+    #[error("the server is full: {0} participants")]
+    Full(usize),
+}
+
+/// Let in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Joined {
+    /// Names the session in [`Sfu::leave`].
+    pub session: String,
+    pub answer: String,
+}
+
+/// What [`Sfu::leave`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Left {
+    /// Was here, is gone now; BYE and close_notify are on their way.
+    Now,
+    /// Had closed its transport itself (close_notify).
+    Closed,
+    /// Had been removed by the server: silent for too long.
+    Lost,
+    Unknown,
+}
+
+/// A datagram to send.
+#[derive(Debug)]
+pub struct Datagram {
+    pub to: SocketAddr,
+    pub contents: Vec<u8>,
+}
+
+/// Counters since the start, and the state now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Stats {
+    pub participants: u64,
+    pub connected: u64,
+    pub rooms: u64,
+    pub joins: u64,
+    pub joins_refused: u64,
+    pub leaves: u64,
+    /// Participants removed because they were silent or their transport broke.
+    pub lost: u64,
+    pub datagrams_in: u64,
+    pub bytes_in: u64,
+    pub datagrams_out: u64,
+    pub bytes_out: u64,
+    /// RTP packets received from senders, and copies of them queued for receivers.
+    pub rtp_in: u64,
+    pub rtp_forwarded: u64,
+    /// Copies not sent because the receiver's slot waits for a key frame.
+    pub rtp_before_key_frame: u64,
+    /// Copies not sent for another reason, and packets that belong to no m-line.
+    pub rtp_dropped: u64,
+    /// Datagrams from nobody we know, and ones that are no STUN, DTLS, RTP or RTCP.
+    pub datagrams_unknown: u64,
+    pub datagrams_invalid: u64,
+    /// PLI and FIR from receivers, and PLI to senders.
+    pub key_frame_requests_in: u64,
+    pub key_frame_requests_out: u64,
+}
+
+/// Rooms of participants who hear and see each other.
+pub struct Sfu {
+    config: SfuConfig,
+    clients: Vec<Option<Box<Client>>>,
+    free: Vec<ClientKey>,
+    rooms: FxHashMap<Arc<str>, Vec<ClientKey>>,
+    by_address: FxHashMap<SocketAddr, ClientKey>,
+    by_ufrag: FxHashMap<String, ClientKey>,
+    ended: FxHashMap<String, (Instant, Left)>,
+    dirty: Vec<ClientKey>,
+    /// Senders with a key frame request that waits for its time.
+    held: Vec<(ClientKey, usize)>,
+    out: VecDeque<Datagram>,
+    now: Instant,
+    timeout: Instant,
+    housekeeping: Instant,
+    stats: Stats,
+}
+
+impl Sfu {
+    pub fn new(config: SfuConfig, now: Instant) -> Sfu {
+        Sfu {
+            config,
+            clients: Vec::new(),
+            free: Vec::new(),
+            rooms: FxHashMap::default(),
+            by_address: FxHashMap::default(),
+            by_ufrag: FxHashMap::default(),
+            ended: FxHashMap::default(),
+            dirty: Vec::new(),
+            held: Vec::new(),
+            out: VecDeque::new(),
+            now,
+            timeout: now + HOUSEKEEPING,
+            housekeeping: now + HOUSEKEEPING,
+            stats: Stats::default(),
+        }
+    }
+
+    pub fn config(&self) -> &SfuConfig {
+        &self.config
+    }
+
+    /// [`Joining::new`] and [`Sfu::admit`] in one.
+    ///
+    /// # Errors
+    /// See [`JoinError`].
+    pub fn join(&mut self, now: Instant, room: &str, name: &str, offer: &str) -> Result<Joined, JoinError> {
+        let joining = Joining::new(&self.config, now, offer).inspect_err(|_| self.stats.joins_refused += 1)?;
+        self.admit(now, room, name, joining)
+    }
+
+    /// Lets somebody into a room, which comes to be with its first participant and ends with its last.
+    ///
+    /// # Errors
+    /// [`JoinError::Full`] and [`JoinError::Duplicate`].
+    pub fn admit(&mut self, now: Instant, room: &str, name: &str, joining: Joining) -> Result<Joined, JoinError> {
+        self.now = now;
+        let refused = if self.stats.participants as usize >= self.config.participants_max {
+            Some(JoinError::Full(self.config.participants_max))
+        } else if self.members(room).any(|c| &*c.name == name) {
+            Some(JoinError::Duplicate { room: room.into(), name: name.into() })
+        } else {
+            None
+        };
+        if let Some(error) = refused {
+            self.stats.joins_refused += 1;
+            return Err(error);
+        }
+        let Joining { mut client, answer } = joining;
+        client.room = room.into();
+        client.name = name.into();
+        (client.joined, client.seen) = (now, now);
+        let session = client.ufrag.clone();
+        let room = client.room.clone();
+        let key = match self.free.pop() {
+            Some(key) => key,
+            None => {
+                self.clients.push(None);
+                self.clients.len() - 1
+            }
+        };
+        self.by_ufrag.insert(session.clone(), key);
+        self.rooms.entry(room).or_default().push(key);
+        self.clients[key] = Some(Box::new(client));
+        self.stats.participants += 1;
+        self.stats.joins += 1;
+        self.input(key, Input::Timeout(now));
+        Ok(Joined { session, answer })
+    }
+
+    /// Ends a session: BYE and close_notify go out, its slots elsewhere get free.
+    pub fn leave(&mut self, now: Instant, session: &str) -> Left {
+        self.now = now;
+        match self.by_ufrag.get(session) {
+            Some(&key) => {
+                self.remove(key, Left::Now);
+                Left::Now
+            }
+            None => self.ended.get(session).map_or(Left::Unknown, |(_, how)| *how),
+        }
+    }
+
+    /// A datagram arrived at the media address.
+    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, bytes: &[u8]) {
+        self.now = now;
+        self.stats.datagrams_in += 1;
+        self.stats.bytes_in += bytes.len() as u64;
+        let known = self.by_address.get(&from).copied();
+        let check = stun::is_stun(bytes);
+        // An address may have changed hands since its last owner vanished, so checks always go by name.
+        let key = if check { stun::local_ufrag(bytes).and_then(|u| self.by_ufrag.get(u)).copied() } else { known };
+        let Some(key) = key else {
+            self.stats.datagrams_unknown += 1;
+            return;
+        };
+        let Ok(receive) = Receive::new(Protocol::Udp, from, self.config.media, bytes) else {
+            self.stats.datagrams_invalid += 1;
+            return;
+        };
+        let input = Input::Receive(now, receive);
+        let Some(client) = self.clients.get_mut(key).and_then(|c| c.as_deref_mut()) else { return };
+        if check && known != Some(key) {
+            if !client.rtc.accepts(&input) {
+                self.stats.datagrams_unknown += 1;
+                return;
+            }
+            client.addresses.push(from);
+            self.by_address.insert(from, key);
+        }
+        client.seen = now;
+        self.input(key, input);
+    }
+
+    /// When [`Sfu::handle_timeout`] wants to be called at the latest.
+    pub fn poll_timeout(&self) -> Instant {
+        self.timeout
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
+        if now < self.timeout {
+            return;
+        }
+        for key in 0..self.clients.len() {
+            if self.client(key).is_some_and(|c| c.timeout <= now) {
+                self.input(key, Input::Timeout(now));
+            }
+        }
+        self.release_held_requests();
+        if self.housekeeping <= now {
+            self.housekeeping = now + HOUSEKEEPING;
+            self.remove_silent();
+            self.ended.retain(|_, (at, _)| now < *at + REMEMBER);
+        }
+        let clients = self.clients.iter().flatten().map(|c| c.timeout).min();
+        let held =
+            self.held.iter().filter_map(|&(key, source)| self.client(key)?.sources.get(source)?.gate.due()).min();
+        self.timeout = [clients, held].into_iter().flatten().fold(self.housekeeping, Instant::min);
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Datagram> {
+        while self.out.is_empty() {
+            let key = self.dirty.pop()?;
+            if let Some(client) = self.client_mut(key) {
+                client.dirty = false;
+                self.input(key, Input::Timeout(self.now));
+            }
+        }
+        let datagram = self.out.pop_front()?;
+        self.stats.datagrams_out += 1;
+        self.stats.bytes_out += datagram.contents.len() as u64;
+        Some(datagram)
+    }
+
+    pub fn stats(&self) -> Stats {
+        Stats { rooms: self.rooms.len() as u64, ..self.stats }
+    }
+
+    /// Names of the rooms that have participants.
+    pub fn rooms(&self) -> impl Iterator<Item = &str> {
+        self.rooms.keys().map(|name| &**name)
+    }
+
+    fn client(&self, key: ClientKey) -> Option<&Client> {
+        self.clients.get(key)?.as_deref()
+    }
+
+    fn client_mut(&mut self, key: ClientKey) -> Option<&mut Client> {
+        self.clients.get_mut(key)?.as_deref_mut()
+    }
+
+    fn members(&self, room: &str) -> impl Iterator<Item = &Client> {
+        self.rooms.get(room).into_iter().flatten().filter_map(|key| self.client(*key))
+    }
+
+    /// One change to a transport, and everything that follows from it.
+    fn input(&mut self, key: ClientKey, input: Input) {
+        let Some(client) = self.client_mut(key) else { return };
+        if let Err(error) = client.rtc.handle_input(input) {
+            tracing::debug!(name = &*client.name, %error, "transport failed");
+            return self.remove(key, Left::Lost);
+        }
+        self.drain(key);
+    }
+
+    fn drain(&mut self, key: ClientKey) {
+        loop {
+            let Some(client) = self.client_mut(key) else { return };
+            match client.rtc.poll_output() {
+                Ok(Output::Timeout(at)) => {
+                    client.timeout = at;
+                    self.timeout = self.timeout.min(at);
+                    return;
+                }
+                Ok(Output::Transmit(t)) => {
+                    self.out.push_back(Datagram { to: t.destination, contents: t.contents.into() })
+                }
+                Ok(Output::Event(event)) => self.event(key, event),
+                Err(error) => {
+                    tracing::debug!(name = &*client.name, %error, "transport failed");
+                    return self.remove(key, Left::Lost);
+                }
+            }
+        }
+    }
+
+    fn event(&mut self, key: ClientKey, event: Event) {
+        match event {
+            Event::RtpPacket(packet) => self.forward(key, &packet),
+            Event::Connected => {
+                if let Some(client) = self.client_mut(key) {
+                    client.connected = true;
+                    self.stats.connected += 1;
+                    self.fill_slots(key);
+                }
+            }
+            Event::KeyframeRequest(request) => {
+                self.stats.key_frame_requests_in += 1;
+                let slots = self.client(key).map(|c| c.slots.as_slice()).unwrap_or_default();
+                let shown = slots.iter().find(|s| s.mid() == request.mid).and_then(|s| s.shows);
+                if let Some((sender, source)) = shown {
+                    self.ask_for_key_frame(sender, source);
+                }
+            }
+            Event::Closed => self.remove(key, Left::Closed),
+            Event::IceConnectionStateChange(IceConnectionState::Disconnected) => self.remove(key, Left::Lost),
+            _ => {}
+        }
+    }
+
+    fn forward(&mut self, sender: ClientKey, packet: &RtpPacket) {
+        self.stats.rtp_in += 1;
+        let now = self.now;
+        let Some(index) = self.client_mut(sender).and_then(|c| c.source_of(packet)) else {
+            self.stats.rtp_dropped += 1;
+            return;
+        };
+        if !self.track_flow(sender, index, packet) {
+            self.stats.rtp_dropped += 1;
+            return;
+        }
+        let Some(client) = self.client_mut(sender) else { return };
+        let source = &mut client.sources[index];
+        let Some(flow) = source.flow else { return };
+        let incoming = Incoming::new(packet, flow.codec.spec().codec);
+        if incoming.starts_key_frame {
+            source.gate.key_frame();
+        }
+        let subscribers = std::mem::take(&mut source.subscribers);
+        let mut waiting = false;
+        for &(receiver, slot) in &subscribers {
+            let Some(client) = self.clients.get_mut(receiver).and_then(|c| c.as_deref_mut()) else { continue };
+            match client.write(slot, now, &incoming) {
+                Wrote::Queued => {
+                    self.stats.rtp_forwarded += 1;
+                    if !client.dirty {
+                        client.dirty = true;
+                        self.dirty.push(receiver);
+                    }
+                }
+                Wrote::Waiting => {
+                    self.stats.rtp_before_key_frame += 1;
+                    waiting = true;
+                }
+                Wrote::Dropped => self.stats.rtp_dropped += 1,
+            }
+        }
+        let Some(client) = self.client_mut(sender) else { return };
+        let source = &mut client.sources[index];
+        source.subscribers = subscribers;
+        if waiting && source.gate.still_waiting(now) {
+            self.send_key_frame_request(sender, index);
+        }
+    }
+
+    /// Notes a source's SSRC and codec, and tells its receivers when they change. False: unknown codec.
+    fn track_flow(&mut self, sender: ClientKey, index: usize, packet: &RtpPacket) -> bool {
+        let Some(client) = self.client_mut(sender) else { return false };
+        let (ssrc, pt) = (packet.header.ssrc, packet.header.payload_type);
+        let before = client.sources[index].flow;
+        if before.is_some_and(|f| f.ssrc == ssrc && f.codec.pt() == pt) {
+            return true;
+        }
+        let Some(codec) = client.codec(pt) else { return false };
+        client.sources[index].flow = Some(Flow { ssrc, codec });
+        match before {
+            None => self.offer_source(sender, index),
+            Some(before) => {
+                // A new stream. Where its codec does not fit the slot, the slot goes back.
+                let subscribers = std::mem::take(&mut client.sources[index].subscribers);
+                for (receiver, slot) in subscribers {
+                    let Some(client) = self.client_mut(receiver) else { continue };
+                    let place = &mut client.slots[slot];
+                    if before.codec.spec() != codec.spec() {
+                        place.clear();
+                        continue;
+                    }
+                    place.show(sender, index, place.pt());
+                    if let Some(client) = self.client_mut(sender) {
+                        client.sources[index].subscribers.push((receiver, slot));
+                    }
+                }
+                self.offer_source(sender, index);
+            }
+        }
+        true
+    }
+
+    /// Gives a source a slot at everybody in the room who has one free.
+    fn offer_source(&mut self, sender: ClientKey, index: usize) {
+        let Some(room) = self.client(sender).map(|c| c.room.clone()) else { return };
+        let members = self.rooms.get(&room).cloned().unwrap_or_default();
+        for receiver in members {
+            self.subscribe(receiver, sender, index);
+        }
+    }
+
+    /// Gives a receiver's free slots to sources of the room that it does not have yet.
+    fn fill_slots(&mut self, receiver: ClientKey) {
+        let Some(room) = self.client(receiver).map(|c| c.room.clone()) else { return };
+        let members = self.rooms.get(&room).cloned().unwrap_or_default();
+        for sender in members {
+            let sources = self.client(sender).map_or(0, |c| c.sources.len());
+            for index in 0..sources {
+                self.subscribe(receiver, sender, index);
+            }
+        }
+    }
+
+    fn subscribe(&mut self, receiver: ClientKey, sender: ClientKey, index: usize) {
+        if receiver == sender {
+            return;
+        }
+        let Some(source) = self.client(sender).and_then(|c| c.sources.get(index)) else { return };
+        let Some(flow) = source.flow else { return };
+        let kind = source.kind();
+        if source.subscribers.iter().any(|(r, _)| *r == receiver) {
+            return;
+        }
+        let Some(client) = self.client_mut(receiver) else { return };
+        // Before that, its packets would only pile up.
+        if !client.connected {
+            return;
+        }
+        let Some((slot, pt)) = client.free_slot(kind, flow.codec) else { return };
+        client.slots[slot].show(sender, index, pt);
+        if let Some(client) = self.client_mut(sender) {
+            client.sources[index].subscribers.push((receiver, slot));
+        }
+        if kind == MediaKind::Video {
+            self.ask_for_key_frame(sender, index);
+        }
+    }
+
+    fn ask_for_key_frame(&mut self, sender: ClientKey, index: usize) {
+        let now = self.now;
+        let Some(source) = self.client_mut(sender).and_then(|c| c.sources.get_mut(index)) else { return };
+        if source.gate.ask(now) {
+            self.send_key_frame_request(sender, index);
+        } else if let Some(due) = source.gate.due() {
+            self.timeout = self.timeout.min(due);
+            if !self.held.contains(&(sender, index)) {
+                self.held.push((sender, index));
+            }
+        }
+    }
+
+    fn send_key_frame_request(&mut self, sender: ClientKey, index: usize) {
+        let Some(client) = self.clients.get_mut(sender).and_then(|c| c.as_deref_mut()) else { return };
+        let Some(flow) = client.sources.get(index).and_then(|s| s.flow) else { return };
+        let Some(()) = client
+            .rtc
+            .direct_api()
+            .stream_rx(&flow.ssrc)
+            .map(|stream| stream.request_keyframe(KeyframeRequestKind::Pli))
+        else {
+            return;
+        };
+        self.stats.key_frame_requests_out += 1;
+        if !client.dirty {
+            client.dirty = true;
+            self.dirty.push(sender);
+        }
+    }
+
+    fn release_held_requests(&mut self) {
+        for (sender, index) in std::mem::take(&mut self.held) {
+            let due = self.client(sender).and_then(|c| c.sources.get(index)?.gate.due());
+            match due {
+                Some(due) if due <= self.now => self.ask_for_key_frame(sender, index),
+                Some(_) => self.held.push((sender, index)),
+                None => {}
+            }
+        }
+    }
+
+    fn remove_silent(&mut self) {
+        let silence_max = self.config.silence_max;
+        for key in 0..self.clients.len() {
+            let Some(client) = self.client(key) else { continue };
+            let since = if client.connected { client.seen } else { client.joined };
+            if self.now >= since + silence_max {
+                self.remove(key, Left::Lost);
+            }
+        }
+    }
+
+    fn remove(&mut self, key: ClientKey, how: Left) {
+        let Some(mut client) = self.clients.get_mut(key).and_then(Option::take) else { return };
+        self.stats.participants -= 1;
+        self.stats.connected -= u64::from(client.connected);
+        match how {
+            Left::Lost => self.stats.lost += 1,
+            _ => self.stats.leaves += 1,
+        }
+        self.say_goodbye(&mut client);
+        for address in &client.addresses {
+            if self.by_address.get(address) == Some(&key) {
+                self.by_address.remove(address);
+            }
+        }
+        self.by_ufrag.remove(&client.ufrag);
+        self.ended
+            .insert(std::mem::take(&mut client.ufrag), (self.now, if how == Left::Now { Left::Closed } else { how }));
+        self.dirty.retain(|k| *k != key);
+        self.held.retain(|(k, _)| *k != key);
+        if let Some(members) = self.rooms.get_mut(&client.room) {
+            members.retain(|k| *k != key);
+            if members.is_empty() {
+                self.rooms.remove(&client.room);
+            }
+        }
+        for (sender, source) in client.slots.iter().filter_map(|s| s.shows) {
+            if let Some(sender) = self.client_mut(sender) {
+                sender.sources[source].subscribers.retain(|(receiver, _)| *receiver != key);
+            }
+        }
+        let freed: Vec<_> = client.sources.iter().flat_map(|s| s.subscribers.iter().copied()).collect();
+        for &(receiver, slot) in &freed {
+            if let Some(receiver) = self.client_mut(receiver) {
+                receiver.slots[slot].clear();
+            }
+        }
+        for &(receiver, _) in &freed {
+            self.fill_slots(receiver);
+        }
+        self.free.push(key);
+    }
+
+    /// BYE and close_notify, if there is anybody to hear them.
+    fn say_goodbye(&mut self, client: &mut Client) {
+        if client.rtc.close().is_err() {
+            return;
+        }
+        while let Ok(output) = client.rtc.poll_output() {
+            match output {
+                Output::Timeout(_) => return,
+                Output::Transmit(t) => self.out.push_back(Datagram { to: t.destination, contents: t.contents.into() }),
+                Output::Event(_) => {}
+            }
+        }
+    }
+}

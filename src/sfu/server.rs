@@ -1,0 +1,319 @@
+//! A server process: one UDP socket for all media, one thread that owns the [`Sfu`], one HTTP API.
+
+use super::api::{ServerReady, ServerStats};
+use super::client::Joining;
+use super::http;
+use super::process;
+use super::rooms::{JoinError, Joined, Left, Sfu, SfuConfig, Stats};
+use anyhow::Context;
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+use tokio::net::UdpSocket;
+use tokio::sync::{mpsc, oneshot};
+
+/// Datagrams read before their copies are sent: bounds the delay that batching adds.
+const BATCH: usize = 64;
+/// Asked for; the kernel gives at most `net.core.rmem_max` and `wmem_max`.
+const SOCKET_BUFFER: usize = 8 << 20;
+/// Far above what a room of hundreds needs, far below what would hurt.
+const OFFER_MAX: usize = 4 << 20;
+const DATAGRAM_MAX: usize = 2048;
+
+/// Runs one server of the embedded fleet until stdin ends.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ServerArgs {
+    /// Name of the server, as clients and the registry see it.
+    #[arg(long)]
+    pub id: String,
+    /// Address of the HTTP API; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub http: SocketAddr,
+    /// Address for media, as it stands in answers.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub media: IpAddr,
+    /// Port for media; 0 takes a free one.
+    #[arg(long, default_value_t = 0)]
+    pub media_port: u16,
+    /// Joins beyond this are refused with 503.
+    #[arg(long, default_value_t = 200)]
+    pub participants_max: usize,
+}
+
+/// The process's whole life; prints [`ServerReady`] as one line of JSON when it takes joins.
+///
+/// # Errors
+/// When sockets can't be bound or the media thread has ended.
+pub fn run(args: ServerArgs) -> anyhow::Result<()> {
+    process::exit_with_parent();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(args))
+}
+
+async fn serve(args: ServerArgs) -> anyhow::Result<()> {
+    anyhow::ensure!(!args.media.is_unspecified(), "--media: answers must name an address, {} is none", args.media);
+    let socket = media_socket(SocketAddr::new(args.media, args.media_port))?;
+    let media = socket.local_addr()?;
+    let config = SfuConfig::new(media, args.participants_max)?;
+    let listener = tokio::net::TcpListener::bind(args.http)
+        .await
+        .with_context(|| format!("--http: can't listen on {}", args.http))?;
+    let base = format!("http://{}", listener.local_addr()?);
+
+    let (commands, inbox) = mpsc::unbounded_channel();
+    let send_errors = Arc::new(AtomicU64::new(0));
+    let media_config = config.clone();
+    let media_errors = send_errors.clone();
+    let (ended, media_ended) = oneshot::channel();
+    std::thread::Builder::new().name("media".into()).spawn(move || {
+        // Dropped when the thread ends, also by a panic.
+        let _ended: oneshot::Sender<()> = ended;
+        media_thread(socket, media_config, inbox, &media_errors)
+    })?;
+
+    let ready = ServerReady { id: args.id.clone(), pid: std::process::id(), http: base.clone(), media };
+    let shared = Arc::new(Shared { id: args.id, base, config, commands, send_errors });
+    let app = Router::new()
+        .route("/rooms/{room}/participants/{name}", post(join))
+        .route("/sessions/{session}", delete(leave))
+        .route("/stats", get(stats))
+        .route("/metrics", get(metrics))
+        .fallback(http::not_found)
+        .layer(DefaultBodyLimit::max(OFFER_MAX))
+        .layer(axum::middleware::from_fn(http::cors))
+        .with_state(shared);
+    print_line(&ready)?;
+    tokio::select! {
+        served = axum::serve(listener, app) => served.context("HTTP API"),
+        _ = media_ended => anyhow::bail!("the media thread has ended"),
+    }
+}
+
+/// One line of JSON on stdout: how parents learn addresses.
+pub(super) fn print_line(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", serde_json::to_string(value)?)?;
+    Ok(out.flush()?)
+}
+
+fn media_socket(address: SocketAddr) -> anyhow::Result<std::net::UdpSocket> {
+    let open = || -> std::io::Result<std::net::UdpSocket> {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, None)?;
+        // The kernel cuts these down to its limits without an error.
+        socket.set_recv_buffer_size(SOCKET_BUFFER)?;
+        socket.set_send_buffer_size(SOCKET_BUFFER)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        Ok(socket.into())
+    };
+    open().with_context(|| format!("can't bind the media socket to {address}"))
+}
+
+enum Command {
+    Admit { room: String, name: String, joining: Box<Joining>, reply: oneshot::Sender<Result<Joined, JoinError>> },
+    Leave { session: String, reply: oneshot::Sender<Left> },
+    Stats { reply: oneshot::Sender<(Stats, Vec<String>)> },
+}
+
+fn media_thread(
+    socket: std::net::UdpSocket,
+    config: SfuConfig,
+    mut inbox: mpsc::UnboundedReceiver<Command>,
+    send_errors: &AtomicU64,
+) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    runtime.block_on(async {
+        let socket = UdpSocket::from_std(socket)?;
+        let mut sfu = Sfu::new(config, Instant::now());
+        let mut buffer = [0; DATAGRAM_MAX];
+        let sleep = tokio::time::sleep(Duration::ZERO);
+        tokio::pin!(sleep);
+        loop {
+            sleep.as_mut().reset(sfu.poll_timeout().into());
+            tokio::select! {
+                biased;
+                command = inbox.recv() => match command {
+                    Some(command) => obey(&mut sfu, command),
+                    None => return Ok(()),
+                },
+                readable = socket.readable() => {
+                    readable?;
+                    for _ in 0..BATCH {
+                        match socket.try_recv_from(&mut buffer) {
+                            Ok((len, from)) => sfu.handle_datagram(Instant::now(), from, &buffer[..len]),
+                            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break,
+                            Err(_) => continue,
+                        }
+                    }
+                }
+                () = &mut sleep => {}
+            }
+            sfu.handle_timeout(Instant::now());
+            while let Some(datagram) = sfu.poll_transmit() {
+                if socket.try_send_to(&datagram.contents, datagram.to).is_err() {
+                    send_errors.fetch_add(1, Relaxed);
+                }
+            }
+        }
+    })
+}
+
+/// A caller that has gone away needs no reply.
+fn obey(sfu: &mut Sfu, command: Command) {
+    let now = Instant::now();
+    match command {
+        Command::Admit { room, name, joining, reply } => {
+            let admitted = sfu.admit(now, &room, &name, *joining);
+            let session = admitted.as_ref().ok().map(|j| j.session.clone());
+            if let (Err(_), Some(session)) = (reply.send(admitted), session) {
+                sfu.leave(now, &session);
+            }
+        }
+        Command::Leave { session, reply } => {
+            let _ = reply.send(sfu.leave(now, &session));
+        }
+        Command::Stats { reply } => {
+            let _ = reply.send((sfu.stats(), sfu.rooms().map(str::to_owned).collect()));
+        }
+    }
+}
+
+struct Shared {
+    id: String,
+    base: String,
+    config: SfuConfig,
+    commands: mpsc::UnboundedSender<Command>,
+    send_errors: Arc<AtomicU64>,
+}
+
+impl Shared {
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Response> {
+        let gone = || http::error(StatusCode::INTERNAL_SERVER_ERROR, "the media thread has ended");
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())
+    }
+
+    async fn stats(&self) -> Result<ServerStats, Response> {
+        let (traffic, rooms) = self.ask(|reply| Command::Stats { reply }).await?;
+        Ok(ServerStats {
+            id: self.id.clone(),
+            participants_max: self.config.participants_max as u64,
+            cpu_seconds: process::cpu_seconds(),
+            resident_bytes: process::resident_bytes(),
+            socket_drops: process::socket_drops(self.config.media),
+            send_errors: self.send_errors.load(Relaxed),
+            rooms,
+            traffic,
+        })
+    }
+}
+
+type App = State<Arc<Shared>>;
+
+async fn join(State(shared): App, Path((room, name)): Path<(String, String)>, offer: String) -> Response {
+    let joined = match Joining::new(&shared.config, Instant::now(), &offer) {
+        Ok(joining) => {
+            let joining = Box::new(joining);
+            match shared.ask(|reply| Command::Admit { room, name, joining, reply }).await {
+                Ok(joined) => joined,
+                Err(response) => return response,
+            }
+        }
+        Err(error) => Err(error),
+    };
+    match joined {
+        Ok(Joined { session, answer }) => {
+            let location = format!("{}/sessions/{session}", shared.base);
+            let headers = [
+                (header::CONTENT_TYPE, "application/sdp".to_owned()),
+                (header::LOCATION, location),
+                (http::SERVER, shared.id.clone()),
+            ];
+            (StatusCode::CREATED, headers, answer).into_response()
+        }
+        Err(error) => {
+            let status = match error {
+                JoinError::BadSdp(_) => StatusCode::BAD_REQUEST,
+                JoinError::Duplicate { .. } => StatusCode::CONFLICT,
+                JoinError::Full(_) => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            http::error(status, error)
+        }
+    }
+}
+
+async fn leave(State(shared): App, Path(session): Path<String>) -> Response {
+    match shared.ask(|reply| Command::Leave { session, reply }).await {
+        Ok(Left::Now | Left::Closed) => StatusCode::OK.into_response(),
+        Ok(Left::Lost) => http::error(StatusCode::GONE, "the session was silent for too long"),
+        Ok(Left::Unknown) => http::error(StatusCode::NOT_FOUND, "no such session"),
+        Err(response) => response,
+    }
+}
+
+async fn stats(State(shared): App) -> Response {
+    match shared.stats().await {
+        Ok(stats) => axum::Json(stats).into_response(),
+        Err(response) => response,
+    }
+}
+
+async fn metrics(State(shared): App) -> Response {
+    match shared.stats().await {
+        Ok(stats) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], prometheus(&stats)).into_response(),
+        Err(response) => response,
+    }
+}
+
+/// Prometheus text format.
+fn prometheus(stats: &ServerStats) -> String {
+    let t = &stats.traffic;
+    let gauges = [
+        ("participants", t.participants as f64, "Participants let in and not gone."),
+        ("participants_connected", t.connected as f64, "Participants with a DTLS session."),
+        ("participants_max", stats.participants_max as f64, "Joins beyond this are refused."),
+        ("rooms", t.rooms as f64, "Rooms with participants."),
+        ("resident_bytes", stats.resident_bytes as f64, "Resident memory of the process."),
+    ];
+    let counters = [
+        ("cpu_seconds_total", stats.cpu_seconds, "CPU time of the process."),
+        ("joins_total", t.joins as f64, "Participants let in."),
+        ("joins_refused_total", t.joins_refused as f64, "Participants refused."),
+        ("leaves_total", t.leaves as f64, "Participants who left."),
+        ("lost_total", t.lost as f64, "Participants removed because they fell silent or broke."),
+        ("packets_in_total", t.datagrams_in as f64, "Datagrams received."),
+        ("bytes_in_total", t.bytes_in as f64, "UDP payload received."),
+        ("packets_out_total", t.datagrams_out as f64, "Datagrams sent."),
+        ("bytes_out_total", t.bytes_out as f64, "UDP payload sent."),
+        ("rtp_in_total", t.rtp_in as f64, "RTP packets received."),
+        ("rtp_forwarded_total", t.rtp_forwarded as f64, "Copies of RTP packets queued for receivers."),
+        ("rtp_before_key_frame_total", t.rtp_before_key_frame as f64, "Copies held back until a key frame."),
+        ("rtp_dropped_total", t.rtp_dropped as f64, "RTP packets and copies dropped."),
+        ("socket_drops_total", stats.socket_drops as f64, "Datagrams lost because the socket buffer was full."),
+        ("send_errors_total", stats.send_errors as f64, "Datagrams the kernel did not take."),
+        ("packets_unknown_total", t.datagrams_unknown as f64, "Datagrams from nobody known."),
+        ("packets_invalid_total", t.datagrams_invalid as f64, "Datagrams that were nothing known."),
+        ("pli_in_total", t.key_frame_requests_in as f64, "Key frame requests from receivers."),
+        ("pli_out_total", t.key_frame_requests_out as f64, "Key frame requests to senders."),
+    ];
+    let mut text = String::new();
+    let all = gauges.iter().map(|g| ("gauge", g)).chain(counters.iter().map(|c| ("counter", c)));
+    for (kind, (name, value, help)) in all {
+        // Writing to a String can't fail.
+        let _ = writeln!(
+            text,
+            "# HELP roomful_sfu_{name} {help}\n# TYPE roomful_sfu_{name} {kind}\nroomful_sfu_{name}{{server=\"{}\"}} {value}",
+            stats.id.escape_default(),
+        );
+    }
+    text
+}

@@ -1,0 +1,54 @@
+//! Handshakes through random loss: none fails that could succeed.
+
+use super::super::*;
+use super::link::*;
+use std::time::Instant;
+
+const HANDSHAKES: u32 = 1000;
+
+/// Connects pairs in both roles through loss each way; returns the time of each in ms, sorted.
+fn handshakes(loss: f64) -> Vec<u128> {
+    let shared = Shared::new(GCM, Timing::default()).unwrap();
+    let (start, allow) = (Instant::now(), allow());
+    let mut times: Vec<u128> = (0..HANDSHAKES)
+        .map(|i| {
+            let make = |n| Transport::new(start, &shared, &allow, address(n), u64::from(i)).unwrap();
+            let mut p = unstarted(start, make(1), make(2));
+            p.loss = loss;
+            p.random = Random(u64::from(i) + 1);
+            describe(&mut p, i % 2 == 0);
+            let done = p.run_until(Duration::from_secs(20), |a, b| a.may_send() && b.may_send());
+            assert!(done, "handshake {i} at loss {loss}: {:?} {:?}", events(&mut p.a), events(&mut p.b));
+            (p.now - p.started).as_millis()
+        })
+        .collect();
+    times.sort_unstable();
+    times
+}
+
+#[test]
+fn at_5_percent_each_way() {
+    let times = handshakes(0.05);
+    assert!(times[times.len() / 2] < 300, "median {} ms", times[times.len() / 2]);
+}
+
+#[test]
+fn at_20_percent_each_way() {
+    let times = handshakes(0.2);
+    assert!(times[times.len() / 2] < 1000, "median {} ms", times[times.len() / 2]);
+}
+
+#[test]
+fn a_lost_last_flight_is_sent_again_when_the_peer_repeats_its_own() {
+    // b is client; a, with keys already, loses its last flight: shortly, and until it gave its handshake's memory back.
+    for lost_for in [Duration::from_millis(700), Duration::from_secs(5)] {
+        let mut p = pair([GCM, GCM], true);
+        p.lose = |side, d| side == 0 && (d[0] == 20 || (d[0] == 22 && d[4] == 1));
+        assert!(p.run_until(Duration::from_secs(1), |a, _| a.is_keyed()));
+        p.run(lost_for);
+        assert!(!p.b.is_keyed() && p.b.remote().is_some());
+        p.lose = |_, _| false;
+        assert!(p.run_until(Duration::from_secs(5), |a, b| a.may_send() && b.may_send()), "lost for {lost_for:?}");
+        assert_eq!(keys(&mut p.a).map(|k| k.2), keys(&mut p.b).map(|k| k.3));
+    }
+}

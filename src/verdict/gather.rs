@@ -1,0 +1,426 @@
+//! Second pass over a history: everything a verdict counts, merged as the lines go by. What it holds grows with legs,
+//! servers and seconds, not with histograms.
+
+use super::frame::Frame;
+use super::metrics::{Sample, SetupTimes, flow_metric};
+use super::series::{JoinPoint, Series};
+use super::windows::Window;
+use crate::history::{
+    Event, FailReason, Health, Interval, JoinFailure, LegCause, LegEnd, Line, RoomInterval, Scan, Setup,
+};
+use crate::measure::{Flow, FlowCounters, Hist};
+use crate::profile::{Op, Threshold};
+use crate::types::{Kind, LegId, RoomId, ServerId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// RFC 7675: consent is gone after 30 s without an answer.
+const CONSENT_MS: f64 = 30_000.0;
+/// docs/measurement.md: a gap from here on is a glitch.
+const GLITCH_MS: f64 = 1000.0;
+
+#[derive(Default)]
+pub(super) struct Gathered {
+    pub servers: BTreeMap<ServerId, ServerGather>,
+    /// Set-up times of joins that met no server.
+    pub setup_nowhere: SetupTimes,
+    pub joined: u64,
+    pub joins_inconclusive: u64,
+    pub failed: Vec<Failed>,
+    pub legs: Vec<Leg>,
+    pub join_starts: Vec<f64>,
+    pub names: BTreeMap<LegId, String>,
+    pub rooms: BTreeMap<RoomId, RoomGather>,
+    pub notes: BTreeMap<String, Note>,
+    pub health: HealthGather,
+    pub series: Series,
+    pub scan: Scan,
+    /// Windows that broke a threshold, by index of the threshold.
+    pub broken: Vec<BTreeMap<ServerId, Vec<Window>>>,
+    /// Judged seconds by end (in 0.1 ms), and of these, the inconclusive ones.
+    hold_seconds: BTreeMap<i64, (f64, bool)>,
+    joined_on: BTreeMap<LegId, ServerId>,
+    joins_by_second: BTreeMap<u64, (Vec<Sample>, u32, u32)>,
+    pub last_t: f64,
+}
+
+#[derive(Default)]
+pub(super) struct ServerGather {
+    pub audio: Flow,
+    pub video: Flow,
+    pub participants_max: u32,
+    pub rooms_max: u32,
+    pub setup: SetupTimes,
+    pub suites: BTreeMap<String, u64>,
+}
+
+pub(super) struct Failed {
+    pub leg: LegId,
+    pub t: f64,
+    pub server: Option<ServerId>,
+    pub reason: FailReason,
+    pub detail: String,
+    pub counts: Counts,
+}
+
+/// Whom a failed join is held against.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Counts {
+    Target,
+    /// We had no socket or port, or were unhealthy while it happened.
+    Generator,
+    /// Ctrl-C came before it was done.
+    Nobody,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum LegClass {
+    Clean,
+    Glitched,
+    UncleanLeave,
+    Dropped,
+    Inconclusive,
+}
+
+pub(super) struct Leg {
+    pub leg: LegId,
+    pub t: f64,
+    pub server: Option<ServerId>,
+    pub class: LegClass,
+    pub cause: LegCause,
+    pub detail: String,
+    /// Highest loss in any 10 s in percent, audio and video; absent also where it may be the generator's doing.
+    pub worst_loss: [Option<f64>; 2],
+    /// As recorded, whoever's doing it was.
+    pub in_unhealthy: bool,
+}
+
+#[derive(Default)]
+pub(super) struct RoomGather {
+    pub server: Option<ServerId>,
+    pub participants_max: u32,
+    pub audio: FlowCounters,
+    pub video: FlowCounters,
+    pub silence_max_ms: i64,
+    pub delay_max_ms: Option<f64>,
+}
+
+pub(super) struct Note {
+    pub text: String,
+    pub count: u64,
+}
+
+#[derive(Default)]
+pub(super) struct HealthGather {
+    /// Of the whole run, and of the hold.
+    pub run: HealthSums,
+    pub hold: HealthSums,
+}
+
+#[derive(Default)]
+pub(super) struct HealthSums {
+    pub seconds: f64,
+    pub machine_cpu_seconds: f64,
+    /// Of the busiest shard of each second.
+    pub shard_cpu_seconds: f64,
+    pub core_seconds: f64,
+    pub steal_max: f64,
+    pub shard_cpu_max: f64,
+    pub resident_max: u64,
+    pub socket_drops: u64,
+    pub send_errors: u64,
+    pub lateness: Hist,
+    /// In unhealthy seconds only: send lateness, and busy seconds of each shard.
+    pub lateness_unhealthy: Hist,
+    pub shard_cpu_unhealthy: BTreeMap<usize, f64>,
+    pub steal_unhealthy: f64,
+    pub unhealthy_seconds: f64,
+    /// What was over its limit, digits taken out, with the first full text and the seconds.
+    pub reasons: BTreeMap<String, (String, f64)>,
+}
+
+pub(super) struct Gatherer<'a> {
+    frame: &'a Frame,
+    thresholds: &'a [Threshold],
+    out: Gathered,
+}
+
+impl<'a> Gatherer<'a> {
+    pub fn new(frame: &'a Frame, thresholds: &'a [Threshold]) -> Gatherer<'a> {
+        let out = Gathered { broken: vec![BTreeMap::new(); thresholds.len()], ..Gathered::default() };
+        Gatherer { frame, thresholds, out }
+    }
+
+    pub fn see(&mut self, line: Line) {
+        let t = line.t;
+        self.out.last_t = self.out.last_t.max(t);
+        match line.event {
+            Event::JoinStart { leg, .. } => {
+                self.out.join_starts.push(t);
+                self.out.names.insert(leg.id, leg.name);
+            }
+            Event::Joined { leg, server, suite, setup, .. } => {
+                self.out.joined_on.insert(leg, server);
+                if let Some(suite) = suite {
+                    *self.server(server).suites.entry(suite.to_string()).or_default() += 1;
+                }
+                self.joined(t, server, &setup);
+            }
+            Event::JoinFailed(failure) => self.join_failed(t, failure),
+            Event::FirstMedia { leg, first_rtp_ms, first_frame_ms, .. } => {
+                if let Some(&server) = self.out.joined_on.get(&leg) {
+                    let times = &mut self.server(server).setup.0;
+                    times[5].extend(first_rtp_ms.map(|ms| Sample { t, ms }));
+                    times[6].extend(first_frame_ms.map(|ms| Sample { t, ms }));
+                }
+            }
+            Event::LegEnd(end) => self.leg_end(t, end),
+            Event::Interval(interval) => self.interval(t, &interval),
+            Event::Room(room) => self.room(t, &room),
+            Event::Health(health) => self.health(t, &health),
+            Event::Note { code, text, count, .. } => {
+                self.out.notes.entry(code).or_insert(Note { text, count: 0 }).count += count.min(1 << 50);
+            }
+            Event::Run(_) | Event::Rooms { .. } | Event::Server(_) | Event::Phase { .. } | Event::End { .. } => {}
+        }
+    }
+
+    pub fn finish(mut self, scan: Scan) -> Gathered {
+        let by_second = std::mem::take(&mut self.out.joins_by_second);
+        self.out.series.joins = by_second
+            .into_iter()
+            .map(|(second, (samples, joined, failed))| JoinPoint {
+                t: second as f64,
+                setup_p95: super::metrics::PhaseMetrics::of(&samples).p95,
+                joined,
+                failed,
+            })
+            .collect();
+        self.out.scan = scan;
+        self.out
+    }
+
+    fn server(&mut self, id: ServerId) -> &mut ServerGather {
+        self.out.servers.entry(id).or_default()
+    }
+
+    fn joins_in_second(&mut self, t: f64) -> &mut (Vec<Sample>, u32, u32) {
+        self.out.joins_by_second.entry((t / 1000.0).ceil().max(0.0) as u64).or_default()
+    }
+
+    fn joined(&mut self, t: f64, server: ServerId, setup: &Setup) {
+        self.out.joined += 1;
+        let in_second = self.joins_in_second(t);
+        in_second.0.push(Sample { t, ms: setup.total_ms });
+        in_second.1 += 1;
+        if self.frame.unhealthy.touch(&Window { from_ms: t - setup.total_ms, until_ms: t }) {
+            self.out.joins_inconclusive += 1;
+            return;
+        }
+        let phases =
+            [Some(setup.total_ms), setup.join_ms, Some(setup.signaling_ms), Some(setup.ice_ms), Some(setup.dtls_ms)];
+        let times = &mut self.server(server).setup.0;
+        for (samples, ms) in times.iter_mut().zip(phases) {
+            samples.extend(ms.map(|ms| Sample { t, ms }));
+        }
+    }
+
+    fn join_failed(&mut self, t: f64, failure: JoinFailure) {
+        let JoinFailure { leg, server, reason, detail, after_ms, .. } = failure;
+        let window = Window { from_ms: t - after_ms, until_ms: t };
+        let interrupted = self.frame.end.is_none_or(|interrupted| interrupted);
+        let counts = match reason {
+            FailReason::LeftEarly if interrupted => Counts::Nobody,
+            FailReason::Local => Counts::Generator,
+            _ if self.frame.unhealthy.touch(&window) => Counts::Generator,
+            _ => Counts::Target,
+        };
+        let timed_out = matches!(
+            reason,
+            FailReason::TimeoutSignaling | FailReason::TimeoutIce | FailReason::TimeoutDtls | FailReason::LeftEarly
+        );
+        let in_second = self.joins_in_second(t);
+        in_second.2 += 1;
+        if timed_out && counts == Counts::Target {
+            in_second.0.push(Sample { t, ms: after_ms });
+            let times = match server {
+                Some(id) => &mut self.server(id).setup,
+                None => &mut self.out.setup_nowhere,
+            };
+            times.0[0].push(Sample { t, ms: after_ms });
+        }
+        if counts == Counts::Generator {
+            self.out.joins_inconclusive += 1;
+        }
+        self.out.failed.push(Failed { leg, t, server, reason, detail, counts });
+    }
+
+    fn leg_end(&mut self, t: f64, end: LegEnd) {
+        let gap = Window { from_ms: end.longest_gap_at_ms, until_ms: end.longest_gap_at_ms + end.longest_gap_ms };
+        let consent = Window { from_ms: t - CONSENT_MS, until_ms: t };
+        let class = match end.cause {
+            // An end that the server sent stands whatever our health was; our own silence might have been ours.
+            LegCause::ConsentExpired if self.frame.unhealthy.touch(&consent) => LegClass::Inconclusive,
+            cause if cause.is_drop() => LegClass::Dropped,
+            _ if end.longest_gap_ms > GLITCH_MS && self.frame.unhealthy.touch(&gap) => LegClass::Inconclusive,
+            _ if end.longest_gap_ms > GLITCH_MS => LegClass::Glitched,
+            LegCause::LeftUnacknowledged => LegClass::UncleanLeave,
+            _ => LegClass::Clean,
+        };
+        let in_unhealthy = self.frame.unhealthy.overlap_ms(&Window { from_ms: 0.0, until_ms: t }) > 0.0;
+        self.out.legs.push(Leg {
+            leg: end.leg,
+            t,
+            server: end.server,
+            class,
+            cause: end.cause,
+            detail: end.detail,
+            worst_loss: end.worst_10s_loss.map(|share| share.map(super::metrics::percent)),
+            in_unhealthy,
+        });
+    }
+
+    fn interval(&mut self, t: f64, interval: &Interval) {
+        self.out.series.interval(t, interval);
+        let window = Window::ending(t, interval.seconds);
+        if !self.frame.in_hold(&window) {
+            return;
+        }
+        let inconclusive = self.frame.inconclusive(&window);
+        let seconds = window.length_ms() / 1000.0;
+        self.out.hold_seconds.insert((t * 10.0).round() as i64, (seconds, inconclusive));
+        for s in &interval.servers {
+            let server = self.server(s.server);
+            server.participants_max = server.participants_max.max(s.participants);
+            server.rooms_max = server.rooms_max.max(s.rooms);
+            if !inconclusive {
+                server.audio.merge(&s.audio);
+                server.video.merge(&s.video);
+            }
+        }
+        if inconclusive {
+            self.out.series.inconclusive.push(window);
+            return;
+        }
+        for (i, threshold) in self.thresholds.iter().enumerate() {
+            let Some((kind, path)) = media_path(&threshold.metric) else { continue };
+            if !speaks_per_second(path) {
+                continue;
+            }
+            for s in &interval.servers {
+                let flow = if kind == Kind::Audio { &s.audio } else { &s.video };
+                if let Some(v) = flow_metric(flow, kind, path)
+                    && !threshold.op.holds(v, threshold.value.number())
+                {
+                    self.out.broken[i].entry(s.server).or_default().push(window);
+                }
+            }
+        }
+    }
+
+    fn room(&mut self, t: f64, room: &RoomInterval) {
+        let window = Window::ending(t, room.seconds);
+        if !self.frame.in_hold(&window) || self.frame.inconclusive(&window) {
+            return;
+        }
+        let all = self.out.rooms.entry(room.room).or_default();
+        all.server = room.server.or(all.server);
+        all.participants_max = all.participants_max.max(room.participants);
+        all.audio += &room.audio;
+        all.video += &room.video;
+        all.silence_max_ms = all.silence_max_ms.max(room.silence_max_ms);
+        for ms in room.delay_max_ms.into_iter().flatten() {
+            all.delay_max_ms = Some(all.delay_max_ms.map_or(ms, |m| m.max(ms)));
+        }
+    }
+
+    fn health(&mut self, t: f64, health: &Health) {
+        self.out.series.health(t, health);
+        let window = Window::ending(t, health.seconds);
+        self.out.health.run.add(health);
+        // Its tick need not be the media's: what mostly lies in the hold counts.
+        if self.frame.hold.overlap_ms(&window) > window.length_ms() / 2.0 {
+            self.out.health.hold.add(health);
+        }
+    }
+}
+
+impl Gathered {
+    /// Seconds of the hold that were recorded, and of these, the inconclusive ones.
+    pub fn hold_seconds(&self) -> (f64, f64) {
+        let all = self.hold_seconds.values();
+        all.fold((0.0, 0.0), |(seen, bad), (s, inconclusive)| (seen + s, bad + if *inconclusive { *s } else { 0.0 }))
+    }
+
+    /// Highest number of joins begun in any one second.
+    pub fn join_rate_max(&self) -> Option<f64> {
+        let mut starts = self.join_starts.clone();
+        starts.sort_by(f64::total_cmp);
+        let (mut first, mut most) = (0, 0);
+        for (i, t) in starts.iter().enumerate() {
+            while starts[first] <= t - 1000.0 {
+                first += 1;
+            }
+            most = most.max(i + 1 - first);
+        }
+        (most > 0).then_some(most as f64)
+    }
+
+    /// Servers that had participants in the hold.
+    pub fn servers_used(&self) -> BTreeSet<ServerId> {
+        self.servers.iter().filter(|(_, s)| s.participants_max > 0).map(|(id, _)| *id).collect()
+    }
+}
+
+impl HealthSums {
+    fn add(&mut self, h: &Health) {
+        let seconds = h.seconds.clamp(0.0, 1e6);
+        self.seconds += seconds;
+        self.machine_cpu_seconds += h.machine_cpu * seconds;
+        self.shard_cpu_seconds += h.shards.iter().map(|s| s.cpu).fold(0.0, f64::max) * seconds;
+        self.core_seconds += h.process_cores * seconds;
+        self.steal_max = self.steal_max.max(h.steal);
+        self.resident_max = self.resident_max.max(h.resident_bytes);
+        for shard in &h.shards {
+            self.shard_cpu_max = self.shard_cpu_max.max(shard.cpu);
+            self.socket_drops = self.socket_drops.saturating_add(shard.socket_drops);
+            self.send_errors = self.send_errors.saturating_add(shard.send_errors);
+            self.lateness.merge(&shard.send_lateness);
+        }
+        if h.unhealthy.is_empty() {
+            return;
+        }
+        self.unhealthy_seconds += seconds;
+        self.steal_unhealthy = self.steal_unhealthy.max(h.steal);
+        for (i, shard) in h.shards.iter().enumerate() {
+            self.lateness_unhealthy.merge(&shard.send_lateness);
+            let cpu = self.shard_cpu_unhealthy.entry(i).or_default();
+            *cpu = cpu.max(shard.cpu);
+        }
+        for reason in &h.unhealthy {
+            let key: String = reason.chars().filter(|c| !c.is_ascii_digit() && *c != '.').collect();
+            self.reasons.entry(key).or_insert_with(|| (reason.clone(), 0.0)).1 += seconds;
+        }
+    }
+}
+
+/// Splits `audio.delay.p99` into kind and path.
+pub(super) fn media_path(metric: &str) -> Option<(Kind, &str)> {
+    let (head, path) = metric.split_once('.')?;
+    Kind::BOTH.into_iter().find(|k| k.as_str() == head).map(|kind| (kind, path))
+}
+
+/// True for metrics that mean the same of one second as of a whole hold: not for counts.
+fn speaks_per_second(path: &str) -> bool {
+    path.ends_with("loss")
+        || path.ends_with(".p50")
+        || path.ends_with(".p95")
+        || path.ends_with(".p99")
+        || matches!(path, "freezes" | "frozen_share" | "silence_max")
+}
+
+/// Limit of a kind's loss that makes a leg a lossy one, in percent: the profile's, or 1 %.
+pub(super) fn lossy_limit(kind: Kind, thresholds: &[Threshold]) -> f64 {
+    let own =
+        thresholds.iter().find(|t| media_path(&t.metric) == Some((kind, "loss")) && matches!(t.op, Op::Lt | Op::Le));
+    own.map_or(1.0, |t| t.value.number())
+}

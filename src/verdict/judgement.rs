@@ -1,0 +1,385 @@
+//! The whole judgement of a run.
+
+use super::frame::Frame;
+use super::gather::{Counts, Gathered, Gatherer, LegClass, lossy_limit};
+use super::generator::{Generator, diagnosis, generator};
+use super::metrics::{AudioMetrics, LossyLegs, SetupMetrics, SetupTimes, VideoMetrics, percent};
+use super::sentence::{Case, sentence};
+use super::series::Series;
+use super::thresholds::{self, Outcome, Whole};
+use super::{Verdict, clock};
+use crate::history::{Reading, RunInfo};
+use crate::measure::Flow;
+use crate::profile::{HealthLimits, Threshold};
+use crate::types::{Kind, ServerId};
+use serde::Serialize;
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// Rooms in the table of the worst.
+const ROOMS_WORST: usize = 12;
+
+/// Everything that a history says, judged.
+#[derive(Clone, Debug)]
+pub struct Judgement {
+    pub run: RunInfo,
+    pub verdict: Verdict,
+    pub sentence: String,
+    /// Why not pass; empty for a pass.
+    pub reasons: Vec<String>,
+    pub pass: Vec<Outcome>,
+    /// Length of the run, ms.
+    pub wall_ms: f64,
+    pub interrupted: bool,
+    /// False for a run that crashed or was killed.
+    pub ended: bool,
+    pub hold: Hold,
+    pub participants: Participants,
+    pub joins: Joins,
+    pub setup: SetupMetrics,
+    pub audio: AudioMetrics,
+    pub video: VideoMetrics,
+    pub legs: Legs,
+    pub generator: Generator,
+    pub servers: Vec<ServerRow>,
+    pub rooms_worst: Vec<RoomRow>,
+    pub failures: Vec<FailureRow>,
+    pub notes: Vec<NoteRow>,
+    pub series: Series,
+}
+
+/// The judged part, ms since the start of the run.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct Hold {
+    #[serde(rename = "from")]
+    pub from_ms: f64,
+    /// As planned.
+    #[serde(rename = "until")]
+    pub until_ms: f64,
+    /// As it was: where it ended early, here.
+    #[serde(rename = "ended")]
+    pub ended_ms: f64,
+    pub complete: bool,
+}
+
+#[derive(Clone, PartialEq, Default, Debug, Serialize)]
+pub struct Participants {
+    pub planned: u64,
+    pub joined: u64,
+    pub failed: u64,
+    pub dropped: Option<u64>,
+    pub clean: Option<u64>,
+    pub failures: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Default, Debug, Serialize)]
+pub struct Joins {
+    pub planned: u64,
+    /// Held against the target: not what failed on our side or was cut by Ctrl-C.
+    pub failed: Option<u64>,
+    pub failed_share: Option<f64>,
+    /// Most joins begun in any one second.
+    pub rate_max: Option<f64>,
+}
+
+/// Legs by class; each leg that ended has exactly one. All null where none ended.
+#[derive(Clone, Copy, PartialEq, Default, Debug, Serialize)]
+pub struct Legs {
+    pub judged: Option<u64>,
+    pub clean: Option<u64>,
+    /// Longest gap above 1 s.
+    pub glitched: Option<u64>,
+    pub migrated: Option<u64>,
+    pub reconnected: Option<u64>,
+    pub one_way: Option<u64>,
+    pub dropped: Option<u64>,
+    /// All good until its own leave, which was not acknowledged.
+    pub unclean_leave: Option<u64>,
+    pub inconclusive: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct ServerRow {
+    pub id: String,
+    pub rooms_max: u32,
+    pub participants_max: u32,
+    /// The server's own CPU; null where nobody observes it.
+    pub cpu: Option<super::Percentiles>,
+    pub audio: AudioMetrics,
+    pub video: VideoMetrics,
+    pub setup: SetupMetrics,
+}
+
+/// One room of the worst.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct RoomRow {
+    pub room: String,
+    pub server: Option<String>,
+    pub participants_max: u32,
+    pub audio_loss: Option<f64>,
+    pub video_loss: Option<f64>,
+    pub delay_max: Option<f64>,
+    pub silence_max: Option<f64>,
+    pub freezes: i64,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct FailureRow {
+    pub reason: String,
+    pub count: u64,
+    /// The first of them.
+    pub detail: String,
+    pub servers: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct NoteRow {
+    pub code: String,
+    pub text: String,
+    pub count: u64,
+}
+
+impl Judgement {
+    /// Exit code of the `run` command.
+    pub fn exit_code(&self) -> i32 {
+        if self.interrupted { 130 } else { self.verdict.exit_code() }
+    }
+}
+
+/// Judges a history: steady load against thresholds.
+pub fn judge(reading: &Reading, pass: &[Threshold], health: &HealthLimits) -> Judgement {
+    let frame = Frame::of(reading);
+    let mut gatherer = Gatherer::new(&frame, pass);
+    let scan = reading.each(|_| true, |line| gatherer.see(line));
+    let mut all = gatherer.finish(scan);
+    all.series.names = all.servers.keys().map(|id| (*id, frame.server_name(*id))).collect();
+
+    let name = |id: ServerId| frame.server_name(id);
+    let generator = generator(&all, &frame, health);
+    let lossy = lossy_legs(&all, pass);
+    let participants = participants(&all, reading.run.legs_planned);
+    let joins = joins(&all, reading.run.legs_planned);
+    let legs = legs(&all);
+    let share = |part: u64, whole: u64| if whole > 0 { percent(part as f64 / whole as f64) } else { 0.0 };
+    let whole = Whole {
+        all: &all,
+        run: json!({ "participants": participants, "joins": joins, "legs": legs, "generator": generator }),
+        lossy: &lossy,
+        joins_inconclusive: share(all.joins_inconclusive, all.joined + all.failed.len() as u64),
+        legs_inconclusive: share(legs.inconclusive.unwrap_or(0), legs.judged.unwrap_or(0)),
+        inconclusive_max: health.inconclusive_share_max * 100.0,
+    };
+    let outcomes: Vec<Outcome> = pass.iter().enumerate().map(|(i, t)| thresholds::judge(i, t, &whole, &name)).collect();
+
+    let hold = hold(&reading.run, &frame, &all);
+    let case = Case {
+        run: &reading.run,
+        all: &all,
+        hold,
+        end: frame.end,
+        outcomes: &outcomes,
+        thresholds: pass,
+        generator: &generator,
+        diagnosis: diagnosis(&all, health),
+        name: &name,
+    };
+    let (verdict, sentence, reasons) = sentence(&case);
+    let mut setup = SetupTimes::default();
+    let (mut audio, mut video, mut suites) = (Flow::default(), Flow::default(), BTreeMap::new());
+    let mut lossy_all = [LossyLegs::default(); 2];
+    setup.merge(&all.setup_nowhere);
+    for (id, s) in &all.servers {
+        setup.merge(&s.setup);
+        audio.merge(&s.audio);
+        video.merge(&s.video);
+        for (suite, n) in &s.suites {
+            *suites.entry(suite.clone()).or_default() += n;
+        }
+        for kind in Kind::BOTH {
+            lossy_all[kind.index()].add(lossy.get(id).map_or_else(LossyLegs::default, |l| l[kind.index()]));
+        }
+    }
+    Judgement {
+        verdict,
+        sentence,
+        reasons,
+        pass: outcomes,
+        wall_ms: all.last_t,
+        interrupted: frame.end == Some(true),
+        ended: frame.end.is_some(),
+        hold,
+        setup: setup.metrics(),
+        audio: AudioMetrics::of(&audio, lossy_all[0], &suites),
+        video: VideoMetrics::of(&video, lossy_all[1], &suites),
+        legs,
+        servers: servers(&all, &lossy, &frame),
+        rooms_worst: rooms_worst(&all, &frame),
+        failures: failures(&all, &frame),
+        notes: notes(&all, &frame),
+        generator,
+        participants,
+        joins,
+        series: all.series,
+        run: reading.run.clone(),
+    }
+}
+
+fn hold(run: &RunInfo, frame: &Frame, all: &Gathered) -> Hold {
+    let ended_ms = frame.hold.until_ms.min(all.last_t).max(frame.hold.from_ms);
+    Hold {
+        from_ms: run.hold_from_ms,
+        until_ms: run.hold_until_ms,
+        ended_ms,
+        complete: frame.end.is_some() && ended_ms >= run.hold_until_ms - 1000.0,
+    }
+}
+
+fn participants(all: &Gathered, planned: u32) -> Participants {
+    let mut failures = BTreeMap::new();
+    for f in &all.failed {
+        *failures.entry(reason_key(f.reason)).or_default() += 1;
+    }
+    let legs = legs(all);
+    Participants {
+        planned: planned.into(),
+        joined: all.joined,
+        failed: all.failed.len() as u64,
+        dropped: legs.dropped,
+        clean: legs.clean,
+        failures,
+    }
+}
+
+fn joins(all: &Gathered, planned: u32) -> Joins {
+    let failed = all.failed.iter().filter(|f| f.counts == Counts::Target).count() as u64;
+    let tried = all.joined + failed;
+    Joins {
+        planned: planned.into(),
+        failed: (tried > 0).then_some(failed),
+        failed_share: (tried > 0).then(|| percent(failed as f64 / tried as f64)),
+        rate_max: all.join_rate_max(),
+    }
+}
+
+fn legs(all: &Gathered) -> Legs {
+    let judged = all.legs.len() as u64;
+    let of = |class: LegClass| all.legs.iter().filter(|l| l.class == class).count() as u64;
+    let some = |n: u64| (judged > 0).then_some(n);
+    Legs {
+        judged: some(judged),
+        clean: some(of(LegClass::Clean)),
+        glitched: some(of(LegClass::Glitched)),
+        migrated: some(0),
+        reconnected: some(0),
+        one_way: some(0),
+        dropped: some(of(LegClass::Dropped)),
+        unclean_leave: some(of(LegClass::UncleanLeave)),
+        inconclusive: some(of(LegClass::Inconclusive)),
+    }
+}
+
+/// By server and kind. A leg over the limit that lived through unhealthy seconds proves nothing and is left out.
+fn lossy_legs(all: &Gathered, pass: &[Threshold]) -> BTreeMap<ServerId, [LossyLegs; 2]> {
+    let mut out: BTreeMap<ServerId, [LossyLegs; 2]> = BTreeMap::new();
+    for leg in &all.legs {
+        let Some(server) = leg.server else { continue };
+        for kind in Kind::BOTH {
+            let Some(worst) = leg.worst_loss[kind.index()] else { continue };
+            let over = worst > lossy_limit(kind, pass);
+            if over && leg.in_unhealthy {
+                continue;
+            }
+            out.entry(server).or_default()[kind.index()].add(LossyLegs { judged: 1, over: over.into() });
+        }
+    }
+    out
+}
+
+fn servers(all: &Gathered, lossy: &BTreeMap<ServerId, [LossyLegs; 2]>, frame: &Frame) -> Vec<ServerRow> {
+    let empty = super::gather::ServerGather::default();
+    let ids: std::collections::BTreeSet<ServerId> = frame.servers.keys().chain(all.servers.keys()).copied().collect();
+    ids.into_iter()
+        .map(|id| {
+            let s = all.servers.get(&id).unwrap_or(&empty);
+            let lossy = lossy.get(&id).copied().unwrap_or_default();
+            ServerRow {
+                id: frame.server_name(id),
+                rooms_max: s.rooms_max,
+                participants_max: s.participants_max,
+                cpu: None,
+                audio: AudioMetrics::of(&s.audio, lossy[0], &s.suites),
+                video: VideoMetrics::of(&s.video, lossy[1], &s.suites),
+                setup: s.setup.metrics(),
+            }
+        })
+        .collect()
+}
+
+fn rooms_worst(all: &Gathered, frame: &Frame) -> Vec<RoomRow> {
+    let mut rows: Vec<RoomRow> = all
+        .rooms
+        .iter()
+        .map(|(id, r)| {
+            let loss = |c: &crate::measure::FlowCounters| c.e2e_loss().or_else(|| c.rtp_loss()).map(percent);
+            RoomRow {
+                room: frame.rooms.get(id).cloned().unwrap_or_else(|| id.to_string()),
+                server: r.server.map(|id| frame.server_name(id)),
+                participants_max: r.participants_max,
+                audio_loss: loss(&r.audio),
+                video_loss: loss(&r.video),
+                delay_max: r.delay_max_ms,
+                silence_max: (r.audio.e2e_expected > 0 || r.audio.rtp_expected > 0).then_some(r.silence_max_ms as f64),
+                freezes: r.video.freezes,
+            }
+        })
+        .collect();
+    let loss = |r: &RoomRow| r.audio_loss.unwrap_or(0.0).max(r.video_loss.unwrap_or(0.0));
+    rows.sort_by(|a, b| {
+        let delay = |r: &RoomRow| r.delay_max.unwrap_or(0.0);
+        loss(b).total_cmp(&loss(a)).then(delay(b).total_cmp(&delay(a))).then_with(|| a.room.cmp(&b.room))
+    });
+    rows.truncate(ROOMS_WORST);
+    rows
+}
+
+fn failures(all: &Gathered, frame: &Frame) -> Vec<FailureRow> {
+    let mut rows: BTreeMap<String, FailureRow> = BTreeMap::new();
+    for f in &all.failed {
+        let reason = reason_key(f.reason);
+        let row = rows.entry(reason.clone()).or_insert_with(|| {
+            let who = all.names.get(&f.leg).cloned().unwrap_or_else(|| f.leg.to_string());
+            FailureRow { reason, count: 0, detail: format!("{who}: {}", f.detail), servers: BTreeMap::new() }
+        });
+        row.count += 1;
+        let server = f.server.map_or_else(|| "no server".into(), |id| frame.server_name(id));
+        *row.servers.entry(server).or_default() += 1;
+    }
+    let mut rows: Vec<FailureRow> = rows.into_values().collect();
+    rows.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.reason.cmp(&b.reason)));
+    rows
+}
+
+fn notes(all: &Gathered, frame: &Frame) -> Vec<NoteRow> {
+    let mut rows = Vec::new();
+    if frame.end.is_none() {
+        let text = format!("history ends at {} without an end: roomful crashed or was killed", clock(all.last_t));
+        rows.push(NoteRow { code: "no_end".into(), text, count: 1 });
+    }
+    let remarks = all.scan.remarks().into_iter();
+    rows.extend(remarks.map(|text| NoteRow { code: "history_damaged".into(), text, count: 1 }));
+    let open = all.joined.saturating_sub(all.legs.len() as u64);
+    if open > 0 {
+        let text = format!("{open} legs were still open when the history ended; they are not judged");
+        rows.push(NoteRow { code: "legs_open".into(), text, count: open });
+    }
+    rows.extend(all.notes.iter().map(|(code, n)| NoteRow { code: code.clone(), text: n.text.clone(), count: n.count }));
+    rows
+}
+
+/// Key in `participants.failures`.
+pub(super) fn reason_key(reason: crate::history::FailReason) -> String {
+    match serde_json::to_value(reason) {
+        Ok(serde_json::Value::String(s)) => s,
+        _ => format!("{reason:?}"),
+    }
+}

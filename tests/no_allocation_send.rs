@@ -1,0 +1,76 @@
+//! Sending and repeating media takes no memory from the allocator.
+#![expect(unsafe_code, reason = "a global allocator that counts")]
+
+use roomful::media::clip::{ClipLibrary, PAYLOAD_MAX};
+use roomful::media::send::MediaSender;
+use roomful::media::stamp;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::hint::black_box;
+use std::time::Instant;
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
+}
+
+// SAFETY: every call goes on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn next_repeat_and_find_allocate_nothing() {
+    let library = ClipLibrary::load().unwrap();
+    let before = ALLOCATIONS.get();
+    black_box(Box::new(7));
+    assert_eq!(ALLOCATIONS.get(), before + 1, "the counter counts");
+    for encoding in library.encodings() {
+        let clip = library.clip(encoding).unwrap();
+        let start = Instant::now();
+        let mut sender = MediaSender::new(clip, 1, 2, 1, 3, start);
+        let mut buf = [0; PAYLOAD_MAX];
+        sender.start(start);
+        let before = ALLOCATIONS.get();
+        for n in 0..3000 {
+            let now = sender.next_due().unwrap();
+            let out = sender.next(now, 1_700_000_000_000_000_000, &mut buf).unwrap();
+            black_box(stamp::find(encoding.codec, &buf[..out.len]));
+            assert!(sender.repeat(now, out.seq, &mut buf).is_some());
+            if n % 100 == 0 {
+                sender.request_key_frame(now);
+            }
+        }
+        assert_eq!(ALLOCATIONS.get(), before, "{encoding}");
+        assert_eq!(sender.packets_sent(), 3000);
+    }
+}

@@ -1,0 +1,5 @@
+//! The simulated ring: whole participants against the sans-I/O embedded SFU, linked in memory, in virtual time. No
+//! sockets, seeded, minutes of calls in seconds.
+
+mod rooms;
+mod sim;

@@ -1,0 +1,343 @@
+//! One room on one SFU, in virtual time. Every datagram takes `delay`; a link may drop datagrams, and says which.
+
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha12Rng;
+use roomful::measure::{Flow, FlowCounters, Hist};
+use roomful::media::clip::ClipLibrary;
+use roomful::participant::{Common, Event, Meter, Participant, Room, Sink, Spec, Totals, World};
+use roomful::plan::PlannedLeg;
+use roomful::sfu::{Sfu, SfuConfig};
+use roomful::signaling::{OfferWant, TransportState};
+use roomful::transport::{AllowList, Shared, Timing};
+use roomful::types::{Bitrate, Client, Codec, Encoding, LegId, RoomId, Suite};
+use std::cell::Cell;
+use std::collections::BinaryHeap;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+/// CLOCK_REALTIME at the start of every simulation.
+const EPOCH_NS: u64 = 1_800_000_000_000_000_000;
+const RUN: u32 = 0x5151_0001;
+
+thread_local! {
+    static CLOCK: Cell<u64> = const { Cell::new(EPOCH_NS) };
+}
+
+fn clock() -> u64 {
+    CLOCK.with(Cell::get)
+}
+
+fn clips() -> &'static ClipLibrary {
+    static CLIPS: OnceLock<ClipLibrary> = OnceLock::new();
+    CLIPS.get_or_init(|| ClipLibrary::load().unwrap())
+}
+
+/// What a participant's links do.
+#[derive(Clone, Copy, Default)]
+pub struct Links {
+    /// Share of RTP datagrams dropped on the way to the SFU, and back.
+    pub loss_up: f64,
+    pub loss_down: f64,
+}
+
+pub struct Member {
+    pub participant: Participant,
+    pub addr: SocketAddr,
+    pub links: Links,
+    pub states: Vec<TransportState>,
+    pub first: Vec<(LegId, Option<f64>, Option<f64>)>,
+    pub session: String,
+    pub flows: [Flow; 2],
+    pub counts: [FlowCounters; 2],
+    /// RTP datagrams that this member's links dropped, up and down.
+    pub dropped: [u64; 2],
+    pub gone: bool,
+}
+
+struct Flight {
+    at: Instant,
+    order: u64,
+    /// Index of the member it is for, or `None` for the SFU.
+    to: Option<usize>,
+    from: SocketAddr,
+    data: Vec<u8>,
+}
+
+impl PartialEq for Flight {
+    fn eq(&self, o: &Flight) -> bool {
+        self.order == o.order
+    }
+}
+impl Eq for Flight {}
+impl PartialOrd for Flight {
+    fn partial_cmp(&self, o: &Flight) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(o))
+    }
+}
+impl Ord for Flight {
+    fn cmp(&self, o: &Flight) -> std::cmp::Ordering {
+        (o.at, o.order).cmp(&(self.at, self.order))
+    }
+}
+
+#[derive(Default)]
+struct Collected(Vec<(SocketAddr, Vec<u8>)>);
+
+impl Sink for Collected {
+    fn send(&mut self, _slot: u8, to: SocketAddr, datagram: &[u8]) {
+        self.0.push((to, datagram.to_vec()));
+    }
+}
+
+pub struct Sim {
+    pub start: Instant,
+    pub now: Instant,
+    pub delay: Duration,
+    pub sfu: Sfu,
+    sfu_addr: SocketAddr,
+    pub room: Room,
+    pub members: Vec<Member>,
+    pub meter: Meter,
+    lateness: Hist,
+    common: Arc<Common>,
+    flights: BinaryHeap<Flight>,
+    order: u64,
+    rng: ChaCha12Rng,
+    next_second: Instant,
+}
+
+pub fn encoding(codec: Codec, kbit: u64) -> Encoding {
+    Encoding { codec, bitrate: Bitrate(kbit * 1000) }
+}
+
+impl Sim {
+    pub fn new(seed: u64, client: Client, delay: Duration) -> Sim {
+        Sim::with_suites(seed, client, &[Suite::Aes128CmSha1_80, Suite::AeadAes128Gcm], delay)
+    }
+
+    /// With these SRTP suites offered; the SFU takes GCM where it can.
+    pub fn with_suites(seed: u64, client: Client, suites: &[Suite], delay: Duration) -> Sim {
+        CLOCK.with(|c| c.set(EPOCH_NS));
+        let now = Instant::now();
+        let sfu_addr: SocketAddr = "10.0.0.1:5000".parse().unwrap();
+        let common = Arc::new(Common {
+            run: RUN,
+            transport: Shared::new(suites, Timing::default()).unwrap(),
+            allow: Arc::new(AllowList::new(vec![("10.0.0.0".parse().unwrap(), 8)])),
+            client,
+        });
+        Sim {
+            start: now,
+            now,
+            delay,
+            sfu: Sfu::new(SfuConfig::new(sfu_addr, 1000).unwrap(), now),
+            sfu_addr,
+            room: Room::new(),
+            members: Vec::new(),
+            meter: Meter::allocated(),
+            lateness: Hist::allocated(),
+            common,
+            flights: BinaryHeap::new(),
+            order: 0,
+            rng: ChaCha12Rng::seed_from_u64(seed),
+            next_second: now + Duration::from_secs(1),
+        }
+    }
+
+    fn now_ns(&self) -> u64 {
+        EPOCH_NS + self.now.duration_since(self.start).as_nanos() as u64
+    }
+
+    /// A participant joins now; signalling takes no time. `slots` receive slots of each kind.
+    pub fn join(&mut self, audio: Option<Encoding>, video: Option<Encoding>, slots: u16, links: Links) -> usize {
+        let n = self.members.len();
+        let leg = PlannedLeg {
+            id: LegId(n as u32),
+            room: RoomId(0),
+            name: format!("p{n}"),
+            join_at: self.now.duration_since(self.start),
+            leave_at: Duration::from_secs(3600),
+            audio,
+            video,
+        };
+        let clip = |e: Option<Encoding>| e.map(|e| clips().clip(e).unwrap());
+        let planned_ns = self.now_ns();
+        let spec = Spec {
+            leg,
+            clips: [clip(audio), clip(video)],
+            seed: self.rng.random(),
+            planned_ns,
+            loss_up: 0.0,
+            loss_down: 0.0,
+        };
+        let participant = Participant::new(self.now, spec, &self.common);
+        self.room.join(LegId(n as u32), planned_ns, participant.sends());
+        let addr = SocketAddr::new([10, 0, 1, n as u8].into(), 6000);
+        self.members.push(Member {
+            participant,
+            addr,
+            links,
+            states: vec![],
+            first: vec![],
+            session: String::new(),
+            flows: Default::default(),
+            counts: Default::default(),
+            dropped: [0; 2],
+            gone: false,
+        });
+        let now = self.now;
+        self.members[n].participant.open(now, 0, addr).unwrap();
+        let want = OfferWant {
+            send: audio.is_some() || video.is_some(),
+            receive_audio: slots,
+            receive_video: slots,
+            ice_restart: false,
+        };
+        let offer = self.with(n, |p, w| p.offer(w, 0, want)).unwrap();
+        let joined = self.sfu.join(now, "room", &format!("p{n}"), &offer).unwrap();
+        self.with(n, |p, w| p.accept_answer(w, 0, &joined.answer)).unwrap();
+        self.members[n].session = joined.session;
+        self.drain_sfu();
+        n
+    }
+
+    /// Leaves as a driver does: quiet, DELETE, close.
+    pub fn leave(&mut self, n: usize) -> Totals {
+        self.with(n, |p, w| p.go_quiet(w));
+        let mut flows = <[Flow; 2]>::default();
+        let (delta, totals) = self.with(n, |p, w| {
+            let r = p.finish(w, &mut flows);
+            p.close(w, 0);
+            w.room.leave(p.leg(), w.now_ns);
+            r
+        });
+        self.count(n, &flows, &delta);
+        let (now, session) = (self.now, self.members[n].session.clone());
+        self.sfu.leave(now, &session);
+        self.drain_sfu();
+        self.members[n].gone = true;
+        totals
+    }
+
+    pub fn quiet(&mut self, n: usize) {
+        self.with(n, |p, w| p.go_quiet(w));
+    }
+
+    pub fn with<R>(&mut self, n: usize, f: impl FnOnce(&mut Participant, &mut World<'_>) -> R) -> R {
+        let (mut out, mut events, mut buf) = (Collected::default(), vec![], [0u8; 2048]);
+        let now_ns = self.now_ns();
+        CLOCK.with(|c| c.set(now_ns));
+        let m = &mut self.members[n];
+        let mut w = World {
+            now: self.now,
+            now_ns,
+            clock,
+            room: &mut self.room,
+            meter: &mut self.meter,
+            lateness: &mut self.lateness,
+            sink: &mut out,
+            buf: &mut buf,
+            events: &mut events,
+        };
+        let r = f(&mut m.participant, &mut w);
+        for e in events {
+            match e {
+                Event::State { state, .. } => m.states.push(state),
+                Event::FirstMedia { from, rtp_ms, frame_ms } => m.first.push((from, rtp_ms, frame_ms)),
+                Event::Connect { .. } | Event::Disconnect { .. } | Event::Closed { .. } | Event::Note { .. } => {}
+            }
+        }
+        let (addr, loss) = (m.addr, m.links.loss_up);
+        for (to, data) in out.0 {
+            assert_eq!(to, self.sfu_addr, "a packet to somebody who is not the SFU");
+            if is_rtp(&data) && loss > 0.0 && self.rng.random_bool(loss) {
+                self.members[n].dropped[0] += 1;
+                continue;
+            }
+            self.fly(None, addr, data);
+        }
+        r
+    }
+
+    fn fly(&mut self, to: Option<usize>, from: SocketAddr, data: Vec<u8>) {
+        self.order += 1;
+        self.flights.push(Flight { at: self.now + self.delay, order: self.order, to, from, data });
+    }
+
+    fn drain_sfu(&mut self) {
+        while let Some(d) = self.sfu.poll_transmit() {
+            let Some(n) = self.members.iter().position(|m| m.addr == d.to && !m.gone) else { continue };
+            let loss = self.members[n].links.loss_down;
+            if is_rtp(&d.contents) && loss > 0.0 && self.rng.random_bool(loss) {
+                self.members[n].dropped[1] += 1;
+                continue;
+            }
+            self.fly(Some(n), self.sfu_addr, d.contents);
+        }
+    }
+
+    fn count(&mut self, n: usize, flows: &[Flow; 2], delta: &[FlowCounters; 2]) {
+        for k in 0..2 {
+            self.members[n].flows[k].merge(&flows[k]);
+            self.members[n].counts[k] += &delta[k];
+        }
+    }
+
+    pub fn run(&mut self, d: Duration) {
+        let until = self.now + d;
+        while self.now < until {
+            let mut next = until.min(self.next_second).min(self.sfu.poll_timeout());
+            for m in self.members.iter().filter(|m| !m.gone) {
+                next = next.min(m.participant.poll_timeout());
+            }
+            if let Some(f) = self.flights.peek() {
+                next = next.min(f.at);
+            }
+            // A timer in the past must not stop time.
+            self.now = next.max(self.now + Duration::from_micros(10));
+            while self.flights.peek().is_some_and(|f| f.at <= self.now) {
+                let mut f = self.flights.pop().unwrap();
+                match f.to {
+                    None => {
+                        self.sfu.handle_datagram(self.now, f.from, &f.data);
+                        self.drain_sfu();
+                    }
+                    Some(n) if !self.members[n].gone => {
+                        let at = EPOCH_NS + f.at.duration_since(self.start).as_nanos() as u64;
+                        self.with(n, |p, w| p.on_datagram(w, 0, f.from, at, &mut f.data));
+                    }
+                    Some(_) => {}
+                }
+            }
+            for n in 0..self.members.len() {
+                if !self.members[n].gone && self.members[n].participant.poll_timeout() <= self.now {
+                    self.with(n, |p, w| p.handle_timeout(w));
+                }
+            }
+            if self.sfu.poll_timeout() <= self.now {
+                self.sfu.handle_timeout(self.now);
+            }
+            self.drain_sfu();
+            if self.now >= self.next_second {
+                self.next_second += Duration::from_secs(1);
+                for n in 0..self.members.len() {
+                    if self.members[n].gone {
+                        continue;
+                    }
+                    let mut flows = <[Flow; 2]>::default();
+                    let delta = self.with(n, |p, w| p.sample(w, &mut flows));
+                    self.count(n, &flows, &delta);
+                }
+            }
+        }
+    }
+
+    pub fn connected(&self, n: usize) -> bool {
+        self.members[n].states.iter().any(|s| matches!(s, TransportState::Connected { .. }))
+    }
+}
+
+fn is_rtp(d: &[u8]) -> bool {
+    (128..192).contains(&d[0]) && !(192..224).contains(&d[1])
+}
