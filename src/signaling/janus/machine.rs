@@ -1,10 +1,12 @@
 //! One participant's signalling as a state machine: messages, answers of the media path, orders and timers in; messages
 //! and wishes out. Pure: it knows no socket and no clock.
 
+mod ending;
+
 use super::subscriber::{Step, Subscriber};
 use super::wire::{self, Body, Credentials, Incoming, Jsep, PLUGIN, RoomEvent, code};
 use crate::history::{FailReason, LegCause};
-use crate::signaling::{Ended, MediaError, Order, TransportState};
+use crate::signaling::{Ended, MediaError, Order};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -115,8 +117,8 @@ pub struct Machine {
     publisher: Option<u64>,
     private_id: Option<u64>,
     in_room: bool,
-    /// At the time of leaving.
-    had_joined: bool,
+    /// Media could flow once: from then on an end is a drop, not a failed join.
+    joined: bool,
     /// A negotiation of [`PUBLISH`] is under way; a restart asked for meanwhile waits.
     publishing: bool,
     restart: bool,
@@ -143,7 +145,7 @@ impl Machine {
             publisher: None,
             private_id: None,
             in_room: false,
-            had_joined: false,
+            joined: false,
             publishing: false,
             restart: false,
             subscriber: Subscriber::default(),
@@ -221,18 +223,6 @@ impl Machine {
             Order::Transport { slot, state } => self.transport(slot, state),
         }
         self.advance();
-    }
-
-    /// The WebSocket is gone.
-    pub fn handle_closed(&mut self, why: &str) {
-        match self.phase {
-            Phase::Over => {}
-            Phase::Leaving => self.left(false, format!("WebSocket closed before the leave was acknowledged: {why}")),
-            Phase::Joining | Phase::Signaled => {
-                self.session = None;
-                self.lost(LegCause::SignalingLost, format!("WebSocket closed: {why}"));
-            }
-        }
     }
 
     pub fn handle_timer(&mut self, timer: Timer) {
@@ -420,40 +410,6 @@ impl Machine {
         }
     }
 
-    fn hung_up(&mut self, sender: Option<u64>, reason: &str) {
-        let what = match sender {
-            Some(handle) if self.subscriber.handle() == Some(handle) => "receiving",
-            Some(handle) if self.publisher == Some(handle) => "publishing",
-            _ => return self.note("janus_unknown", format!("hangup of an unknown handle: {reason}")),
-        };
-        self.lost(LegCause::ClosedByServer, format!("Janus hung up the {what} transport: {reason}"));
-    }
-
-    fn transport(&mut self, slot: u8, state: TransportState) {
-        match state {
-            TransportState::IceConnected { .. } => {}
-            TransportState::Connected { .. } => {
-                if let Some(connected) = self.connected.get_mut(usize::from(slot)) {
-                    *connected = true;
-                }
-            }
-            TransportState::Failed { why } if self.connected.get(usize::from(slot)) == Some(&true) => {
-                self.lost(LegCause::ConsentExpired, format!("transport {slot}: {why}"));
-            }
-            TransportState::Failed { why } => {
-                let dtls = why.to_ascii_lowercase().contains("dtls");
-                let reason = if dtls { FailReason::Dtls } else { FailReason::TimeoutIce };
-                self.fail_or_lose(reason, LegCause::ClosedByServer, format!("transport {slot}: {why}"));
-            }
-            TransportState::PeerClosed => {
-                self.lost(LegCause::ClosedByServer, format!("close_notify on transport {slot}"));
-            }
-            TransportState::ConsentExpired => {
-                self.lost(LegCause::ConsentExpired, format!("no consent on transport {slot}"));
-            }
-        }
-    }
-
     fn trickled(&mut self, sender: Option<u64>, candidate: String) {
         let slot = match sender {
             Some(handle) if self.subscriber.handle() == Some(handle) => SUBSCRIBE,
@@ -496,8 +452,14 @@ impl Machine {
                     }
                     self.ask(Ask::Subscription, wire::message(handle, body, None));
                 }
-                Step::Update(feeds) => {
-                    let body = json!({"request": "update", "subscribe": streams(&feeds)});
+                Step::Update { subscribe, unsubscribe } => {
+                    let mut body = json!({"request": "update"});
+                    // Janus refuses empty lists.
+                    for (key, feeds) in [("subscribe", subscribe), ("unsubscribe", unsubscribe)] {
+                        if !feeds.is_empty() {
+                            body[key] = streams(&feeds);
+                        }
+                    }
                     self.ask(Ask::Subscription, wire::message(handle, body, None));
                 }
                 Step::Restart => {
@@ -545,6 +507,7 @@ impl Machine {
         if self.phase == Phase::Joining {
             self.phase = Phase::Signaled;
             self.out.push_back(Output::Signaled);
+            self.note_joined();
         }
     }
 
@@ -555,13 +518,6 @@ impl Machine {
         }
     }
 
-    /// True once media could flow: from here on an end is a drop, not a failed join.
-    fn joined(&self) -> bool {
-        let first = if self.part.sends { PUBLISH } else { SUBSCRIBE };
-        let has_media = self.part.sends || self.described[usize::from(SUBSCRIBE)];
-        self.phase == Phase::Signaled && (!has_media || self.connected[usize::from(first)])
-    }
-
     fn media_failed(&mut self, error: &MediaError) {
         if self.phase == Phase::Joining {
             return self.end(Ended::failed(error.reason(), error.to_string()));
@@ -570,67 +526,6 @@ impl Machine {
             return self.lost(LegCause::Interrupted, error.to_string());
         }
         self.note("renegotiation_failed", error.to_string());
-    }
-
-    fn lost(&mut self, cause: LegCause, detail: String) {
-        self.fail_or_lose(FailReason::Closed, cause, detail);
-    }
-
-    fn fail_or_lose(&mut self, reason: FailReason, cause: LegCause, detail: String) {
-        match self.phase {
-            // What breaks while we leave is part of leaving.
-            Phase::Leaving | Phase::Over => {}
-            _ if self.joined() => self.end(Ended::over(cause, detail)),
-            Phase::Joining | Phase::Signaled => self.end(Ended::failed(reason, detail)),
-        }
-    }
-
-    fn leave(&mut self) {
-        if matches!(self.phase, Phase::Leaving | Phase::Over) {
-            return;
-        }
-        let had_joined = self.joined();
-        self.phase = Phase::Leaving;
-        self.had_joined = had_joined;
-        self.out.push_back(Output::Arm(Timer::LeavePatience, LEAVE_PATIENCE));
-        self.out.push_back(Output::Arm(Timer::LeaveLimit, LEAVE_LIMIT));
-        match self.publisher.filter(|_| self.in_room) {
-            Some(handle) => self.ask(Ask::Leave, wire::message(handle, json!({"request": "leave"}), None)),
-            None => self.destroy(),
-        }
-        self.out.push_back(Output::CloseMedia);
-    }
-
-    /// Once; without a session there is nothing to destroy yet.
-    fn destroy(&mut self) {
-        if self.session.is_some() && !self.pending.iter().any(|(_, ask)| *ask == Ask::Destroy) {
-            self.ask(Ask::Destroy, json!({"janus": "destroy"}));
-        }
-    }
-
-    fn left(&mut self, acknowledged: bool, detail: String) {
-        if self.phase != Phase::Leaving {
-            return;
-        }
-        self.session = None;
-        if !self.had_joined {
-            return self.end(Ended::failed(FailReason::LeftEarly, detail));
-        }
-        let cause = if acknowledged { LegCause::Left } else { LegCause::LeftUnacknowledged };
-        self.end(Ended::over(cause, detail));
-    }
-
-    /// Ends it, and spares the server a ghost session where it still has one.
-    fn end(&mut self, ended: Ended) {
-        if self.phase == Phase::Over {
-            return;
-        }
-        if self.phase != Phase::Leaving {
-            self.destroy();
-            self.out.push_back(Output::CloseMedia);
-        }
-        self.phase = Phase::Over;
-        self.out.push_back(Output::Ended(ended));
     }
 
     fn note(&mut self, code: &'static str, text: String) {
@@ -653,5 +548,4 @@ fn reason_of(code: i64) -> FailReason {
 }
 
 #[cfg(test)]
-#[path = "machine_tests.rs"]
 mod tests;

@@ -1,7 +1,9 @@
 //! The receiving half of a participant: which feeds it has, wants and waits for, and what to ask next. One
 //! negotiation at a time; feeds that come meanwhile ride on the next. Pure.
 //!
-//! Feeds that go need no request: Janus turns their m-lines inactive and sends the offer itself (`autoupdate`).
+//! Feeds that go are unsubscribed, as janus.js's examples do. Janus 1.1.2 mostly answers "no change": where a publisher
+//! stops or its session ends, it has sent an offer of its own (`autoupdate`); where one says `leave`, it offers nothing
+//! before the next subscription.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -21,6 +23,10 @@ enum Feed {
     Missing {
         tries: u8,
     },
+    /// Was subscribed, and left.
+    Gone {
+        asked: bool,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -38,7 +44,11 @@ enum Stage {
 pub enum Step {
     Attach,
     Join(Vec<u64>),
-    Update(Vec<u64>),
+    /// Either may be empty.
+    Update {
+        subscribe: Vec<u64>,
+        unsubscribe: Vec<u64>,
+    },
     Restart,
     /// Have this offer answered.
     Answer(String),
@@ -68,20 +78,24 @@ impl Subscriber {
 
     /// True when there is, or may soon be, something to receive.
     pub fn expects_feeds(&self) -> bool {
-        self.feeds.values().any(|state| !matches!(state, Feed::Missing { tries: TRIES_MAX.. }))
+        self.feeds.values().any(|state| !matches!(state, Feed::Missing { tries: TRIES_MAX.. } | Feed::Gone { .. }))
     }
 
     pub fn announced(&mut self, feeds: &[u64]) {
         for &feed in feeds {
             let state = self.feeds.entry(feed).or_insert(Feed::Wanted { tries: 0 });
-            if matches!(state, Feed::Missing { .. }) {
+            if matches!(state, Feed::Missing { .. } | Feed::Gone { .. }) {
                 *state = Feed::Wanted { tries: 0 };
             }
         }
     }
 
     pub fn gone(&mut self, feed: u64) {
-        self.feeds.remove(&feed);
+        match self.feeds.get_mut(&feed) {
+            Some(state @ (Feed::Subscribed | Feed::Requested { .. })) => *state = Feed::Gone { asked: false },
+            Some(Feed::Wanted { .. } | Feed::Missing { .. }) => drop(self.feeds.remove(&feed)),
+            Some(Feed::Gone { .. }) | None => {}
+        }
     }
 
     pub fn attached(&mut self, handle: u64) {
@@ -94,6 +108,7 @@ impl Subscriber {
     pub fn accepted(&mut self) {
         self.asking = false;
         self.stage = Stage::Live;
+        self.feeds.retain(|_, state| !matches!(state, Feed::Gone { asked: true }));
         for state in self.feeds.values_mut() {
             if matches!(state, Feed::Requested { .. }) {
                 *state = Feed::Subscribed;
@@ -108,6 +123,9 @@ impl Subscriber {
         let known = named.is_some_and(|feed| matches!(self.feeds.get(&feed), Some(Feed::Requested { .. })));
         let mut again = false;
         for (feed, state) in &mut self.feeds {
+            if let Feed::Gone { asked } = state {
+                *asked = false;
+            }
             let Feed::Requested { tries } = *state else { continue };
             *state = match named {
                 // The others did nothing wrong, and go on at once.
@@ -125,7 +143,7 @@ impl Subscriber {
     /// Join, update or restart was refused for good.
     pub fn refused(&mut self) {
         (self.asking, self.restarting) = (false, false);
-        self.feeds.retain(|_, state| !matches!(state, Feed::Requested { .. }));
+        self.feeds.retain(|_, state| !matches!(state, Feed::Requested { .. } | Feed::Gone { asked: true }));
     }
 
     pub fn retry(&mut self) {
@@ -179,15 +197,33 @@ impl Subscriber {
             (self.restart, self.asking, self.restarting) = (false, true, true);
             return Some(Step::Restart);
         }
-        if !self.feeds.values().any(|state| matches!(state, Feed::Wanted { .. })) {
-            return None;
-        }
+        let wanted = self.feeds.values().any(|state| matches!(state, Feed::Wanted { .. }));
+        let step = match self.stage {
+            Stage::Absent if wanted => Step::Attach,
+            Stage::Attached if wanted => Step::Join(self.take_wanted()),
+            Stage::Live => {
+                let (subscribe, unsubscribe) = (self.take_wanted(), self.take_gone());
+                if subscribe.is_empty() && unsubscribe.is_empty() {
+                    return None;
+                }
+                Step::Update { subscribe, unsubscribe }
+            }
+            Stage::Absent | Stage::Attached => return None,
+        };
         self.asking = true;
-        match self.stage {
-            Stage::Absent => Some(Step::Attach),
-            Stage::Attached => Some(Step::Join(self.take_wanted())),
-            Stage::Live => Some(Step::Update(self.take_wanted())),
+        Some(step)
+    }
+
+    fn take_gone(&mut self) -> Vec<u64> {
+        let mut taken = Vec::new();
+        for (feed, state) in &mut self.feeds {
+            if let Feed::Gone { asked } = state
+                && !std::mem::replace(asked, true)
+            {
+                taken.push(*feed);
+            }
         }
+        taken
     }
 
     fn take_wanted(&mut self) -> Vec<u64> {
@@ -205,6 +241,10 @@ impl Subscriber {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn subscribe(feeds: &[u64]) -> Step {
+        Step::Update { subscribe: feeds.to_vec(), unsubscribe: vec![] }
+    }
 
     fn live(feeds: &[u64]) -> Subscriber {
         let mut s = Subscriber::default();
@@ -230,7 +270,7 @@ mod tests {
     fn feeds_that_come_during_a_negotiation_ride_together_on_the_next() {
         let mut s = live(&[1]);
         s.announced(&[2]);
-        assert_eq!(s.next_step(), Some(Step::Update(vec![2])));
+        assert_eq!(s.next_step(), Some(subscribe(&[2])));
         s.announced(&[3]);
         s.announced(&[4, 2]);
         assert_eq!(s.next_step(), None, "an update is under way");
@@ -241,17 +281,47 @@ mod tests {
         s.answered();
         assert_eq!(s.next_step(), None, "the answer is with Janus");
         s.started();
-        assert_eq!(s.next_step(), Some(Step::Update(vec![3, 4])));
+        assert_eq!(s.next_step(), Some(subscribe(&[3, 4])));
     }
 
     #[test]
     fn an_offer_of_januss_own_is_answered_while_our_update_waits() {
         let mut s = live(&[1, 2]);
         s.announced(&[3]);
-        assert_eq!(s.next_step(), Some(Step::Update(vec![3])));
+        assert_eq!(s.next_step(), Some(subscribe(&[3])));
         s.gone(1);
         s.offered("without 1".into());
         assert_eq!(s.next_step(), Some(Step::Answer("without 1".into())));
+    }
+
+    #[test]
+    fn feeds_that_left_are_unsubscribed_with_the_next_update() {
+        let mut s = live(&[1, 2, 3]);
+        s.gone(1);
+        assert_eq!(s.next_step(), Some(Step::Update { subscribe: vec![], unsubscribe: vec![1] }));
+        s.gone(2);
+        s.gone(3);
+        s.announced(&[3, 4]);
+        s.accepted();
+        assert_eq!(s.next_step(), Some(Step::Update { subscribe: vec![3, 4], unsubscribe: vec![2] }));
+        // Refused as a whole: asked for again.
+        s.no_such_feed(Some(4));
+        assert_eq!(s.next_step(), Some(Step::Update { subscribe: vec![3], unsubscribe: vec![2] }));
+        s.accepted();
+        assert_eq!(s.next_step(), None);
+    }
+
+    #[test]
+    fn a_feed_that_left_while_it_was_asked_for_is_unsubscribed() {
+        let mut s = live(&[1]);
+        s.announced(&[2]);
+        assert_eq!(s.next_step(), Some(subscribe(&[2])));
+        s.gone(2);
+        s.accepted();
+        assert_eq!(s.next_step(), Some(Step::Update { subscribe: vec![], unsubscribe: vec![2] }));
+        assert!(s.expects_feeds(), "the first is still there");
+        s.gone(1);
+        assert!(!s.expects_feeds());
     }
 
     #[test]
@@ -273,7 +343,7 @@ mod tests {
         assert_eq!(s.next_step(), Some(Step::Join(vec![1])));
         s.accepted();
         s.retry();
-        assert_eq!(s.next_step(), Some(Step::Update(vec![2])));
+        assert_eq!(s.next_step(), Some(subscribe(&[2])));
     }
 
     #[test]
@@ -313,6 +383,6 @@ mod tests {
         assert_eq!(s.next_step(), Some(Step::Answer("restarted".into())));
         s.answered();
         s.started();
-        assert_eq!(s.next_step(), Some(Step::Update(vec![2])), "not blocked by a restart that got no event of its own");
+        assert_eq!(s.next_step(), Some(subscribe(&[2])), "not blocked by a restart that got no event of its own");
     }
 }

@@ -1,12 +1,13 @@
 //! The machine against a captured conversation, against refusals, and against mutated JSON.
 
 use super::*;
+use crate::signaling::TransportState;
 use crate::types::Suite;
 use rand::{RngExt as _, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::net::SocketAddr;
 
-const CAPTURE: &str = include_str!("../../../tests/fixtures/janus/publisher.jsonl");
+const CAPTURE: &str = include_str!("../../../../tests/fixtures/janus/publisher.jsonl");
 const ALICE: u64 = 6_871_843_723_973_616;
 const ALICE_RECEIVES: u64 = 7_404_338_022_906_239;
 const SESSION: u64 = 3_624_440_102_922_134;
@@ -263,7 +264,8 @@ fn later_feeds_are_added_one_negotiation_at_a_time() {
     // One of them is gone already; Janus names it, the other goes on.
     bench.plugin("", ALICE, json!({"videoroom": "event", "leaving": 11}), None);
     bench.refuse("update", ALICE_RECEIVES, 428, "No such feed (11)");
-    assert_eq!(bench.last()["body"], json!({"request": "update", "subscribe": [{"feed": 12}]}));
+    let body = json!({"request": "update", "subscribe": [{"feed": 12}], "unsubscribe": [{"feed": 11}]});
+    assert_eq!(bench.last()["body"], body);
     // No change on Janus's side is an answer too.
     bench.plugin("update", ALICE_RECEIVES, json!({"videoroom": "updated"}), None);
     bench.plugin("", ALICE, publishers(&[13]), None);
@@ -378,6 +380,19 @@ fn ends_that_the_server_made_are_told_apart() {
     bench.machine.handle_closed("1006");
     bench.drain();
     assert_eq!(bench.failed().0, FailReason::Closed);
+}
+
+#[test]
+fn a_watcher_that_joined_alone_stays_joined_while_its_first_feed_connects() {
+    let mut bench = Bench::new(part(false));
+    bench.join(&[]);
+    bench.plugin("", ALICE, json!({"videoroom": "event", "publishers": [{"id": 10}]}), None);
+    bench.succeed("attach subscriber", ALICE_RECEIVES);
+    let offer = json!({"type": "offer", "sdp": "o"});
+    bench.plugin("join subscriber", ALICE_RECEIVES, json!({"videoroom": "attached"}), Some(offer));
+    bench.machine.handle_closed("1006");
+    bench.drain();
+    assert_eq!(bench.over().0, LegCause::SignalingLost);
 }
 
 #[test]

@@ -1,0 +1,52 @@
+//! Janus's admin API.
+
+use serde_json::{Value, json};
+
+#[derive(Clone)]
+pub struct Admin {
+    base: String,
+    secret: String,
+    http: reqwest::Client,
+}
+
+impl Admin {
+    pub fn new(base: String, secret: String) -> Admin {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        Admin { base, secret, http }
+    }
+
+    /// Sends a request to a path below the base ("", "/session", "/session/handle").
+    pub async fn request(&self, path: &str, mut body: Value) -> Value {
+        body["transaction"] = json!("roomful");
+        body["admin_secret"] = json!(self.secret);
+        let answer = self.http.post(format!("{}{path}", self.base)).json(&body).send().await.unwrap();
+        let answer: Value = answer.json().await.unwrap();
+        assert_eq!(answer["janus"], "success", "{body}: {answer}");
+        answer
+    }
+
+    pub async fn list_sessions(&self) -> Vec<u64> {
+        ids(&self.request("", json!({"janus": "list_sessions"})).await["sessions"])
+    }
+
+    pub async fn list_handles(&self, session: u64) -> Vec<u64> {
+        ids(&self.request(&format!("/{session}"), json!({"janus": "list_handles"})).await["handles"])
+    }
+
+    pub async fn handle_info(&self, session: u64, handle: u64) -> Value {
+        self.request(&format!("/{session}/{handle}"), json!({"janus": "handle_info"})).await["info"].take()
+    }
+
+    /// False cordons the server: no new sessions, not even for rooms that are there.
+    pub async fn accept_new_sessions(&self, accept: bool) {
+        self.request("", json!({"janus": "accept_new_sessions", "accept": accept})).await;
+    }
+
+    pub async fn hangup_webrtc(&self, session: u64, handle: u64) {
+        self.request(&format!("/{session}/{handle}"), json!({"janus": "hangup_webrtc"})).await;
+    }
+}
+
+fn ids(list: &Value) -> Vec<u64> {
+    list.as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect()
+}

@@ -1,0 +1,176 @@
+//! A Janus of the test's own, from Debian's package.
+
+use super::admin::Admin;
+use super::{artifacts, folder, netns, program, until};
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+
+const ADMIN_SECRET: &str = "admin-of-the-test";
+pub const ADMIN_KEY: &str = "key-of-the-test";
+/// The room that every instance has from its start.
+pub const ROOM: u64 = 1234;
+
+/// One running instance. Killed when dropped.
+pub struct Janus {
+    pub name: String,
+    /// `ws://…`
+    pub url: String,
+    pub admin: Admin,
+    pub log: PathBuf,
+    child: Child,
+    // Removed with the instance.
+    _config: tempfile::TempDir,
+}
+
+impl Janus {
+    /// Starts the n-th instance (from 0), with ports of its own on the first address, and waits until it answers.
+    pub async fn start(n: u16) -> Janus {
+        let name = format!("janus-{}", n + 1);
+        let address = netns::address(1).to_string();
+        let (ws, http, admin) = (8188 + n, 8288 + n, 7088 + n);
+        let config = tempfile::tempdir().unwrap();
+        let rtp = 20_000 + n * 4000;
+        let values = [
+            ("@CONFIG@", config.path().display().to_string()),
+            ("@LIB@", library()),
+            ("@ADMIN_SECRET@", ADMIN_SECRET.to_owned()),
+            ("@ADMIN_KEY@", ADMIN_KEY.to_owned()),
+            ("@NAME@", name.clone()),
+            ("@ADDRESS@", address.clone()),
+            ("@RTP_PORTS@", format!("{rtp}-{}", rtp + 3999)),
+            ("@WS_PORT@", ws.to_string()),
+            ("@HTTP_PORT@", http.to_string()),
+            ("@ADMIN_PORT@", admin.to_string()),
+        ];
+        for template in fs::read_dir(folder().join("janus-conf")).unwrap() {
+            let template = template.unwrap();
+            let mut text = fs::read_to_string(template.path()).unwrap();
+            for (key, value) in &values {
+                text = text.replace(key, value);
+            }
+            fs::write(config.path().join(template.file_name()), text).unwrap();
+        }
+        let log = artifacts().join(format!("{name}-{}.log", ws_log_tag()));
+        let output = fs::File::create(&log).unwrap();
+        let child = Command::new(program("janus"))
+            .arg("-F")
+            .arg(config.path())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap();
+        let admin = Admin::new(format!("http://{address}:{admin}/admin"), ADMIN_SECRET.to_owned());
+        let mut janus = Janus { name, url: format!("ws://{address}:{ws}"), admin, log, child, _config: config };
+        janus.wait_until_ready().await;
+        janus
+    }
+
+    async fn wait_until_ready(&mut self) {
+        until("Janus answers on its WebSocket", Duration::from_secs(20), async || {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                let log = fs::read_to_string(&self.log).unwrap_or_default();
+                let tail: Vec<&str> = log.lines().rev().take(20).collect();
+                panic!("Janus ended at its start ({status}): {tail:#?}");
+            }
+            Client::connect(&self.url).await
+        })
+        .await;
+    }
+
+    /// Sends a signal by name: TERM, KILL, STOP, CONT.
+    pub fn signal(&self, name: &str) {
+        let command = format!("kill -{name} {}", self.child.id());
+        assert!(Command::new("/bin/sh").args(["-c", &command]).status().unwrap().success());
+    }
+
+    /// Waits for its end, whatever the cause.
+    pub async fn ended(&mut self) {
+        until("Janus ends", Duration::from_secs(10), async || self.child.try_wait().unwrap()).await;
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub async fn stop(mut self) {
+        self.signal("TERM");
+        self.ended().await;
+    }
+
+    /// Asks the VideoRoom plugin something, in a session of its own.
+    pub async fn ask(&self, body: Value) -> Value {
+        let mut client = Client::connect(&self.url).await.expect("a WebSocket to Janus");
+        client.request(json!({"janus": "create"})).await;
+        let attached = client.request(json!({"janus": "attach", "plugin": "janus.plugin.videoroom"})).await;
+        client.handle = attached["data"]["id"].as_u64();
+        let mut answer = client.request(json!({"janus": "message", "body": body})).await;
+        client.request(json!({"janus": "destroy"})).await;
+        answer["plugindata"]["data"].take()
+    }
+}
+
+impl Drop for Janus {
+    fn drop(&mut self) {
+        // Gone already is fine.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Tests of one binary may run side by side, each in its namespace; their logs must not meet.
+fn ws_log_tag() -> String {
+    std::env::args().nth(1).unwrap_or_default().replace("::", "-")
+}
+
+fn library() -> String {
+    let found = fs::read_dir("/usr/lib")
+        .unwrap()
+        .map(|entry| entry.unwrap().path().join("janus"))
+        .find(|path| path.join("plugins/libjanus_videoroom.so").is_file());
+    found
+        .unwrap_or_else(|| panic!("Janus's plugins are missing; apt-get install {}", super::PACKAGES))
+        .display()
+        .to_string()
+}
+
+/// The smallest Janus client.
+struct Client {
+    ws: tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>,
+    session: Option<u64>,
+    handle: Option<u64>,
+}
+
+impl Client {
+    async fn connect(url: &str) -> Option<Client> {
+        let mut request = url.into_client_request().unwrap();
+        request.headers_mut().insert("Sec-WebSocket-Protocol", "janus-protocol".parse().unwrap());
+        let (ws, _) = tokio_tungstenite::connect_async(request).await.ok()?;
+        Some(Client { ws, session: None, handle: None })
+    }
+
+    async fn request(&mut self, mut request: Value) -> Value {
+        request["transaction"] = json!("x");
+        if let Some(session) = self.session {
+            request["session_id"] = json!(session);
+        }
+        if let Some(handle) = self.handle {
+            request["handle_id"] = json!(handle);
+        }
+        let created = request["janus"] == "create";
+        self.ws.send(Message::text(request.to_string())).await.unwrap();
+        loop {
+            let Some(Ok(Message::Text(text))) = self.ws.next().await else { panic!("no answer to {request}") };
+            let answer: Value = serde_json::from_str(&text).unwrap();
+            if answer["transaction"] == "x" && answer["janus"] != "ack" {
+                if created {
+                    self.session = answer["data"]["id"].as_u64();
+                }
+                return answer;
+            }
+        }
+    }
+}

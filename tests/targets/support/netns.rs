@@ -1,0 +1,58 @@
+//! A private network: the test runs itself again inside new user, network and process namespaces (no root needed). With
+//! their first process, the test, everything that was started in them dies, whatever happened.
+
+use super::program;
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::{Command, Stdio};
+
+const INSIDE: &str = "ROOMFUL_TARGETS_INSIDE";
+
+/// Addresses 10.77.0.1 to 10.77.0.ADDRESSES are there. One digit: Janus's `ice_enforce_list` compares beginnings, so
+/// that "10.77.0.1" would let 10.77.0.10 in, too.
+pub const ADDRESSES: u8 = 9;
+
+/// The n-th address of the private network, from 1.
+pub fn address(n: u8) -> IpAddr {
+    assert!((1..=ADDRESSES).contains(&n));
+    IpAddr::V4(Ipv4Addr::new(10, 77, 0, n))
+}
+
+/// Runs `test` inside. `name` is the test function's full name, as `cargo test` prints it.
+pub fn inside<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
+    if std::env::var_os(INSIDE).is_none() {
+        return outside(name);
+    }
+    set_up();
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(test());
+}
+
+fn outside(name: &str) {
+    // unshare dies with this thread, and its child, the first process inside, with unshare.
+    let status = Command::new(program("setpriv"))
+        .args(["--pdeathsig", "KILL"])
+        .arg(program("unshare"))
+        .args(["--user", "--map-root-user", "--net", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"])
+        .arg(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .env(INSIDE, "1")
+        .stdin(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success(), "{name} failed inside its namespace ({status}); its output is above");
+}
+
+fn set_up() {
+    ip("link set lo up");
+    // Janus gathers nothing on loopback, so a pair of virtual cards carries the addresses.
+    ip("link add fleet0 type veth peer name fleet1");
+    for n in 1..=ADDRESSES {
+        ip(&format!("address add {}/24 dev fleet0", address(n)));
+    }
+    ip("link set fleet0 up");
+    ip("link set fleet1 up");
+}
+
+fn ip(command: &str) {
+    let output = Command::new(program("ip")).args(command.split(' ')).output().unwrap();
+    assert!(output.status.success(), "ip {command}: {}", String::from_utf8_lossy(&output.stderr));
+}
