@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 /// The director gives its servers one second to go.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -35,6 +35,8 @@ impl Default for EmbeddedOptions {
 #[derive(Debug)]
 pub struct EmbeddedFleet {
     director: Child,
+    /// Its end is the director's order to go. Kept apart from the child, since waiting for that would close it.
+    stdin: Option<ChildStdin>,
     base_url: String,
     servers: Vec<ServerHandle>,
 }
@@ -75,13 +77,14 @@ impl EmbeddedFleet {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("can't start {}", program.display()))?;
+        let stdin = director.stdin.take();
         let ready: DirectorReady = first_line(&mut director).await.context("director of the embedded fleet")?;
         let servers = ready
             .servers
             .into_iter()
             .map(|s| ServerHandle { id: s.id, pid: s.pid, http: s.http, media: s.media })
             .collect();
-        Ok(EmbeddedFleet { director, base_url: ready.http, servers })
+        Ok(EmbeddedFleet { director, stdin, base_url: ready.http, servers })
     }
 
     /// Of the director: where participants join.
@@ -97,18 +100,17 @@ impl EmbeddedFleet {
         self.director.id()
     }
 
-    /// The director has ended (it never does by itself).
+    /// Resolves when the director has ended, which it never does by itself. May be dropped and called again.
+    ///
+    /// # Errors
+    /// When the process can't be waited for.
     pub async fn ended(&mut self) -> anyhow::Result<std::process::ExitStatus> {
-        // Awaiting it closes stdin, which would be its order to go.
-        let stdin = self.director.stdin.take();
-        let status = self.director.wait().await;
-        drop(stdin);
-        Ok(status?)
+        Ok(self.director.wait().await?)
     }
 
     /// Ends director and servers, and waits until they are gone (3 s at most, then by force).
     pub async fn stop(mut self) {
-        drop(self.director.stdin.take());
+        drop(self.stdin.take());
         if tokio::time::timeout(STOP_TIMEOUT, self.director.wait()).await.is_err() {
             // An error means that it is gone already.
             let _ = self.director.kill().await;
