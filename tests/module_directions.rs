@@ -17,7 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("signaling", &["plan", "profile", "history"]),
     ("participant", &["sdp", "transport", "media", "turn", "measure", "plan", "history", "signaling"]),
     ("sfu", &[]),
-    ("fleet", &[]),
+    ("fleet", &["sfu"]),
     (
         "engine",
         &["participant", "media", "measure", "history", "plan", "profile", "signaling", "transport"],
