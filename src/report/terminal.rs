@@ -55,6 +55,9 @@ pub fn table(s: &Summary, paint: Paint) -> String {
 }
 
 fn servers(s: &Summary, paint: Paint, out: &mut String) {
+    if s.servers.is_empty() {
+        return;
+    }
     let head = [
         "server",
         "participants",

@@ -12,6 +12,9 @@ use crate::profile::{Op, Threshold};
 use crate::types::ServerId;
 use std::collections::BTreeMap;
 
+/// What a server said is quoted up to here.
+const DETAIL_CHARS_MAX: usize = 80;
+
 /// All that a verdict rests on.
 pub(super) struct Case<'a> {
     pub run: &'a RunInfo,
@@ -182,10 +185,11 @@ impl Case<'_> {
         let Some(((reason, server), most)) = groups.iter().max_by_key(|(_, g)| g.len()) else { return String::new() };
         let place = server.map(|id| format!(" on {}", (self.name)(id))).unwrap_or_default();
         let n = if most.len() == failed.len() { String::new() } else { format!("{} × ", most.len()) };
-        format!(
-            ": {n}{reason}{place}{}",
-            span(&Window { from_ms: first(most.iter().map(|f| f.t)), until_ms: last(most.iter().map(|f| f.t)) })
-        )
+        let when = span(&Window { from_ms: first(most.iter().map(|f| f.t)), until_ms: last(most.iter().map(|f| f.t)) });
+        // A server may say a lot; the whole of it is in the table of failures.
+        let said: String = most[0].detail.chars().take(DETAIL_CHARS_MAX).collect();
+        let said = if said.is_empty() { said } else { format!(" ({said})") };
+        format!(": {n}{reason}{place}{when}{said}")
     }
 
     fn drops(&self, drops: &[&Leg]) -> String {
