@@ -19,7 +19,6 @@ pub struct Line {
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "ev", rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "written once and dropped; never held in numbers")]
 pub enum Event {
     /// First line of every history.
     Run(RunInfo),
