@@ -1,8 +1,8 @@
-//! What forwarding costs the embedded server: rooms of 5, each participant sending Opus (50 pps) and VP8 of about
-//! 500 kbit/s (55 pps of 1100 B), the other four received. Only the server's own work is timed, in memory: kernel,
-//! sockets and the clients' cryptography are not in it.
+//! What forwarding costs the embedded server: rooms of 5 (or another size), each participant sending Opus (50 pps) and
+//! VP8 of about 500 kbit/s (55 pps of 1100 B), all others received. Only the server's own work is timed, in memory:
+//! kernel, sockets and the clients' cryptography are not in it.
 //!
-//! `cargo bench --bench sfu_forwarding [-- PARTICIPANTS SECONDS]`
+//! `cargo bench --bench sfu_forwarding [-- PARTICIPANTS SECONDS ROOM_SIZE]`
 
 #![expect(clippy::print_stdout, reason = "a bench reports on stdout")]
 
@@ -16,7 +16,6 @@ use str0m::format::Codec;
 mod str0m_peer;
 use str0m_peer::{AUDIO_VIDEO, Peer};
 
-const ROOM: usize = 5;
 /// The server looks at its socket this often at most.
 const TICK: Duration = Duration::from_millis(1);
 
@@ -71,6 +70,7 @@ fn main() {
     let numbers: Vec<u32> = std::env::args().filter_map(|a| a.parse().ok()).collect();
     let participants = numbers.first().copied().unwrap_or(60) as usize;
     let seconds = numbers.get(1).copied().unwrap_or(5);
+    let room_size = numbers.get(2).copied().unwrap_or(5) as usize;
 
     let now = Instant::now();
     let config = SfuConfig::new("10.0.0.1:4000".parse().expect("an address"), participants).expect("a certificate");
@@ -84,8 +84,8 @@ fn main() {
     let start = Instant::now();
     for i in 0..participants {
         let address = SocketAddr::from(([10, 0, 1, 1], 1000 + i as u16));
-        let mut peer = Peer::new(now, address, AUDIO_VIDEO, ROOM - 1, Codec::Vp8);
-        let room = format!("room-{}", i / ROOM);
+        let mut peer = Peer::new(now, address, AUDIO_VIDEO, room_size - 1, Codec::Vp8);
+        let room = format!("room-{}", i / room_size);
         let joined = bench.sfu.join(now, &room, &i.to_string(), &peer.offer).expect("fits");
         peer.accept(now, &joined.answer);
         bench.by_address.insert(address, i);
@@ -117,7 +117,7 @@ fn main() {
     let after = bench.sfu.stats();
     let forwarded = after.rtp_forwarded - before.rtp_forwarded;
     let time = bench.server_time.as_secs_f64();
-    println!("{participants} participants in rooms of {ROOM}, {seconds} s of media:");
+    println!("{participants} participants in rooms of {room_size}, {seconds} s of media:");
     println!("  packets in {}, forwarded {forwarded}", after.rtp_in - before.rtp_in);
     println!("  server busy {time:.2} s: {:.1} % of a core", time / f64::from(seconds) * 100.0);
     println!(

@@ -1,6 +1,6 @@
 //! What director, servers and their users tell each other over HTTP, besides SDP.
 
-use super::rooms::Stats;
+use super::terms::Stats;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 

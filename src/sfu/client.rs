@@ -2,7 +2,7 @@
 
 use super::keyframe::Gate;
 use super::rewrite::{Numbers, Rewrite};
-use super::rooms::{JoinError, SfuConfig};
+use super::terms::{JoinError, SfuConfig};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

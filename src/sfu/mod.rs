@@ -15,10 +15,12 @@ mod rewrite; // numbers of a slot run on, whoever it shows
 mod rooms; // rooms and forwarding, sans-I/O
 pub mod server; // process: one media socket, one media thread, one HTTP API
 mod stun; // whose connectivity check this is
+mod terms; // what goes into the core and comes out of it
 #[cfg(test)]
 mod tests;
 
 pub use api::{DirectorReady, RegistryView, ServerReady, ServerStats, ServerView};
 pub use client::Joining;
 pub(crate) use process::first_line;
-pub use rooms::{Datagram, JoinError, Joined, Left, Sfu, SfuConfig, Stats};
+pub use rooms::Sfu;
+pub use terms::{Datagram, JoinError, Joined, Left, SfuConfig, Stats};

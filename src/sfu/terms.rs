@@ -1,0 +1,103 @@
+//! What goes into the server's core and what comes out of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use str0m::config::{CryptoProvider, DtlsCert};
+
+/// What a server is.
+#[derive(Clone)]
+pub struct SfuConfig {
+    /// Where clients send media: the only candidate in answers.
+    pub media: SocketAddr,
+    /// Joins beyond this many participants are refused.
+    pub participants_max: usize,
+    /// A participant who has not sent anything for so long, or has not connected in this time, is removed. Consent
+    /// (RFC 7675) has every live client send a check at least each 6 s.
+    pub silence_max: Duration,
+    pub(super) crypto: Arc<CryptoProvider>,
+    pub(super) certificate: DtlsCert,
+}
+
+impl SfuConfig {
+    /// With a fresh certificate, shared by all transports of the server.
+    ///
+    /// # Errors
+    /// When the crypto library can't make a certificate.
+    pub fn new(media: SocketAddr, participants_max: usize) -> anyhow::Result<SfuConfig> {
+        let crypto = Arc::new(str0m::crypto::from_feature_flags());
+        let certificate = crypto
+            .dtls_provider
+            .generate_certificate()
+            .ok_or_else(|| anyhow::anyhow!("the crypto library made no DTLS certificate"))?;
+        Ok(SfuConfig { media, participants_max, silence_max: Duration::from_secs(20), crypto, certificate })
+    }
+}
+
+/// Why somebody was not let in.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum JoinError {
+    #[error("bad SDP: {0}")]
+    BadSdp(String),
+    #[error("{name} is in room {room} already")]
+    Duplicate { room: String, name: String },
+    #[error("the server is full: {0} participants")]
+    Full(usize),
+}
+
+/// Let in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Joined {
+    /// Names the session in [`Sfu::leave`].
+    pub session: String,
+    pub answer: String,
+}
+
+/// What [`Sfu::leave`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Left {
+    /// Was here, is gone now; BYE and close_notify are on their way.
+    Now,
+    /// Had closed its transport itself (close_notify).
+    Closed,
+    /// Had been removed by the server: silent for too long.
+    Lost,
+    Unknown,
+}
+
+/// A datagram to send.
+#[derive(Debug)]
+pub struct Datagram {
+    pub to: SocketAddr,
+    pub contents: Vec<u8>,
+}
+
+/// Counters since the start, and the state now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Stats {
+    pub participants: u64,
+    pub connected: u64,
+    pub rooms: u64,
+    pub joins: u64,
+    pub joins_refused: u64,
+    pub leaves: u64,
+    /// Participants removed because they were silent or their transport broke.
+    pub lost: u64,
+    pub datagrams_in: u64,
+    pub bytes_in: u64,
+    pub datagrams_out: u64,
+    pub bytes_out: u64,
+    /// RTP packets received from senders, and copies of them queued for receivers.
+    pub rtp_in: u64,
+    pub rtp_forwarded: u64,
+    /// Copies not sent because the receiver's slot waits for a key frame.
+    pub rtp_before_key_frame: u64,
+    /// Copies not sent for another reason, and packets that belong to no m-line.
+    pub rtp_dropped: u64,
+    /// Datagrams from nobody we know, and ones that are no STUN, DTLS, RTP or RTCP.
+    pub datagrams_unknown: u64,
+    pub datagrams_invalid: u64,
+    /// PLI and FIR from receivers, and PLI to senders.
+    pub key_frame_requests_in: u64,
+    pub key_frame_requests_out: u64,
+}
