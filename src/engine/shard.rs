@@ -3,7 +3,7 @@
 
 use super::realtime_ns;
 use super::socket::{MediaSocket, Poll, Receiver, thread_cpu_ns};
-use super::wheel::{TICK, Wheel};
+use super::wheel::Wheel;
 use crate::history::ShardHealth;
 use crate::measure::{Flow, FlowCounters, Hist};
 use crate::participant::{Common, Event, Meter, Participant, Room, SLOTS_MAX, Sink, Spec, Totals, World};
@@ -216,9 +216,10 @@ impl Shard {
             if now >= self.config.epoch + Duration::from_secs(self.second + 1) {
                 self.end_second(now);
             }
-            let spent = now.elapsed();
-            if spent < TICK {
-                std::thread::sleep(TICK - spent);
+            // To the next tick's beginning, not a tick's length: phases must not add up to lateness.
+            let rest = self.wheel.next_tick().saturating_duration_since(Instant::now());
+            if !rest.is_zero() {
+                std::thread::sleep(rest);
             }
         }
     }

@@ -28,6 +28,11 @@ impl Wheel {
         self.slots[tick as usize % SLOTS].push(key);
     }
 
+    /// When the next slot is due.
+    pub fn next_tick(&self) -> Instant {
+        self.start + Duration::from_millis(self.done + 1)
+    }
+
     /// All keys due up to `now`, in `due` (cleared first). Slots keep their memory.
     pub fn advance(&mut self, now: Instant, due: &mut Vec<u32>) {
         due.clear();
