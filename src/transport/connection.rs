@@ -390,8 +390,6 @@ impl Transport {
             dtls.slim(now, &self.shared, self.local);
         }
         self.consent.shrink();
-        self.out.shrink_to(0);
-        self.events.shrink_to(0);
         self.ice.check(now);
         self.consent.plan(now, &self.shared.timing);
     }
@@ -426,10 +424,19 @@ impl Transport {
 
     /// The next datagram to send and where to; always inside the allow-list.
     pub fn poll_transmit(&mut self) -> Option<(SocketAddr, BytesMut)> {
-        self.out.pop_front()
+        let next = self.out.pop_front();
+        if next.is_none() {
+            // Most of the time there is nothing; thousands of empty queues would be a kilobyte each.
+            self.out.shrink_to_fit();
+        }
+        next
     }
 
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        let next = self.events.pop_front();
+        if next.is_none() {
+            self.events.shrink_to_fit();
+        }
+        next
     }
 }
