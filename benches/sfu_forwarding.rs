@@ -4,8 +4,6 @@
 //!
 //! `cargo bench --bench sfu_forwarding [-- PARTICIPANTS SECONDS ROOM_SIZE]`
 
-#![expect(clippy::print_stdout, reason = "a bench reports on stdout")]
-
 use roomful::sfu::{Sfu, SfuConfig};
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -7,7 +7,6 @@
 //! Each line is the median of interleaved rounds of ns a packet, over packets of many sessions with own keys, since a
 //! participant's packet rarely finds its keys in the first-level cache. `--test` (as `cargo test --benches` passes it)
 //! runs a round of everything without judging.
-#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a bench prints, and fails by panicking")]
 
 use aes::Aes128Enc;
 use aes::cipher::{InnerIvInit, KeyInit as _, StreamCipherCore};

@@ -6,7 +6,6 @@
 //! every measurement starts with a fresh heap.
 
 #![expect(unsafe_code, reason = "an allocator that counts")]
-#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a bench prints, and stops at the first surprise")]
 
 #[path = "../src/transport/tests/link.rs"]
 #[allow(dead_code)]

@@ -3,6 +3,8 @@
 //!
 //! profile → plan → engine (shards of participants ↔ target) → history → measure → verdict → report
 
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
 pub mod cli; // one file a command
 pub mod engine; // shards: sockets, clock, timers; the only media I/O
 pub mod fleet; // the servers under test: start, discover, observe

@@ -1,5 +1,7 @@
 //! Parses the command line, runs one command, maps its outcome to the exit code.
 
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
 use clap::Parser as _;
 use std::process::ExitCode;
 

@@ -2,7 +2,6 @@
 //! library, decoded by ffmpeg, and compared frame by frame with the clip's own file.
 //!
 //! Needs ffmpeg. Without it these tests are skipped, but fail where CI=true.
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 use bytes::Bytes;
 use roomful::media::clip::{ClipLibrary, PAYLOAD_MAX};

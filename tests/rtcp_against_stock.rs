@@ -1,5 +1,4 @@
 //! Our RTCP against rtc-rtcp, in both directions.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use rand::seq::IteratorRandom;
 use rand::{RngExt, SeedableRng};

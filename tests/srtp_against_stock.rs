@@ -1,5 +1,4 @@
 //! Our SRTP and SRTCP against rtc-srtp, in both directions: the independent second opinion.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

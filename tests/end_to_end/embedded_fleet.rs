@@ -1,8 +1,6 @@
 //! The embedded fleet as processes: joined over HTTP, with media on real UDP sockets of loopback, by participants on
 //! str0m.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
-
 use reqwest::{Client, Method, Response, StatusCode, header};
 use roomful::fleet::embedded::{EmbeddedFleet, EmbeddedOptions};
 use roomful::sfu::{RegistryView, ServerStats};

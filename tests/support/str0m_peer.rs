@@ -1,6 +1,5 @@
 //! A participant on str0m, sans-I/O: for tests of the embedded fleet, in memory and over sockets.
 #![allow(dead_code, reason = "each user needs its part")]
-#![allow(clippy::unwrap_used, reason = "only tests and benches come here")]
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
