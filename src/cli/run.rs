@@ -22,7 +22,7 @@ pub struct RunArgs {
     /// Override a value: --set rooms.0.count=10 (repeatable).
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
-    /// Run folder; default: reports/<time>-<profile>.
+    /// Run folder; default: a new one under reports/, named by time and profile.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }

@@ -3,7 +3,7 @@
 //!
 //! Schedule: frame slot n is due at the stream's base time + n frame times, computed from n, so nothing drifts; the RTP
 //! timestamp follows from n as well. The base lies a random part of a frame time after the given start, so that
-//! streams started together do not send together. Video packets of a frame are spread by a [`Pacer`].
+//! streams started together do not send together. Video packets of a frame are spread by a `Pacer`.
 //!
 //! A caller that is late gets the packets that are due one after another. One that was away for more than a second
 //! gets no flood: slots are left out (`skipped_frames`), and the clip goes on where it was, so that what is sent still

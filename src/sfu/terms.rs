@@ -48,12 +48,12 @@ pub enum JoinError {
 /// Let in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Joined {
-    /// Names the session in [`Sfu::leave`].
+    /// Names the session in [`super::Sfu::leave`].
     pub session: String,
     pub answer: String,
 }
 
-/// What [`Sfu::leave`] found.
+/// What [`super::Sfu::leave`] found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Left {
     /// Was here, is gone now; BYE and close_notify are on their way.

@@ -7,7 +7,7 @@ use crate::measure::{Flow, Hist};
 use crate::types::{Kind, ServerId};
 use std::collections::BTreeMap;
 
-/// Whole run, warm-up and leaving included. Times in s since the start of the run; values as in [`super::metrics`].
+/// Whole run, warm-up and leaving included. Times in s since the start of the run; values as in `super::metrics`.
 #[derive(Clone, PartialEq, Default, Debug)]
 pub struct Series {
     pub media: Vec<MediaPoint>,
