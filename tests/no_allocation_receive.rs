@@ -3,7 +3,8 @@
 #![expect(unsafe_code, reason = "a counting allocator has to be an allocator")]
 
 use roomful::measure::{Hist, Ledger, Window10s};
-use roomful::media::receive::{Outcome, Owner, Packet, RxStream, Source, Stamp, StampSeen, Timing};
+use roomful::media::receive::{Outcome, Owner, Packet, RxStream, Source, StampSeen, Timing};
+use roomful::media::stamp::Stamp;
 use roomful::types::Codec;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -287,7 +287,7 @@ impl MediaSender {
             sender: self.sender,
             stream: self.stream,
             frame: sent.frame,
-            packet: number as u32,
+            packet: number,
             sent_ns: sent.sent_ns,
         };
         let picture_id = self.first_picture_id.wrapping_add(sent.frame as u16);

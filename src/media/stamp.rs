@@ -46,8 +46,9 @@ pub struct Stamp {
     pub stream: u8,
     /// Number of the frame in its stream, from 0, rising by one.
     pub frame: u32,
-    /// Media packets of this stream sent so far, the one with this stamp included; so the first packet is 1. Wraps.
-    pub packet: u32,
+    /// Media packets of this stream sent so far, the one with this stamp included; so the first packet is 1. The low
+    /// 32 bits travel: enough for three months of one stream.
+    pub packet: u64,
     /// CLOCK_REALTIME when the packet with this stamp was sent, ns.
     pub sent_ns: u64,
 }
@@ -101,7 +102,7 @@ impl Stamp {
         b[8..12].copy_from_slice(&self.sender.to_be_bytes());
         b[12] = self.stream;
         b[13..17].copy_from_slice(&self.frame.to_be_bytes());
-        b[17..21].copy_from_slice(&self.packet.to_be_bytes());
+        b[17..21].copy_from_slice(&(self.packet as u32).to_be_bytes());
         b[21..29].copy_from_slice(&self.sent_ns.to_be_bytes());
         let sum = check_sum(&b);
         b[29..33].copy_from_slice(&sum.to_be_bytes());
@@ -114,7 +115,7 @@ impl Stamp {
             return None;
         }
         let sent_ns = u64::from(be32(b, 21)) << 32 | u64::from(be32(b, 25));
-        let (run, sender, stream, frame, packet) = (be32(b, 4), be32(b, 8), b[12], be32(b, 13), be32(b, 17));
+        let (run, sender, stream, frame, packet) = (be32(b, 4), be32(b, 8), b[12], be32(b, 13), u64::from(be32(b, 17)));
         Some(Stamp { run, sender, stream, frame, packet, sent_ns })
     }
 }
@@ -407,7 +408,7 @@ mod tests {
 
         #[test]
         fn what_is_written_is_read(run: u32, sender: u32, stream: u8, frame: u32, packet: u32, sent_ns: u64) {
-            let stamp = Stamp { run, sender, stream, frame, packet, sent_ns };
+            let stamp = Stamp { run, sender, stream, frame, packet: u64::from(packet), sent_ns };
             for (codec, payload) in every_form(stamp) {
                 prop_assert_eq!(find(codec, &payload), Found::Stamp(stamp));
             }

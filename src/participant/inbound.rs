@@ -102,7 +102,7 @@ impl Participant {
         let kind = i.kind;
         let Role::Media(m) = &mut i.role else { return };
         let stamp = match stamp::find(m.codec, payload) {
-            Found::Stamp(st) if st.run == self.common.run => StampSeen::Own(st.into()),
+            Found::Stamp(st) if st.run == self.common.run => StampSeen::Own(st),
             Found::Stamp(_) | Found::Foreign(_) => StampSeen::Foreign,
             Found::None => StampSeen::None,
         };

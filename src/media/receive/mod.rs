@@ -38,28 +38,7 @@ pub use report::ReceptionReport;
 pub use source::{Source, Timing};
 pub use stream::{Handover, Outcome, Owner, Packet, RxStream};
 
-/// A stamp that one of our senders put into a packet (design.md, "The stamp").
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Stamp {
-    /// Random id of the run.
-    pub run: u32,
-    /// [`crate::types::LegId`] of the sender.
-    pub sender: u32,
-    /// Which of the sender's streams or layers.
-    pub stream: u8,
-    pub frame: u32,
-    /// Cumulative media packets of this stream, this one included.
-    pub packet: u64,
-    /// Actual send time, CLOCK_REALTIME in ns.
-    pub sent_ns: u64,
-}
-
-impl From<super::stamp::Stamp> for Stamp {
-    fn from(s: super::stamp::Stamp) -> Stamp {
-        let super::stamp::Stamp { run, sender, stream, frame, packet, sent_ns } = s;
-        Stamp { run, sender, stream, frame, packet: u64::from(packet), sent_ns }
-    }
-}
+use super::stamp::Stamp;
 
 /// What was found where a stamp would be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,7 +1,8 @@
 //! Whatever arrives: no panic, no endless loop, and counts that add up.
 
 use crate::measure::{FlowCounters, Ledger};
-use crate::media::receive::{Handover, Outcome, Owner, Packet, RxStream, Source, Stamp, StampSeen, Timing};
+use crate::media::receive::{Handover, Outcome, Owner, Packet, RxStream, Source, StampSeen, Timing};
+use crate::media::stamp::Stamp;
 use crate::types::Codec;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
