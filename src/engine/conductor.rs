@@ -253,6 +253,13 @@ impl Run<'_> {
                 self.leave(leaves[next_gone], now);
                 next_gone += 1;
             }
+            let nobody_left = next_join == plan.legs.len() && self.active == 0 && self.tasks.is_empty();
+            if nobody_left && leave_from.is_none() && now < end_at {
+                // A server that fell must not cost the rest of a hold of hours.
+                let text = "nobody was left and nobody was to come: the run ended before its time".to_owned();
+                self.notes.insert("nobody_left", (text, None, 1));
+                end_at = now;
+            }
             if leave_from.is_none() && now >= end_at {
                 self.enter(Phase::Leaving);
                 leave_from = Some(now + LAST_PACKETS);

@@ -1,6 +1,6 @@
 //! RTCP of a participant: reports, NACKs, key-frame requests and transport-wide feedback, sent and answered.
 
-use super::slot::Slot;
+use super::slot::{Incoming, Role, Slot};
 use super::{Participant, World};
 use crate::media::receive::ReceptionReport;
 use crate::media::rtcp::{self, Packet, ReportBlock, SenderInfo, Writer};
@@ -85,74 +85,51 @@ impl Participant {
         }
     }
 
-    /// SR for what we send, one RR per stream received, SDES: one or more datagrams.
+    /// SR for what we send, RR for each stream received, each with its CNAME in a datagram of its own, as browsers do:
+    /// Janus reads a whole datagram as one stream's (its ice.c looks at the first SSRC), keeps nothing for
+    /// retransmission of the others, and has no round-trip time for them.
     pub(super) fn send_reports(&mut self, w: &mut World<'_>) {
         let mut plain = [0u8; RTCP_MAX + TAG_MAX];
         for slot in 0..self.slots.len() as u8 {
-            let mut n = 0;
-            let mut own = None;
-            {
-                let Some(s) = self.slots[usize::from(slot)].as_deref() else { continue };
-                if s.srtp.is_none() || !s.transport.may_send() {
+            let Some(s) = self.slots[usize::from(slot)].as_deref() else { continue };
+            if s.srtp.is_none() || !s.transport.may_send() {
+                continue;
+            }
+            for i in 0..self.tracks.len() {
+                let t = &self.tracks[i];
+                if t.slot != Some(slot) || !t.sender.is_running() {
                     continue;
                 }
-                for t in self.tracks.iter().filter(|t| t.slot == Some(slot) && t.sender.is_running()) {
-                    let now_ns = (w.clock)();
-                    let info = SenderInfo {
-                        ntp: rtcp::ntp64(now_ns),
-                        rtp_time: t.sender.rtp_timestamp_at(w.now),
-                        packets: t.sender.packets_sent() as u32,
-                        octets: t.sender.octets_sent() as u32,
-                    };
-                    let mut wr = Writer::new(&mut plain[n..RTCP_MAX]);
-                    if wr.sender_report(t.ssrc, info, &[]).is_ok() && wr.sdes_cname(t.ssrc, &self.cname).is_ok() {
-                        n += wr.len();
-                    }
-                    own = own.or(Some(t.ssrc));
+                let info = SenderInfo {
+                    ntp: rtcp::ntp64((w.clock)()),
+                    rtp_time: t.sender.rtp_timestamp_at(w.now),
+                    packets: t.sender.packets_sent() as u32,
+                    octets: t.sender.octets_sent() as u32,
+                };
+                let mut wr = Writer::new(&mut plain[..RTCP_MAX]);
+                if wr.sender_report(t.ssrc, info, &[]).is_ok() && wr.sdes_cname(t.ssrc, &self.cname).is_ok() {
+                    let n = wr.len();
+                    self.send_rtcp(w, slot, &mut plain, n);
                 }
             }
-            if n > 0 {
-                self.send_rtcp(w, slot, &mut plain, n);
-            }
-            self.send_receiver_reports(w, slot, own, &mut plain);
+            self.send_receiver_reports(w, slot, &mut plain);
         }
     }
 
-    fn send_receiver_reports(&mut self, w: &mut World<'_>, slot: u8, own: Option<u32>, plain: &mut [u8]) {
-        // Servers exist that read only the first block of a report: one RR per SSRC.
-        let mut from = 0;
-        loop {
+    fn send_receiver_reports(&mut self, w: &mut World<'_>, slot: u8, plain: &mut [u8]) {
+        for i in 0.. {
             let Some(s) = self.slots[usize::from(slot)].as_deref_mut() else { return };
-            let own = own.unwrap_or(s.own_ssrc);
-            let (mut n, mut reported, mut full) = (0, 0, false);
-            for (ssrc, _, _, _, m) in s.media_streams().skip(from) {
-                if w.now_ns.saturating_sub(m.last_ns) > REPORT_SILENCE_NS {
-                    reported += 1;
-                    continue;
-                }
-                // Room for the CNAME that a compound packet must carry (RFC 3550 6.1).
-                if n + 32 + 64 > RTCP_MAX {
-                    full = true;
-                    break;
-                }
-                reported += 1;
-                let Some(b) = m.stream.report_block(w.now_ns) else { continue };
-                let mut wr = Writer::new(&mut plain[n..RTCP_MAX]);
-                if wr.receiver_report(own, &[block(ssrc, &b)]).is_ok() {
-                    n += wr.len();
-                }
+            let own = own_ssrc(&self.tracks, s, slot);
+            let Some(Incoming { ssrc, role, .. }) = s.incoming.get_mut(i) else { return };
+            let Role::Media(m) = role else { continue };
+            if w.now_ns.saturating_sub(m.last_ns) > REPORT_SILENCE_NS {
+                continue;
             }
-            from += reported;
-            if n > 0 {
-                let mut wr = Writer::new(&mut plain[n..RTCP_MAX]);
-                let cname = self.cname.clone();
-                if wr.sdes_cname(own, &cname).is_ok() {
-                    n += wr.len();
-                }
+            let Some(b) = m.stream.report_block(w.now_ns) else { continue };
+            let mut wr = Writer::new(&mut plain[..RTCP_MAX]);
+            if wr.receiver_report(own, &[block(*ssrc, &b)]).is_ok() && wr.sdes_cname(own, &self.cname).is_ok() {
+                let n = wr.len();
                 self.send_rtcp(w, slot, plain, n);
-            }
-            if !full || reported == 0 {
-                return;
             }
         }
     }

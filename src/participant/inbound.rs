@@ -72,8 +72,8 @@ impl Participant {
         {
             t.record(u16::from_be_bytes([seq[0], seq[1]]), (recv_ns / 1000) as i64);
         }
-        // Padding-only packets probe bandwidth; they carry no media.
-        let Some(payload) = h.payload(plain).filter(|p| !p.is_empty()) else { return };
+        // An empty payload is a probe of padding: no media, but it takes a sequence number, which must not count as lost.
+        let Some(payload) = h.payload(plain) else { return };
         match &s.incoming[usize::from(n)].role {
             Role::Media(_) => self.on_packet(w, slot, n, h.seq, &h, payload, recv_ns, false),
             Role::Rtx { .. } => {

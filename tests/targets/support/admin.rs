@@ -37,6 +37,14 @@ impl Admin {
         self.request(&format!("/{session}/{handle}"), json!({"janus": "handle_info"})).await["info"].take()
     }
 
+    /// `None` when the handle is gone.
+    pub async fn handle_info_if_there(&self, session: u64, handle: u64) -> Option<Value> {
+        let body = json!({"janus": "handle_info", "transaction": "roomful", "admin_secret": self.secret});
+        let answer = self.http.post(format!("{}/{session}/{handle}", self.base)).json(&body).send().await.ok()?;
+        let mut answer: Value = answer.json().await.ok()?;
+        (answer["janus"] == "success").then(|| answer["info"].take())
+    }
+
     /// False cordons the server: no new sessions, not even for rooms that are there.
     pub async fn accept_new_sessions(&self, accept: bool) {
         self.request("", json!({"janus": "accept_new_sessions", "accept": accept})).await;

@@ -8,6 +8,7 @@ pub mod chromium;
 pub mod janus;
 pub mod leg;
 pub mod netns;
+pub mod roomful;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

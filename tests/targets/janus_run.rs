@@ -1,0 +1,295 @@
+//! Whole runs of the binary against a real Janus: what it reports beside what Janus, a browser and an impairer say.
+
+mod support;
+
+use roomful::history::{Event, LegCause};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::RwLock;
+use std::time::Duration;
+use support::chromium::{Chromium, serve_pages};
+use support::janus::Janus;
+use support::roomful::{Ended, Run, own_profile, probe};
+use support::{artifacts, netns, until};
+
+const PROFILE: &str = "profiles/janus.toml";
+
+/// Tests run where others compile: one late moment must not leave the run unproven. Losses and delays tell by themselves.
+const BUSY_MACHINE: &str = "health.lateness_p99_max=200ms";
+
+/// A browser needs what two cores have; everything else runs side by side.
+static CORES: RwLock<()> = RwLock::new(());
+
+fn beside_others(name: &str, test: impl AsyncFnOnce()) {
+    let _cores = CORES.read().unwrap_or_else(|e| e.into_inner());
+    netns::inside(name, || test());
+}
+
+fn alone(name: &str, test: impl AsyncFnOnce()) {
+    let _cores = CORES.write().unwrap_or_else(|e| e.into_inner());
+    netns::inside(name, || test());
+}
+
+/// What Janus counts of one publisher.
+#[derive(Clone, Copy, Default, PartialEq, Debug)]
+struct Published {
+    /// Audio and video RTP packets received.
+    packets: [u64; 2],
+    /// By Janus's own receiver reports.
+    lost: u64,
+    /// Packets that Janus asked for again.
+    nacks: u64,
+}
+
+fn published(info: &Value) -> Published {
+    let mut all = Published::default();
+    for medium in info["webrtc"]["media"].as_object().unwrap().values() {
+        let kind = usize::from(medium["type"] == "video");
+        all.packets[kind] += medium["stats"]["in"]["packets"].as_u64().unwrap();
+        all.lost += medium["rtcp"]["main"]["lost"].as_u64().unwrap();
+        all.nacks += medium["stats"]["out"]["nacks"].as_u64().unwrap();
+    }
+    all
+}
+
+/// Session, handle and display name of every publisher.
+async fn publishers(janus: &Janus) -> Vec<(u64, u64, String)> {
+    let mut all = Vec::new();
+    for session in janus.admin.list_sessions().await {
+        for handle in janus.admin.list_handles(session).await {
+            let info = janus.admin.handle_info(session, handle).await;
+            if info["plugin_specific"]["type"] == "publisher" {
+                all.push((session, handle, info["plugin_specific"]["display"].as_str().unwrap().to_owned()));
+            }
+        }
+    }
+    all
+}
+
+fn print_figures(run: &Ended) {
+    let s = &run.summary;
+    println!("{} (exit {})", s["sentence"], run.code);
+    println!("set-up {}", s["setup"]);
+    for kind in ["audio", "video"] {
+        println!("{kind} {}", s[kind]);
+    }
+    println!("generator {}", s["generator"]);
+    println!("notes {} failures {}", s["notes"], s["failures"]);
+}
+
+fn assert_no_loss(run: &Ended) {
+    for kind in ["audio", "video"] {
+        assert!(run.number(&format!("{kind}.e2e.expected")) > 1000.0);
+        for count in ["e2e", "rtp"] {
+            assert_eq!(run.number(&format!("{kind}.{count}.loss")), 0.0, "{kind}.{count}.loss");
+        }
+    }
+}
+
+/// All join, nothing is lost by our counts nor by Janus's, and Janus received just what we sent.
+#[test]
+fn janus_counts_what_we_count() {
+    beside_others("janus_counts_what_we_count", async || {
+        let janus = Janus::start(0).await;
+        let mut run = Run::start(&janus, "janus_run-whole", PROFILE, &["load.hold=12s", BUSY_MACHINE]);
+        run.holds().await;
+        let publishers = publishers(&janus).await;
+        assert_eq!(publishers.len(), 30);
+        // Looks again and again: the last look before a participant leaves falls into the half second in which it no
+        // longer sends and what was in flight has arrived.
+        let mut seen: BTreeMap<String, Published> = BTreeMap::new();
+        let mut suites: BTreeMap<String, u32> = BTreeMap::new();
+        while !run.is_over() {
+            let looks = publishers.iter().map(|(s, h, _)| janus.admin.handle_info_if_there(*s, *h));
+            for ((.., name), info) in publishers.iter().zip(futures_util::future::join_all(looks).await) {
+                // A handle that is hung up has no media any more.
+                let Some(info) = info.filter(|i| i["webrtc"]["media"].as_object().is_some_and(|m| m.len() == 2)) else {
+                    continue;
+                };
+                if seen.insert(name.clone(), published(&info)).is_none() {
+                    *suites.entry(info["webrtc"]["dtls"]["srtp-profile"].to_string()).or_default() += 1;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+        let run = run.ended().await;
+        print_figures(&run);
+        println!("Janus: suites {suites:?}, of the first {:?}", seen.first_key_value());
+
+        assert_eq!(run.code, 0, "{}", run.printed);
+        assert_eq!(run.summary["verdict"], "pass");
+        assert_eq!((run.number("participants.joined"), run.number("participants.clean")), (30.0, 30.0));
+        assert_no_loss(&run);
+        assert_eq!(run.number("setup.first_frame.count"), 120.0, "each sees the four others");
+        let names = run.leg_names();
+        let mut compared = 0;
+        for end in run.leg_ends() {
+            let name = &names[end.leg.index()];
+            let sent = [end.audio.sent as u64, end.video.sent as u64];
+            assert!(sent[0] > 500 && sent[1] > 500, "{name} sent {sent:?}");
+            assert_eq!(seen[name], Published { packets: sent, lost: 0, nacks: 0 }, "{name}: Janus's count and ours");
+            compared += 1;
+        }
+        assert_eq!(compared, 30);
+        janus.stop().await;
+    });
+}
+
+/// Two rooms behind a network that loses 2 % read 2 %, the others 0; H.264 and VP8 alike.
+#[test]
+fn rooms_behind_a_lossy_network_read_its_loss() {
+    beside_others("rooms_behind_a_lossy_network_read_its_loss", async || {
+        let janus = Janus::start(0).await;
+        let run =
+            Run::start(&janus, "janus_run-lossy", &own_profile("janus-lossy.toml"), &["load.hold=12s", BUSY_MACHINE]);
+        let run = run.ended().await;
+        print_figures(&run);
+        println!("worst rooms {}", run.summary["rooms_worst"]);
+        assert_eq!(run.code, 0, "{}", run.printed);
+        assert_eq!(run.number("participants.joined"), 30.0);
+
+        let names = run.room_names();
+        let mut rooms = vec![[roomful::measure::FlowCounters::default(); 2]; names.len()];
+        for end in run.leg_ends() {
+            rooms[end.room.index()][0] += &end.audio;
+            rooms[end.room.index()][1] += &end.video;
+        }
+        for (name, [audio, video]) in names.iter().zip(&rooms) {
+            println!("{name}: {audio:?}\n    {video:?}");
+            if name.starts_with("clean") {
+                for count in [audio, video] {
+                    assert!(count.e2e_expected > 5000, "{name}");
+                    assert_eq!((count.e2e_loss(), count.rtp_loss()), (Some(0.0), Some(0.0)), "{name}: {count:?}");
+                }
+                continue;
+            }
+            // Opus has no NACK here, so what the impairer takes stays lost.
+            assert_binomial(audio.e2e_expected, audio.e2e_expected - audio.e2e_received, name);
+            assert_binomial(audio.rtp_expected, audio.rtp_expected - audio.rtp_received, name);
+            // Video is asked for again, see below.
+            assert_binomial(video.rtp_expected, video.rtp_expected - video.rtp_received, name);
+        }
+        // In the hold: Janus keeps nothing for retransmission before a stream's first receiver reports. A retransmission
+        // is lost with 2 %, too, and Janus sends none twice within 200 ms.
+        let (lost, recovered) = (run.number("video.rtp.lost_before_recovery"), run.number("video.rtp.recovered"));
+        assert!(recovered > 0.9 * lost, "{recovered} of {lost} recovered");
+        assert_eq!(run.number("generator.socket_drops"), 0.0);
+        let worst: Vec<&str> =
+            run.summary["rooms_worst"].as_array().unwrap().iter().map(|r| r["room"].as_str().unwrap()).collect();
+        assert!(worst.len() >= 2 && worst[..2].iter().all(|name| name.starts_with("lossy")), "{worst:?}");
+        janus.stop().await;
+    });
+}
+
+/// `lost` of `expected` fits 2 % within five standard deviations of the binomial distribution.
+fn assert_binomial(expected: i64, lost: i64, what: &str) {
+    let (n, p) = (expected as f64, 0.02);
+    let off = (lost as f64 - n * p).abs() / (n * p * (1.0 - p)).sqrt();
+    assert!(n > 5000.0 && off < 5.0, "{what}: {lost} of {expected} lost, {off:.1} standard deviations from 2 %");
+}
+
+/// A browser in a room of the run sees us, and we see it.
+#[test]
+fn a_browser_and_we_see_each_other() {
+    alone("a_browser_and_we_see_each_other", async || {
+        let janus = Janus::start(0).await;
+        let sets = ["rooms.meeting.count=2", "load.warmup=1s", "load.hold=20s", BUSY_MACHINE];
+        let mut run = Run::start(&janus, "janus_run-browser", PROFILE, &sets);
+        let (pages, chromium) = (serve_pages().await, Chromium::start(9515).await);
+        run.holds().await;
+        let rooms = janus.ask(json!({"request": "list"})).await;
+        let room = rooms["list"].as_array().unwrap().iter().find(|r| r["description"] == "meeting-2").unwrap();
+        let url = format!("http://{pages}/janus.html?ws={}&room={}&people=ann&codec=vp8", janus.url, room["room"]);
+        chromium.open(&url).await;
+        let inbound = |stats: &Value, kind: &str, key: &str| -> Vec<u64> {
+            let all = stats[0]["inbound"].as_array().unwrap().iter().filter(|e| e["kind"] == kind);
+            all.map(|e| e[key].as_u64().unwrap_or(0)).collect()
+        };
+        let stats = until("the browser decodes 50 frames of each of us", Duration::from_secs(15), async || {
+            let stats = chromium.eval_json("window.stats()").await;
+            assert_eq!(stats[0]["errors"], json!([]));
+            let frames = inbound(&stats, "video", "framesDecoded");
+            (frames.len() == 5 && frames.iter().all(|n| *n >= 50)).then_some(stats)
+        })
+        .await;
+        println!("browser decoded {:?}", inbound(&stats, "video", "framesDecoded"));
+        println!(
+            "browser lost {:?} {:?}",
+            inbound(&stats, "audio", "packetsLost"),
+            inbound(&stats, "video", "packetsLost")
+        );
+        assert!(inbound(&stats, "audio", "packetsReceived").iter().filter(|n| **n > 50).count() == 5);
+        let contrast = chromium.eval_json("window.contrast()").await;
+        assert!(contrast.as_array().unwrap().iter().all(|c| c.as_u64().unwrap() > 50), "{contrast}");
+        let suites = "Promise.all([people[0].sending, people[0].receiving].map(async c => \
+            [...(await c.getStats()).values()].filter(e => e.type === 'transport').map(e => [e.dtlsRole, e.srtpCipher])))";
+        println!("suites of a browser, sending and receiving: {}", chromium.eval_json(suites).await);
+        chromium.screenshot(&artifacts().join("janus_run-browser.png")).await;
+        assert_eq!(chromium.eval_json("window.leave()").await, true);
+        chromium.quit().await;
+
+        let run = run.ended().await;
+        print_figures(&run);
+        assert_eq!(run.number("participants.clean"), 10.0);
+        let names = run.room_names();
+        for (name, legs) in [("meeting-1", false), ("meeting-2", true)] {
+            for end in run.leg_ends().filter(|end| names[end.room.index()] == name) {
+                let browser = [end.audio.unstamped, end.video.unstamped];
+                assert_eq!(browser.map(|n| n > 0), [legs; 2], "{name}, leg {}: {browser:?}", end.leg);
+                // Ours are seen as before.
+                assert_eq!((end.audio.e2e_loss(), end.video.e2e_loss()), (Some(0.0), Some(0.0)), "{end:?}");
+            }
+        }
+        janus.stop().await;
+    });
+}
+
+/// Janus is killed in mid-run: all are dropped, the verdict is a failure, and the run ends by itself.
+#[test]
+fn a_killed_janus_is_reported_as_what_it_was() {
+    beside_others("a_killed_janus_is_reported_as_what_it_was", async || {
+        let mut janus = Janus::start(0).await;
+        // A hold that nobody could wait for.
+        let sets = ["load.join=20/s", "load.warmup=1s", "load.hold=10m", BUSY_MACHINE];
+        let mut run = Run::start(&janus, "janus_run-killed", PROFILE, &sets);
+        run.holds().await;
+        janus.signal("KILL");
+        janus.ended().await;
+        let run = run.ended().await;
+        print_figures(&run);
+        assert_eq!(run.code, 3, "{}", run.printed);
+        assert_eq!(run.summary["verdict"], "fail");
+        assert_eq!((run.number("participants.joined"), run.number("participants.dropped")), (30.0, 30.0));
+        assert_eq!(run.number("legs.dropped"), 30.0);
+        assert_eq!(run.leg_ends().count(), 30);
+        for end in run.leg_ends() {
+            assert_eq!(end.cause, LegCause::SignalingLost, "{end:?}");
+            assert!(!end.detail.is_empty());
+        }
+        let sentence = run.summary["sentence"].as_str().unwrap();
+        assert!(sentence.contains("janus-1") && sentence.contains("30"), "{sentence}");
+        assert!(matches!(run.history.last().unwrap().event, Event::End { interrupted: false }));
+    });
+}
+
+#[test]
+fn a_probe_says_what_it_met() {
+    beside_others("a_probe_says_what_it_met", async || {
+        let janus = Janus::start(0).await;
+        let met = probe(&janus, PROFILE, &[]);
+        let text = String::from_utf8(met.stdout).unwrap();
+        println!("{text}");
+        assert_eq!(met.status.code(), Some(0), "{text}");
+        for part in ["server     janus-1", "media to   10.77.0.1:", "suite      A", "opus@32kbit/s and vp8@500kbit/s"] {
+            assert!(text.contains(part), "{part} is missing: {text}");
+        }
+
+        let nobody = "ws://10.77.0.1:8199";
+        let missed = probe(&janus, PROFILE, &[&format!("target_file.servers.janus-1.url={nobody}")]);
+        let text = String::from_utf8(missed.stderr).unwrap();
+        println!("{text}");
+        assert_eq!(missed.status.code(), Some(1), "{text}");
+        assert!(text.contains(nobody) && text.contains("refused"), "{text}");
+        janus.stop().await;
+    });
+}
