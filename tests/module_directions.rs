@@ -18,10 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("participant", &["sdp", "transport", "media", "turn", "measure", "plan", "history", "signaling"]),
     ("sfu", &[]),
     ("fleet", &["sfu"]),
-    (
-        "engine",
-        &["participant", "media", "measure", "history", "plan", "profile", "signaling", "transport"],
-    ),
+    ("engine", &["participant", "media", "measure", "history", "plan", "profile", "signaling", "transport"]),
     ("verdict", &["history", "measure", "profile", "plan", "report"]),
     ("report", &["history", "measure", "profile", "plan", "verdict"]),
 ];

@@ -54,7 +54,9 @@ impl Stage {
             && !t.authorized
             && let Some(h) = hosts.iter().find(|h| !is_private(**h))
         {
-            bail!("{h} is neither loopback nor private: set `authorized = true` in the target file if it is yours to load");
+            bail!(
+                "{h} is neither loopback nor private: set `authorized = true` in the target file if it is yours to load"
+            );
         }
         allow.extend(hosts.iter().map(|h| (*h, if h.is_ipv4() { 32 } else { 128 })));
         let sources = sources(&profile, &hosts)?;
@@ -107,6 +109,8 @@ fn is_private(ip: IpAddr) -> bool {
             let o = v.octets();
             v.is_loopback() || v.is_private() || v.is_link_local() || (o[0] == 100 && o[1] & 0xc0 == 64)
         }
-        IpAddr::V6(v) => v.is_loopback() || (v.segments()[0] & 0xfe00) == 0xfc00 || (v.segments()[0] & 0xffc0) == 0xfe80,
+        IpAddr::V6(v) => {
+            v.is_loopback() || (v.segments()[0] & 0xfe00) == 0xfc00 || (v.segments()[0] & 0xffc0) == 0xfe80
+        }
     }
 }

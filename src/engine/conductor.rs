@@ -5,7 +5,8 @@ use super::health::HealthReader;
 use super::realtime_ns;
 use super::shard::{FromShard, RoomRow, Shard, ShardConfig, ShardSecond, ToShard};
 use crate::history::{
-    Event, FailReason, Health, Interval, JoinFailure, LegCause, LegEnd, Line, Phase, RoomInterval, ServerFlow, ServerInfo,
+    Event, FailReason, Health, Interval, JoinFailure, LegCause, LegEnd, Line, Phase, RoomInterval, ServerFlow,
+    ServerInfo,
 };
 use crate::measure::Flow;
 use crate::media::clip::ClipLibrary;
@@ -71,9 +72,13 @@ enum State {
     Waiting,
     Joining,
     In,
-    Leaving { since: Instant },
+    Leaving {
+        since: Instant,
+    },
     /// Signalling is over; the shard's totals are awaited.
-    Ending { ended: End },
+    Ending {
+        ended: End,
+    },
     Done,
 }
 
@@ -209,8 +214,7 @@ impl Run<'_> {
         // Rooms come before anything that names them.
         self.note_event(Event::Rooms { rooms: plan.rooms.clone() });
         self.note_event(Event::Phase { phase: Phase::Warmup });
-        let mut leaves: Vec<LegId> =
-            plan.legs.iter().filter(|l| l.leave_at < plan.hold_until).map(|l| l.id).collect();
+        let mut leaves: Vec<LegId> = plan.legs.iter().filter(|l| l.leave_at < plan.hold_until).map(|l| l.id).collect();
         leaves.sort_by_key(|l| plan.legs[l.index()].leave_at);
         // Of `leaves`: told to be quiet, and told to leave.
         let (mut next_join, mut next_leave, mut next_gone) = (0, 0, 0);
@@ -261,9 +265,9 @@ impl Run<'_> {
                 }
             }
             if let Some(from) = leave_from {
-                let allowed = now.checked_duration_since(from).map_or(0, |d| {
-                    1 + (d.as_secs_f64() * f64::from(LEAVES_PER_SECOND)) as usize
-                });
+                let allowed = now
+                    .checked_duration_since(from)
+                    .map_or(0, |d| 1 + (d.as_secs_f64() * f64::from(LEAVES_PER_SECOND)) as usize);
                 while left < last_leaves.len().min(allowed) {
                     self.leave(last_leaves[left], now);
                     left += 1;
@@ -633,13 +637,8 @@ impl Run<'_> {
         all.sort_by_key(|s| s.shard);
         let t = k as f64 * 1000.0;
         let mut servers: BTreeMap<ServerId, ServerFlow> = BTreeMap::new();
-        let blank = |server| ServerFlow {
-            server,
-            participants: 0,
-            rooms: 0,
-            audio: Flow::default(),
-            video: Flow::default(),
-        };
+        let blank =
+            |server| ServerFlow { server, participants: 0, rooms: 0, audio: Flow::default(), video: Flow::default() };
         let (mut connected, seconds) = (0, all.iter().map(|s| s.seconds).fold(0.0, f64::max));
         let mut shards = Vec::new();
         for s in all {

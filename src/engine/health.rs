@@ -130,7 +130,8 @@ mod tests {
         let limits = HealthLimits::default();
         let mut late = Hist::new();
         late.record_us(50_000);
-        let sick = ShardHealth { cpu: 0.97, send_lateness: late, socket_drops: 3, packets_in: 10, ..Default::default() };
+        let sick =
+            ShardHealth { cpu: 0.97, send_lateness: late, socket_drops: 3, packets_in: 10, ..Default::default() };
         let mut h = HealthReader::new().read(1.0, vec![ShardHealth::default(), sick], &limits);
         assert_eq!(h.unhealthy.len(), 3, "{:?}", h.unhealthy);
         assert!(h.unhealthy[0].starts_with("shard 1 at 97 % CPU"));

@@ -23,13 +23,22 @@ const ROOM_ROW_SECONDS: u32 = 10;
 
 /// Orders for a shard.
 pub enum ToShard {
-    Add { spec: Box<Spec> },
+    Add {
+        spec: Box<Spec>,
+    },
     /// Where the leg's room is, once known.
-    Server { leg: LegId, server: ServerId },
+    Server {
+        leg: LegId,
+        server: ServerId,
+    },
     /// Stop sending; leave follows.
-    Quiet { leg: LegId },
+    Quiet {
+        leg: LegId,
+    },
     /// Close what is open and forget the leg; answered by [`FromShard::Totals`].
-    Remove { leg: LegId },
+    Remove {
+        leg: LegId,
+    },
     Stop,
 }
 
@@ -37,11 +46,30 @@ pub enum ToShard {
 #[derive(Debug)]
 pub enum FromShard {
     /// The leg has its first transport.
-    Opened { leg: LegId },
-    State { leg: LegId, slot: u8, state: TransportState, at: Instant },
-    FirstMedia { leg: LegId, from: LegId, rtp_ms: Option<f64>, frame_ms: Option<f64> },
-    Note { leg: LegId, code: &'static str, text: String },
-    Totals { leg: LegId, totals: Box<Totals> },
+    Opened {
+        leg: LegId,
+    },
+    State {
+        leg: LegId,
+        slot: u8,
+        state: TransportState,
+        at: Instant,
+    },
+    FirstMedia {
+        leg: LegId,
+        from: LegId,
+        rtp_ms: Option<f64>,
+        frame_ms: Option<f64>,
+    },
+    Note {
+        leg: LegId,
+        code: &'static str,
+        text: String,
+    },
+    Totals {
+        leg: LegId,
+        totals: Box<Totals>,
+    },
     Second(Box<ShardSecond>),
     /// The shard can't go on.
     Fatal(String),
@@ -324,9 +352,9 @@ impl Shard {
     fn on_media_command(&mut self, now: Instant, c: MediaCommand) {
         match c {
             MediaCommand::Offer { leg, slot, want, reply } => {
-                let r = self.open(now, leg, slot).and_then(|ix| {
-                    self.with(ix, |p, w| p.offer(w, slot, want)).unwrap_or(Err(MediaError::Gone))
-                });
+                let r = self
+                    .open(now, leg, slot)
+                    .and_then(|ix| self.with(ix, |p, w| p.offer(w, slot, want)).unwrap_or(Err(MediaError::Gone)));
                 let _ = reply.send(r);
             }
             MediaCommand::AcceptAnswer { leg, slot, sdp, reply } => {
@@ -482,7 +510,11 @@ impl Shard {
     fn sweep(&mut self, eager: bool, keys: &mut Vec<u64>) {
         // A full result may hide more; level-triggered, so the next round sees them.
         for _ in 0..4 {
-            if eager { self.eager.ready(keys) } else { self.media.ready(keys) }
+            if eager {
+                self.eager.ready(keys)
+            } else {
+                self.media.ready(keys)
+            }
             for k in keys.iter() {
                 self.receive((k >> 8) as u32, (k & 0xff) as u8);
             }
@@ -602,9 +634,9 @@ impl Shard {
                 }
             }
             r.seconds += 1;
-            let amiss = flows.iter().any(|f| {
-                f.count.e2e_expected > f.count.e2e_received || f.count.freezes > 0 || f.silence_max_ms > 1000
-            });
+            let amiss = flows
+                .iter()
+                .any(|f| f.count.e2e_expected > f.count.e2e_received || f.count.freezes > 0 || f.silence_max_ms > 1000);
             if amiss || r.seconds >= ROOM_ROW_SECONDS {
                 second.rooms.push(RoomRow {
                     room: *id,

@@ -120,7 +120,9 @@ impl Participant {
         };
         let outcome = m.stream.on_packet(&packet);
         m.last_ns = recv_ns;
-        if i.nack && let Some(at) = m.stream.next_nack_at() {
+        if i.nack
+            && let Some(at) = m.stream.next_nack_at()
+        {
             s.nack_at = Some(s.nack_at.map_or(at, |t| t.min(at)));
         }
         if let Some((old, why)) = m.stream.take_former_owner()
@@ -176,16 +178,12 @@ impl Participant {
     }
 
     /// Settles every source against its sender's ledger; forgets those that left.
-    pub(super) fn settle_sources(
-        &mut self,
-        w: &mut World<'_>,
-        delta: &mut [FlowCounters; 2],
-        flows: &mut [Flow; 2],
-    ) {
+    pub(super) fn settle_sources(&mut self, w: &mut World<'_>, delta: &mut [FlowCounters; 2], flows: &mut [Flow; 2]) {
         for s in self.slots.iter_mut().flatten() {
             for (_, kind, _, _, m) in s.media_streams() {
                 // A sender that stopped by plan leaves neither a freeze nor a gap.
-                let ledger = m.stream.owner().and_then(|o| w.room.member(LegId(o.sender))?.ledgers[kind.index()].as_ref());
+                let ledger =
+                    m.stream.owner().and_then(|o| w.room.member(LegId(o.sender))?.ledgers[kind.index()].as_ref());
                 if let Some(at) = ledger.and_then(Ledger::stopped_at) {
                     m.stream.set_flowing(false, at);
                 }

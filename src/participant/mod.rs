@@ -61,16 +61,34 @@ pub struct World<'a> {
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
     /// For the driver and the join's milestones.
-    State { slot: u8, state: TransportState, at: Instant },
+    State {
+        slot: u8,
+        state: TransportState,
+        at: Instant,
+    },
     /// The selected pair: the socket may be connected to this peer.
-    Connect { slot: u8, peer: SocketAddr },
+    Connect {
+        slot: u8,
+        peer: SocketAddr,
+    },
     /// ICE restarts: the socket must take datagrams from anybody again.
-    Disconnect { slot: u8 },
+    Disconnect {
+        slot: u8,
+    },
     /// The transport is closed; its socket can go once what is queued was sent.
-    Closed { slot: u8 },
+    Closed {
+        slot: u8,
+    },
     /// First media of one expected stream.
-    FirstMedia { from: LegId, rtp_ms: Option<f64>, frame_ms: Option<f64> },
-    Note { code: &'static str, text: String },
+    FirstMedia {
+        from: LegId,
+        rtp_ms: Option<f64>,
+        frame_ms: Option<f64>,
+    },
+    Note {
+        code: &'static str,
+        text: String,
+    },
 }
 
 /// Distributions that packets are recorded into, by kind.
@@ -82,10 +100,7 @@ pub struct Meter {
 
 impl Meter {
     pub fn allocated() -> Meter {
-        Meter {
-            delay: [Hist::allocated(), Hist::allocated()],
-            rtt: [Hist::allocated(), Hist::allocated()],
-        }
+        Meter { delay: [Hist::allocated(), Hist::allocated()], rtt: [Hist::allocated(), Hist::allocated()] }
     }
 }
 

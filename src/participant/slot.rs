@@ -58,7 +58,10 @@ pub(super) struct Incoming {
 pub(super) enum Role {
     Media(Box<Media>),
     /// Retransmissions (RFC 4588) of this main SSRC, once known.
-    Rtx { main: Option<u32>, mid: Option<Box<str>> },
+    Rtx {
+        main: Option<u32>,
+        mid: Option<Box<str>>,
+    },
 }
 
 pub(super) struct Media {

@@ -56,7 +56,8 @@ fn a_room_of_four_loses_nothing_and_measures_its_delay() {
             assert!(m.flows[0].silence_max_ms < 100, "{n}: {}", m.flows[0].silence_max_ms);
         }
         for k in 0..2 {
-            let (low, high) = (sim.meter.delay[k].quantile_ms(0.0).unwrap(), sim.meter.delay[k].quantile_ms(0.99).unwrap());
+            let (low, high) =
+                (sim.meter.delay[k].quantile_ms(0.0).unwrap(), sim.meter.delay[k].quantile_ms(0.99).unwrap());
             assert!((39.5..41.0).contains(&low), "two links of 20 ms: {low}");
             assert!(high < 45.0, "{high}");
         }
