@@ -159,6 +159,10 @@ impl Participant {
 
     /// NACKs that are due now.
     pub(super) fn send_nacks(&mut self, w: &mut World<'_>) {
+        // Asked at every wake-up, and hardly ever due: no buffer before it is.
+        if !self.slots.iter().flatten().any(|s| s.nack_at.is_some_and(|t| t <= w.now)) {
+            return;
+        }
         let mut plain = [0u8; RTCP_MAX + TAG_MAX];
         for slot in 0..self.slots.len() as u8 {
             loop {
