@@ -19,7 +19,8 @@ const KEY_REQUEST_INTERVAL: Duration = Duration::from_millis(300);
 impl Participant {
     /// One authenticated RTCP datagram.
     pub(super) fn on_rtcp(&mut self, w: &mut World<'_>, slot: u8, recv_ns: u64, data: &[u8]) {
-        let now_compact = rtcp::compact(rtcp::ntp64(w.now_ns));
+        // The kernel's receive time: when we came to read it is no part of the round trip.
+        let arrived = rtcp::compact(rtcp::ntp64(recv_ns));
         for p in rtcp::parse(data) {
             let Ok(p) = p else {
                 self.loose[1].malformed += 1;
@@ -31,12 +32,12 @@ impl Participant {
                         m.stream.on_sender_report(rtcp::compact(sr.info.ntp), recv_ns);
                     });
                     for b in sr.blocks.iter() {
-                        self.on_report_block(w, slot, now_compact, &b);
+                        self.on_report_block(w, slot, arrived, &b);
                     }
                 }
                 Packet::ReceiverReport(rr) => {
                     for b in rr.blocks.iter() {
-                        self.on_report_block(w, slot, now_compact, &b);
+                        self.on_report_block(w, slot, arrived, &b);
                     }
                 }
                 Packet::Nack(n) => {
@@ -76,9 +77,9 @@ impl Participant {
         }
     }
 
-    fn on_report_block(&mut self, w: &mut World<'_>, slot: u8, now_compact: u32, b: &ReportBlock) {
+    fn on_report_block(&mut self, w: &mut World<'_>, slot: u8, arrived: u32, b: &ReportBlock) {
         let Some(t) = self.tracks.iter().find(|t| t.ssrc == b.ssrc) else { return };
-        let Some(us) = rtcp::rtt_us(now_compact, b.lsr, b.dlsr) else { return };
+        let Some(us) = rtcp::rtt_us(arrived, b.lsr, b.dlsr) else { return };
         w.meter.rtt[t.kind.index()].record_us(us);
         if let Ok(s) = self.slot(slot) {
             s.rtt = Some(Duration::from_micros(us));
@@ -136,6 +137,10 @@ impl Participant {
 
     /// NACKs that are due now.
     pub(super) fn send_nacks(&mut self, w: &mut World<'_>) {
+        // Asked at every wake-up, and hardly ever due: no buffer before it is.
+        if !self.slots.iter().flatten().any(|s| s.nack_at.is_some_and(|t| t <= w.now)) {
+            return;
+        }
         let mut plain = [0u8; RTCP_MAX + TAG_MAX];
         for slot in 0..self.slots.len() as u8 {
             while let Some(s) = self.slots[usize::from(slot)].as_deref_mut() {

@@ -135,16 +135,19 @@ impl Participant {
             }
         }
         let Some(owner) = m.stream.owner_of(outcome) else { return };
-        let k = match self.sources.iter().position(|e| e.owner == owner) {
-            Some(k) => k,
-            None => {
-                let Some(e) = new_source(w.room, self.leg, self.planned_ns, self.connected_ns, owner, m.codec) else {
-                    return;
-                };
-                self.sources.push(e);
-                self.sources.len() - 1
-            }
+        let hinted = self.sources.get(m.source_hint).is_some_and(|e| e.owner == owner);
+        let k = if hinted {
+            m.source_hint
+        } else if let Some(k) = self.sources.iter().position(|e| e.owner == owner) {
+            k
+        } else {
+            let Some(e) = new_source(w.room, self.leg, self.planned_ns, self.connected_ns, owner, m.codec) else {
+                return;
+            };
+            self.sources.push(e);
+            self.sources.len() - 1
         };
+        m.source_hint = k;
         let e = &mut self.sources[k];
         e.first_rtp_ns.get_or_insert(recv_ns);
         if e.first_frame_ns.is_none() {

@@ -69,6 +69,8 @@ pub(super) struct Media {
     pub codec: Codec,
     pub mid: Option<Box<str>>,
     pub last_ns: u64,
+    /// Where its source was last time among the participant's.
+    pub source_hint: usize,
     pub key_asked: Option<Instant>,
 }
 
@@ -155,6 +157,7 @@ impl Slot {
                 codec: *codec,
                 mid,
                 last_ns: 0,
+                source_hint: 0,
                 key_asked: None,
             }))
         } else if r.rtx.iter().any(|x| x.0 == pt) {
