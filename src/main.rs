@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     match roomful::cli::run(args) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
-            tracing::error!("{e:#}");
+            tracing::error!("{}", roomful::cli::explain(&e));
             ExitCode::from(roomful::cli::exit::TOOL_FAILED)
         }
     }

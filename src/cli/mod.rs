@@ -58,6 +58,20 @@ struct CheckCommand {
     probe: bool,
 }
 
+/// An error with its causes, each said once: some name their cause in their own text.
+pub fn explain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text += ": ";
+            text += &cause;
+        }
+    }
+    text
+}
+
 /// Runs one command; gives the process's exit code.
 pub fn run(cli: Cli) -> Result<u8> {
     tracing_subscriber::fmt()
@@ -66,6 +80,7 @@ pub fn run(cli: Cli) -> Result<u8> {
                 .unwrap_or_else(|_| "roomful=info,warn,rtc_ice=off,rtc_dtls=off,str0m=off".into()),
         )
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .without_time()
         .with_target(false)
         .init();
@@ -80,4 +95,18 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::SfuServer(a) => crate::sfu::server::run(a).map(|()| 0)?,
     };
     Ok(u8::try_from(code).unwrap_or(exit::TOOL_FAILED))
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let folder = crate::report::RunFolder::at(std::path::Path::new("/dev/null/here"));
+        let error = folder.context("a run").unwrap_err();
+        let text = super::explain(&error);
+        assert!(text.starts_with("a run: can't make the run folder /dev/null/here: Not a directory"), "{text}");
+        assert_eq!(text.matches("Not a directory").count(), 1, "{text}");
+    }
 }

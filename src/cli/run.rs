@@ -55,10 +55,14 @@ pub fn run(args: &RunArgs) -> Result<u8> {
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     let ended = ended?;
     // What happened is judged even where the run broke off or the disk is full; then the tool failed all the same.
-    let code = super::report::after_run(folder.path(), ended.tail)?;
+    let judged = super::report::after_run(folder.path(), ended.tail);
     if let Some(trouble) = ended.trouble {
+        if let Err(e) = judged {
+            tracing::error!("{}", super::explain(&e));
+        }
         return Err(trouble);
     }
+    let code = judged?;
     Ok(if ended.interrupted { exit::INTERRUPTED } else { u8::try_from(code)? })
 }
 

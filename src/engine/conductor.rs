@@ -192,6 +192,7 @@ impl Conductor {
             common: self.common.clone(),
             sources: self.sources.clone(),
             epoch: self.epoch,
+            hold: [self.plan.hold_from, self.plan.hold_until],
             orders: orders_rx,
             media: media_rx,
             out: out.clone(),
@@ -504,12 +505,12 @@ impl Run<'_> {
             let l = &self.legs[leg.index()];
             let m = &l.milestones;
             let (reason, stage) = match (m.signaled, m.ice) {
-                (None, _) => (FailReason::TimeoutSignaling, "the signalling answer"),
-                (Some(_), None) => (FailReason::TimeoutIce, "an ICE pair"),
-                (Some(_), Some(_)) => (FailReason::TimeoutDtls, "the DTLS handshake"),
+                (None, _) => (FailReason::TimeoutSignaling, "signalling answer"),
+                (Some(_), None) => (FailReason::TimeoutIce, "ICE pair"),
+                (Some(_), Some(_)) => (FailReason::TimeoutDtls, "DTLS handshake"),
             };
             let at = l.server.map_or_else(String::new, |s| format!(" on {}", self.servers[s.index()]));
-            let detail = format!("no {stage} within {}{at}", humantime::format_duration(limit)).replace("no the", "no");
+            let detail = format!("no {stage} within {}{at}", humantime::format_duration(limit));
             let after_ms = limit.as_secs_f64() * 1000.0;
             self.give_up(leg, End::Failed { reason, detail, after_ms });
         }

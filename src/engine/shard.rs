@@ -107,6 +107,8 @@ pub struct ShardConfig {
     pub sources: Vec<IpAddr>,
     /// Start of the run.
     pub epoch: Instant,
+    /// Beginning and end of the hold, since the start of the run: no room's row reaches across them.
+    pub hold: [Duration; 2],
     pub orders: UnboundedReceiver<ToShard>,
     pub media: UnboundedReceiver<MediaCommand>,
     pub out: UnboundedSender<FromShard>,
@@ -127,6 +129,8 @@ struct SlotSocket {
     peer: Option<SocketAddr>,
     /// Not connected yet: looked at every tick, so that set-up times are the target's and not ours.
     eager: bool,
+    /// It has been told that the peer's host refuses what we send.
+    refused: bool,
 }
 
 struct RoomState {
@@ -405,7 +409,7 @@ impl Shard {
         while e.sockets.len() <= usize::from(slot) {
             e.sockets.push(None);
         }
-        e.sockets[usize::from(slot)] = Some(SlotSocket { socket, peer: None, eager: true });
+        e.sockets[usize::from(slot)] = Some(SlotSocket { socket, peer: None, eager: true, refused: false });
         let _ = self.config.out.send(FromShard::Opened { leg });
         Ok(ix)
     }
@@ -444,6 +448,18 @@ impl Shard {
         if e.wake_at.is_none_or(|t| at < t) {
             e.wake_at = Some(at);
             self.wheel.schedule(ix, at);
+        }
+    }
+
+    /// Evidence for a reader, once a transport; what it means for the leg is up to consent.
+    #[cold]
+    fn tell_refused(&mut self, ix: u32, slot: u8) {
+        let Some(Some(e)) = self.entries.get_mut(ix as usize) else { return };
+        let leg = e.participant.leg();
+        let Some(Some(s)) = e.sockets.get_mut(usize::from(slot)) else { return };
+        if let (Some(peer), false) = (s.peer, std::mem::replace(&mut s.refused, true)) {
+            let text = format!("nobody listens at {peer} any more: it refuses what a connected participant sends");
+            let _ = self.config.out.send(FromShard::Note { leg, code: "media_refused", text });
         }
     }
 
@@ -553,6 +569,9 @@ impl Shard {
         self.io.packets_in += u64::from(drained.datagrams);
         self.io.dropped += u64::from(drained.dropped);
         self.io.refused += u64::from(drained.refused);
+        if drained.refused > 0 && e.connected && !e.participant.is_quiet() {
+            self.tell_refused(ix, slot);
+        }
         if !self.events.is_empty() {
             self.on_events(ix);
         }
@@ -598,6 +617,12 @@ impl Shard {
         let _ = self.config.out.send(FromShard::Second(Box::new(second)));
     }
 
+    /// True after the second in which the hold began, and after the last whole second of it.
+    fn at_edge_of_hold(&self) -> bool {
+        let [from, until] = self.config.hold;
+        self.second == from.as_secs() + u64::from(from.subsec_nanos() > 0) || self.second == until.as_secs()
+    }
+
     fn present(&mut self) -> Vec<(ServerId, u32, u32)> {
         let mut by: FxHashMap<ServerId, (u32, u32)> = FxHashMap::default();
         for r in self.rooms.values_mut() {
@@ -624,6 +649,7 @@ impl Shard {
     /// Rooms into their servers' flows, and into rows of their own where something is to be said.
     fn rows(&mut self, mut second: ShardSecond) -> ShardSecond {
         let now_ns = realtime_ns();
+        let edge = self.at_edge_of_hold();
         let mut servers: FxHashMap<ServerId, [Flow; 2]> = FxHashMap::default();
         for (id, r) in &mut self.rooms {
             let flows = std::mem::take(&mut r.flows);
@@ -634,10 +660,12 @@ impl Shard {
                 }
             }
             r.seconds += 1;
+            r.room.tidy(now_ns);
+            let last = r.room.is_empty() && r.count != <[FlowCounters; 2]>::default();
             let amiss = flows
                 .iter()
                 .any(|f| f.count.e2e_expected > f.count.e2e_received || f.count.freezes > 0 || f.silence_max_ms > 1000);
-            if amiss || r.seconds >= ROOM_ROW_SECONDS {
+            if amiss || edge || last || r.seconds >= ROOM_ROW_SECONDS {
                 second.rooms.push(RoomRow {
                     room: *id,
                     server: r.server,
@@ -649,7 +677,6 @@ impl Shard {
                 });
                 r.seconds = 0;
             }
-            r.room.tidy(now_ns);
         }
         self.rooms.retain(|_, r| !r.room.is_empty());
         for (s, m) in self.meters.iter_mut().enumerate() {

@@ -349,6 +349,11 @@ impl Participant {
         }
     }
 
+    /// True when the leg is about to leave.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// The leg is about to leave: its senders stop, what the room knows of it says so.
     pub fn go_quiet(&mut self, w: &mut World<'_>) {
         self.quiet = true;
@@ -453,7 +458,9 @@ fn local_error(e: &TransportError) -> MediaError {
 
 fn start_error(e: &TransportError) -> MediaError {
     match e {
-        TransportError::NoAllowedCandidate { .. } => MediaError::NotAllowed(e.to_string()),
+        TransportError::NoAllowedCandidate { refused } => {
+            MediaError::NotAllowed(refused.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+        }
         _ => MediaError::BadSdp(e.to_string()),
     }
 }

@@ -235,7 +235,7 @@ warm_up = "3s"
         "dir/p.toml:21: pass.\"audio.los\": there is no such metric; did you mean \"audio.loss\"?",
         "dir/p.toml:22: pass.\"audio.delay.p99\": a bare number is a count; this is in time",
         "dir/p.toml:23: pass.\"legs.dropped\": \"0\" begins with no operator",
-        "dir/t.toml:1: driver: there is no driver \"jaunus\"; this version has janus",
+        "dir/t.toml:1: driver: there is no driver \"jaunus\"; this version has embedded, janus",
         "dir/t.toml:4: servers[0].url: ws://8.8.8.8:1 is outside loopback and private ranges",
         "dir/t.toml:6: secrets.a: the environment variable A is not set",
         "dir/t.toml:7: secrets.b: the file b.key cannot be read: no such file",

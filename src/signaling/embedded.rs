@@ -290,12 +290,20 @@ fn failed_request(error: &reqwest::Error) -> Ended {
         FailReason::TimeoutSignaling
     } else if error.is_connect() {
         FailReason::Refused
-    } else if error.is_body() || error.is_decode() {
+    } else if error.is_body() || error.is_decode() || is_no_http(error) {
         FailReason::BadAnswer
     } else {
         FailReason::Closed
     };
     Ended::failed(reason, describe(error))
+}
+
+/// Known by its words only: reqwest does not tell, and hyper, which does, is not ours to ask.
+fn is_no_http(error: &reqwest::Error) -> bool {
+    let text = describe(error);
+    text.contains("invalid HTTP ")
+        || text.contains("invalid content-length")
+        || text.contains("message head is too large")
 }
 
 /// With the causes: reqwest's own text names only the URL.

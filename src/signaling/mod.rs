@@ -244,3 +244,12 @@ impl Media {
         let _ = self.to.send(MediaCommand::Close { leg: self.leg, slot });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn target_files_may_name_every_driver() {
+        let names: Vec<&str> = super::DRIVERS.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, crate::profile::DRIVERS);
+    }
+}

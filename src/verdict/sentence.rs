@@ -187,7 +187,9 @@ impl Case<'_> {
         let n = if most.len() == failed.len() { String::new() } else { format!("{} × ", most.len()) };
         let when = span(&Window { from_ms: first(most.iter().map(|f| f.t)), until_ms: last(most.iter().map(|f| f.t)) });
         // A server may say a lot; the whole of it is in the table of failures.
-        let said: String = most[0].detail.chars().take(DETAIL_CHARS_MAX).collect();
+        let detail = &most[0].detail;
+        let said: String = detail.chars().take(DETAIL_CHARS_MAX).collect();
+        let said = if said.len() < detail.len() { said + " …" } else { said };
         let said = if said.is_empty() { said } else { format!(" ({said})") };
         format!(": {n}{reason}{place}{when}{said}")
     }
