@@ -146,8 +146,7 @@ impl Participant {
             from += reported;
             if n > 0 {
                 let mut wr = Writer::new(&mut plain[n..RTCP_MAX]);
-                let cname = self.cname.clone();
-                if wr.sdes_cname(own, &cname).is_ok() {
+                if wr.sdes_cname(own, &self.cname).is_ok() {
                     n += wr.len();
                 }
                 self.send_rtcp(w, slot, plain, n);
