@@ -136,6 +136,8 @@ pub struct Participant {
     sources: Vec<SourceEntry>,
     loss_up: f64,
     loss_down: f64,
+    /// When the next media packet of any track is due.
+    media_at: Option<Instant>,
     care_at: Instant,
     report_at: Instant,
     connected_ns: Option<u64>,
@@ -180,6 +182,7 @@ impl Participant {
             sources: Vec::new(),
             loss_up: spec.loss_up,
             loss_down: spec.loss_down,
+            media_at: None,
             care_at: phase(&mut rng, CARE_INTERVAL),
             report_at: phase(&mut rng, REPORT_INTERVAL),
             rng,
@@ -313,10 +316,8 @@ impl Participant {
     /// When this participant wants [`Participant::handle_timeout`].
     pub fn poll_timeout(&self) -> Instant {
         let mut at = self.care_at.min(self.report_at);
-        for t in &self.tracks {
-            if let Some(due) = t.sender.next_due() {
-                at = at.min(due);
-            }
+        if let Some(t) = self.media_at {
+            at = at.min(t);
         }
         for s in self.slots.iter().flatten() {
             if let Some(t) = s.wake_at {
@@ -360,6 +361,7 @@ impl Participant {
         for t in &mut self.tracks {
             t.stop(w, true);
         }
+        self.look_ahead();
     }
 
     /// Closes one transport properly: RTCP BYE, then close_notify.
@@ -371,6 +373,7 @@ impl Participant {
         for t in self.tracks.iter_mut().filter(|t| t.slot == Some(slot)) {
             t.stop(w, true);
         }
+        self.look_ahead();
         if let Ok(s) = self.slot(slot) {
             s.transport.close(w.now);
         }

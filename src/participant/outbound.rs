@@ -138,10 +138,24 @@ impl Participant {
                 t.stop(w, false);
             }
         }
+        self.look_ahead();
+    }
+
+    /// Keeps when the next media packet is due: asked after every received packet, changed by sent ones only.
+    pub(super) fn look_ahead(&mut self) {
+        self.media_at = self.tracks.iter().filter_map(|t| t.sender.next_due()).min();
     }
 
     /// Sends every media packet that is due.
     pub(super) fn send_due(&mut self, w: &mut World<'_>) {
+        if self.media_at.is_none_or(|t| t > w.now) {
+            return;
+        }
+        self.send_each_due(w);
+        self.look_ahead();
+    }
+
+    fn send_each_due(&mut self, w: &mut World<'_>) {
         for t in &mut self.tracks {
             if t.sender.next_due().is_none_or(|d| d > w.now) {
                 continue;

@@ -1,0 +1,263 @@
+//! Whole participants allocate nothing for a media packet, sent or received, nor for their reports and feedback.
+#![expect(unsafe_code, reason = "a global allocator cannot be written without")]
+
+use roomful::measure::{Flow, FlowCounters, Hist};
+use roomful::media::clip::ClipLibrary;
+use roomful::participant::{Common, Event, Meter, Participant, Room, Sink, Spec, World};
+use roomful::plan::PlannedLeg;
+use roomful::signaling::{OfferWant, TransportState};
+use roomful::transport::{AllowList, Shared, Timing};
+use roomful::types::{Bitrate, Client, Codec, Encoding, LegId, RoomId, Suite};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The system's allocator, counting calls of each thread, so that tests beside this one do not disturb it.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static CLOCK: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // A thread that is being torn down has nothing left to count.
+    let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+}
+
+// SAFETY: every call is passed on unchanged; the counter is a plain cell that never allocates.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        count();
+        unsafe { System.realloc(ptr, layout, new_size) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const EPOCH_NS: u64 = 1_800_000_000_000_000_000;
+const STEP: Duration = Duration::from_millis(1);
+
+/// Datagrams of one call, in memory taken beforehand.
+struct Wire {
+    datagrams: Vec<(usize, [u8; 2048])>,
+    len: usize,
+}
+
+impl Sink for Wire {
+    fn send(&mut self, _slot: u8, _to: SocketAddr, datagram: &[u8]) {
+        let (len, bytes) = &mut self.datagrams[self.len];
+        *len = datagram.len();
+        bytes[..datagram.len()].copy_from_slice(datagram);
+        self.len += 1;
+    }
+}
+
+impl Wire {
+    fn new() -> Wire {
+        Wire { datagrams: vec![(0, [0; 2048]); 64], len: 0 }
+    }
+
+    fn is_only_media(&self) -> bool {
+        self.datagrams[..self.len].iter().all(|d| is_media(&d.1))
+    }
+}
+
+fn is_media(datagram: &[u8]) -> bool {
+    (128..192).contains(&datagram[0])
+}
+
+/// One sends, the other receives; in one room.
+struct Pair {
+    start: Instant,
+    now: Instant,
+    participants: [Participant; 2],
+    addresses: [SocketAddr; 2],
+    room: Room,
+    meter: Meter,
+    lateness: Hist,
+    buf: Vec<u8>,
+    events: Vec<Event>,
+    connected: [bool; 2],
+    /// From each of them.
+    wires: [Wire; 2],
+    /// Allocations in calls that dealt with media alone, and how many datagrams these sent and received.
+    allocations: u64,
+    sent: u64,
+    received: u64,
+}
+
+impl Pair {
+    fn new(suite: Suite, client: Client, codec: Codec) -> Pair {
+        CLOCK.set(EPOCH_NS);
+        let now = Instant::now();
+        let common = Arc::new(Common {
+            run: 1,
+            transport: Shared::new(&[suite], Timing::default()).unwrap(),
+            allow: Arc::new(AllowList::new(vec![("10.0.0.0".parse().unwrap(), 8)])),
+            client,
+        });
+        let clips = ClipLibrary::load().unwrap();
+        let mut room = Room::new();
+        let addresses = [0, 1].map(|n| SocketAddr::from(([10, 0, 0, n + 1], 5000)));
+        let participants = [0, 1].map(|n| {
+            let encoding = |codec, kbit: u64| (n == 0).then_some(Encoding { codec, bitrate: Bitrate(kbit * 1000) });
+            let leg = PlannedLeg {
+                id: LegId(n),
+                room: RoomId(0),
+                name: format!("p{n}"),
+                join_at: Duration::ZERO,
+                leave_at: Duration::from_secs(3600),
+                audio: encoding(Codec::Opus, 32),
+                video: encoding(codec, 500),
+            };
+            let clips = [leg.audio, leg.video].map(|e| e.map(|e| clips.clip(e).unwrap()));
+            let spec = Spec { leg, clips, seed: 3, planned_ns: EPOCH_NS, loss_up: 0.0, loss_down: 0.0 };
+            let mut p = Participant::new(now, spec, &common);
+            room.join(LegId(n), EPOCH_NS, p.sends());
+            p.open(now, 0, addresses[n as usize]).unwrap();
+            p
+        });
+        Pair {
+            start: now,
+            now,
+            participants,
+            addresses,
+            room,
+            meter: Meter::allocated(),
+            lateness: Hist::allocated(),
+            buf: vec![0; 2048],
+            events: Vec::with_capacity(64),
+            connected: [false; 2],
+            wires: [Wire::new(), Wire::new()],
+            allocations: 0,
+            sent: 0,
+            received: 0,
+        }
+    }
+
+    fn with<R>(&mut self, n: usize, f: impl FnOnce(&mut Participant, &mut World<'_>) -> R) -> R {
+        let now_ns = EPOCH_NS + self.now.duration_since(self.start).as_nanos() as u64;
+        CLOCK.set(now_ns);
+        let mut w = World {
+            now: self.now,
+            now_ns,
+            clock: || CLOCK.get(),
+            room: &mut self.room,
+            meter: &mut self.meter,
+            lateness: &mut self.lateness,
+            sink: &mut self.wires[n],
+            buf: &mut self.buf,
+            events: &mut self.events,
+        };
+        let r = f(&mut self.participants[n], &mut w);
+        for event in self.events.drain(..) {
+            if let Event::State { state, .. } = event {
+                self.connected[n] |= matches!(state, TransportState::Connected { .. });
+            }
+        }
+        r
+    }
+
+    fn negotiate(&mut self) {
+        let want = OfferWant { send: true, receive_audio: 1, receive_video: 1, ice_restart: false };
+        let offer = self.with(0, |p, w| p.offer(w, 0, want)).unwrap();
+        let answer = self.with(1, |p, w| p.accept_offer(w, 0, &offer)).unwrap();
+        self.with(0, |p, w| p.accept_answer(w, 0, &answer)).unwrap();
+    }
+
+    fn run(&mut self, length: Duration) {
+        let until = self.now + length;
+        while self.now < until {
+            self.now += STEP;
+            for n in 0..2 {
+                if self.participants[n].poll_timeout() > self.now {
+                    continue;
+                }
+                let (from, before) = (self.wires[n].len, ALLOCATIONS.get());
+                self.with(n, |p, w| p.handle_timeout(w));
+                let allocations = ALLOCATIONS.get() - before;
+                // Consent checks are rare, and may allocate.
+                if self.wires[n].is_only_media() {
+                    self.sent += (self.wires[n].len - from) as u64;
+                    self.allocations += allocations;
+                }
+            }
+            self.deliver();
+        }
+    }
+
+    /// A step later, what was sent arrives; answers take the next step.
+    fn deliver(&mut self) {
+        for n in 0..2 {
+            let mut wire = std::mem::replace(&mut self.wires[n], Wire { datagrams: Vec::new(), len: 0 });
+            let (from, recv_ns) = (self.addresses[n], CLOCK.get());
+            for (len, bytes) in &mut wire.datagrams[..wire.len] {
+                let data = &mut bytes[..*len];
+                let (media, before) = (is_media(data), ALLOCATIONS.get());
+                self.with(1 - n, |p, w| p.on_datagram(w, 0, from, recv_ns, data));
+                if media {
+                    self.received += 1;
+                    self.allocations += ALLOCATIONS.get() - before;
+                }
+            }
+            wire.len = 0;
+            let answers = std::mem::replace(&mut self.wires[n], wire);
+            assert_eq!(answers.len, 0, "nobody answers himself");
+        }
+    }
+
+    fn sample(&mut self, n: usize) -> [FlowCounters; 2] {
+        let mut flows = <[Flow; 2]>::default();
+        self.with(n, |p, w| p.sample(w, &mut flows))
+    }
+}
+
+#[test]
+fn participants_allocate_nothing_per_media_packet() {
+    for (suite, client, codec) in [
+        (Suite::AeadAes128Gcm, Client::Light, Codec::Vp8),
+        (Suite::Aes128CmSha1_80, Client::Chrome, Codec::Vp8),
+        (Suite::AeadAes128Gcm, Client::Chrome, Codec::H264),
+    ] {
+        let name = format!("{suite:?} {client:?} {codec:?}");
+        let mut pair = Pair::new(suite, client, codec);
+        pair.negotiate();
+        // Buffers find their size, and every source is met.
+        for _ in 0..5 {
+            pair.run(Duration::from_secs(1));
+            (0..2).for_each(|n| {
+                pair.sample(n);
+            });
+        }
+        assert_eq!(pair.connected, [true; 2], "{name}");
+        (pair.allocations, pair.sent, pair.received) = (0, 0, 0);
+        let mut flowed = [FlowCounters::default(); 2];
+        for _ in 0..10 {
+            pair.run(Duration::from_secs(1));
+            pair.sample(0);
+            let delta = pair.sample(1);
+            (0..2).for_each(|k| flowed[k] += &delta[k]);
+        }
+        assert!(flowed[0].e2e_received > 450 && flowed[1].frames > 280, "{name}: {flowed:?}");
+        assert!(pair.sent > 1000 && pair.received > 1000, "{name}: {} {}", pair.sent, pair.received);
+        assert_eq!(pair.allocations, 0, "{name}: in {} packets sent and {} received", pair.sent, pair.received);
+    }
+}
