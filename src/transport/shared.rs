@@ -49,8 +49,8 @@ impl Shared {
                 // its description's fingerprint when the handshake is complete, before any key is used.
                 .with_insecure_skip_verify(true)
                 .with_extended_master_secret(ExtendedMasterSecretType::Require)
-                // Never: retransmission is ours, see `dtls::Association::resend`.
-                .with_flight_interval(Duration::from_secs(3600))
+                // Always due: the times of retransmission are ours, see `dtls::Association::resend`.
+                .with_flight_interval(Duration::from_millis(1))
                 .build(client, None)
                 .map(Arc::new)
                 .map_err(|e| failed(&e))

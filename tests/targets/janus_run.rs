@@ -1,5 +1,7 @@
 //! Whole runs of the binary against a real Janus: what it reports beside what Janus, a browser and an impairer say.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the answer")]
+
 mod support;
 
 use roomful::history::{Event, LegCause};

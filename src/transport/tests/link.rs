@@ -2,7 +2,7 @@
 
 use super::{AllowList, Event, LocalParams, MasterKey, RemoteParams, Setup, Shared, Suite, Timing, Transport};
 use bytes::BytesMut;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +27,44 @@ impl Peer for Transport {
     }
     fn handle_timeout(&mut self, now: Instant) {
         Transport::handle_timeout(self, now);
+    }
+}
+
+/// A peer behind a replay protection as OpenSSL's: it sees no DTLS record twice (RFC 6347 4.1.2.6).
+pub struct NoReplays {
+    pub peer: Transport,
+    seen: HashSet<[u8; 8]>,
+}
+
+impl NoReplays {
+    pub fn new(peer: Transport) -> NoReplays {
+        NoReplays { peer, seen: HashSet::new() }
+    }
+}
+
+impl Peer for NoReplays {
+    fn on_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
+        let (mut rest, mut new) = (datagram, Vec::new());
+        while let (true, Some(header)) = (matches!(datagram[0], 20..=63), rest.first_chunk::<13>()) {
+            let (record, behind) = rest.split_at(13 + usize::from(u16::from_be_bytes([header[11], header[12]])));
+            if self.seen.insert(header[3..11].try_into().unwrap()) {
+                new.extend_from_slice(record);
+            }
+            rest = behind;
+        }
+        new.extend_from_slice(rest);
+        if !new.is_empty() {
+            self.peer.on_datagram(now, from, &new);
+        }
+    }
+    fn poll_transmit(&mut self) -> Option<(SocketAddr, BytesMut)> {
+        self.peer.poll_transmit()
+    }
+    fn poll_timeout(&mut self) -> Option<Instant> {
+        self.peer.poll_timeout()
+    }
+    fn handle_timeout(&mut self, now: Instant) {
+        self.peer.handle_timeout(now);
     }
 }
 
@@ -203,6 +241,16 @@ pub fn connected(suites: [&[Suite]; 2], b_is_dtls_client: bool) -> Pair {
     let mut p = pair(suites, b_is_dtls_client);
     assert!(p.run_until(Duration::from_secs(2), |a, b| a.is_connected() && b.is_connected()));
     p
+}
+
+/// The same, but neither takes a record twice.
+pub fn without_replays(p: Pair) -> Link<NoReplays, NoReplays> {
+    Link {
+        lose: p.lose,
+        loss: p.loss,
+        random: p.random,
+        ..Link::new(p.now, NoReplays::new(p.a), NoReplays::new(p.b), p.addresses)
+    }
 }
 
 pub fn events(t: &mut Transport) -> Vec<Event> {
