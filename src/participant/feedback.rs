@@ -165,8 +165,7 @@ impl Participant {
         }
         let mut plain = [0u8; RTCP_MAX + TAG_MAX];
         for slot in 0..self.slots.len() as u8 {
-            loop {
-                let Some(s) = self.slots[usize::from(slot)].as_deref_mut() else { break };
+            while let Some(s) = self.slots[usize::from(slot)].as_deref_mut() {
                 if s.nack_at.is_none_or(|t| t > w.now) {
                     break;
                 }
