@@ -1,5 +1,6 @@
 //! Whole participants allocate nothing for a media packet, sent or received, nor for their reports and feedback.
 #![expect(unsafe_code, reason = "a global allocator cannot be written without")]
+#![expect(clippy::unwrap_used, reason = "a test's set-up stops at the first surprise")]
 
 use roomful::measure::{Flow, FlowCounters, Hist};
 use roomful::media::clip::ClipLibrary;
