@@ -8,10 +8,10 @@
 #![expect(unsafe_code, reason = "an allocator that counts")]
 
 #[path = "../src/transport/tests/link.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the bench uses a part of it")]
 mod link;
 #[path = "../src/transport/tests/whole.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the bench uses a part of it")]
 mod whole;
 
 use link::{Link, Peer};

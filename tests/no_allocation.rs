@@ -3,50 +3,15 @@
 //! To hold another path to it: build everything it needs, then `assert_allocates_nothing("name", || …)`.
 #![expect(unsafe_code, reason = "a global allocator cannot be written without")]
 
+#[path = "support/counting.rs"]
+mod counting;
+
+use counting::ALLOCATIONS;
 use roomful::media::rtcp::{self, Packet, ReportBlock, SenderInfo, TwccRecorder, Writer};
 use roomful::media::rtp::{self, HeaderTemplate};
 use roomful::media::srtp::{RtcpOpener, RtcpSealer, RtpOpener, RtpSealer, RxIndex, TAG_MAX, TxIndex};
 use roomful::types::Suite;
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::hint::black_box;
-
-/// The system's allocator, counting calls of each thread, so that tests beside this one do not disturb it.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    // A thread that is being torn down has nothing left to count.
-    let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-}
-
-// SAFETY: every call is passed on unchanged; the counter is a plain cell that never allocates.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count();
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        count();
-        unsafe { System.realloc(ptr, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Allocations of this thread while `f` runs.
 fn allocations(f: impl FnOnce()) -> u64 {

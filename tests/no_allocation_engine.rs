@@ -2,6 +2,10 @@
 #![expect(unsafe_code, reason = "a global allocator cannot be written without")]
 #![expect(clippy::unwrap_used, reason = "a test's set-up stops at the first surprise")]
 
+#[path = "support/counting.rs"]
+mod counting;
+
+use counting::ALLOCATIONS;
 use roomful::measure::{Flow, FlowCounters, Hist};
 use roomful::media::clip::ClipLibrary;
 use roomful::participant::{Common, Event, Meter, Participant, Room, Sink, Spec, World};
@@ -9,49 +13,14 @@ use roomful::plan::PlannedLeg;
 use roomful::signaling::{OfferWant, TransportState};
 use roomful::transport::{AllowList, Shared, Timing};
 use roomful::types::{Bitrate, Client, Codec, Encoding, LegId, RoomId, Suite};
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The system's allocator, counting calls of each thread, so that tests beside this one do not disturb it.
-struct Counting;
-
 thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
     static CLOCK: Cell<u64> = const { Cell::new(0) };
 }
-
-fn count() {
-    // A thread that is being torn down has nothing left to count.
-    let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-}
-
-// SAFETY: every call is passed on unchanged; the counter is a plain cell that never allocates.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count();
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        count();
-        unsafe { System.realloc(ptr, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const EPOCH_NS: u64 = 1_800_000_000_000_000_000;
 const STEP: Duration = Duration::from_millis(1);

@@ -2,38 +2,15 @@
 //! live in one process.
 #![expect(unsafe_code, reason = "a counting allocator has to be an allocator")]
 
+#[path = "support/counting.rs"]
+mod counting;
+
+use counting::{ALLOCATIONS, BYTES};
 use roomful::measure::{Hist, Ledger, Window10s};
 use roomful::media::receive::{Outcome, Owner, Packet, RxStream, Source, StampSeen, Timing};
 use roomful::media::stamp::Stamp;
 use roomful::types::Codec;
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::time::{Duration, Instant};
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-    static BYTES: Cell<usize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: passes everything on to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|n| n.set(n.get() + 1));
-        BYTES.with(|n| n.set(n.get() + layout.size()));
-        // SAFETY: the caller's promise is ours.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is ours.
-        unsafe { System.dealloc(p, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 const OWNER: Owner = Owner { sender: 4, stream: 0 };
 
