@@ -168,9 +168,11 @@ impl<'a> Loader<'a> {
                 continue;
             };
             let path = path.trim();
-            let parts: Vec<String> = match path.strip_prefix("pass.") {
+            let thresholds = ["pass", "objectives"];
+            let metric = thresholds.iter().find_map(|t| Some((t, path.strip_prefix(t)?.strip_prefix('.')?)));
+            let parts: Vec<String> = match metric {
                 // A metric is one key, dots and all.
-                Some(metric) => vec!["pass".into(), metric.trim_matches('"').into()],
+                Some((table, metric)) => vec![(*table).into(), metric.trim_matches('"').into()],
                 None => path.split('.').map(str::to_owned).collect(),
             };
             if path.starts_with("target_file.secrets") {
@@ -270,6 +272,7 @@ impl<'a> Loader<'a> {
             rooms: parts.rooms,
             load: parts.load,
             pass: parts.pass,
+            search: parts.search,
             health: parts.health,
             seed: parts.seed,
             bind: parts.bind,

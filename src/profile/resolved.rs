@@ -15,9 +15,12 @@ pub struct Profile {
     pub target: Target,
     pub client: Client,
     pub rooms: Vec<RoomGroup>,
+    /// When participants come. A search ramps by its own rules; then this holds its rate, settle time and budget.
     pub load: Load,
-    /// Judged per server, the worst decides. Never empty.
+    /// `[pass]`, or the `[objectives]` of a search. Judged per server, the worst decides. Never empty.
     pub pass: Vec<Threshold>,
+    /// Of shape capacity, and of no other.
+    pub search: Option<Search>,
     pub health: HealthLimits,
     /// As written, or drawn at random and printed.
     pub seed: u64,
@@ -34,6 +37,48 @@ pub struct Profile {
 #[serde(rename_all = "kebab-case")]
 pub enum Shape {
     Steady,
+    Capacity,
+}
+
+impl Shape {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Shape::Steady => "steady",
+            Shape::Capacity => "capacity",
+        }
+    }
+}
+
+/// `[search]` and `[answer]`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Search {
+    /// The only server to load.
+    pub server: Option<String>,
+    /// Participants on one server, lowest and highest.
+    pub range: (u32, u32),
+    /// Joins a second, all servers together.
+    pub join: f64,
+    /// Judged time of a trial that can prove a lower bound, and of one that feels the way.
+    pub trial: Duration,
+    pub first_trial: Duration,
+    pub trial_sum: Duration,
+    /// Shares (0..1).
+    pub loss_ratio: f64,
+    pub exceed_ratio: f64,
+    pub width: f64,
+    pub settle: Duration,
+    pub budget: Duration,
+    pub answer: Option<Headroom>,
+}
+
+/// `[answer]`: what the threshold has to leave room for.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Headroom {
+    pub servers: u32,
+    pub survive: u32,
+    /// Participants a second, the whole fleet.
+    pub growth: f64,
+    pub boot: Duration,
 }
 
 #[derive(Clone, Debug)]

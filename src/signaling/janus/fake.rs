@@ -161,7 +161,7 @@ fn answer_to(request: &Value, what: &str, fault: Fault, handles: &mut u64) -> Op
 }
 
 fn room() -> PlannedRoom {
-    PlannedRoom { id: RoomId(0), name: "meeting-1".into(), group: 0, size: 2, senders_max: 2 }
+    PlannedRoom { id: RoomId(0), name: "meeting-1".into(), group: 0, size: 2, senders_max: 2, server: None }
 }
 
 fn driver(url: &str, secrets: &[(&str, &str)], join_timeout: Duration) -> Arc<JanusDriver> {

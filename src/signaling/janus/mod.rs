@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     fn room(id: u32, size: u32) -> PlannedRoom {
-        PlannedRoom { id: RoomId(id), name: format!("r-{id}"), group: 0, size, senders_max: size }
+        PlannedRoom { id: RoomId(id), name: format!("r-{id}"), group: 0, size, senders_max: size, server: None }
     }
 
     fn entry(id: &str, url: &str) -> ServerEntry {
