@@ -88,6 +88,30 @@ pub enum Stop {
     Interrupted,
     /// Nobody could be connected any more.
     TargetGone,
+    /// An objective found nothing to measure.
+    NoData,
+}
+
+impl Stop {
+    const ALL: [(Stop, &str); 8] = [
+        (Stop::Width, "width"),
+        (Stop::BelowRange, "below_range"),
+        (Stop::AboveRange, "above_range"),
+        (Stop::Generator, "generator"),
+        (Stop::Budget, "budget"),
+        (Stop::Interrupted, "interrupted"),
+        (Stop::TargetGone, "target_gone"),
+        (Stop::NoData, "no_data"),
+    ];
+
+    /// As histories and summaries have it.
+    pub fn as_str(self) -> &'static str {
+        Stop::ALL.iter().find(|(s, _)| *s == self).map_or("", |(_, text)| text)
+    }
+
+    pub fn parse(text: &str) -> Option<Stop> {
+        Stop::ALL.iter().find(|(_, t)| *t == text).map(|(s, _)| *s)
+    }
 }
 
 /// Invalid trials of one load, none valid among them, before it counts as beyond the generator.

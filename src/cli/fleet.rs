@@ -28,7 +28,7 @@ pub struct FleetArgs {
 pub fn run(args: &FleetArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let options = EmbeddedOptions { media_ip: args.media_ip, http: args.http, program: None };
+        let options = EmbeddedOptions { media_ip: args.media_ip, http: args.http, program: None, cpu_max: 1.0 };
         let mut fleet = EmbeddedFleet::start(args.servers, args.participants_max, &options).await?;
         write_help(&fleet, &mut std::io::stdout().lock())?;
         tokio::select! {

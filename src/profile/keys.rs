@@ -49,6 +49,8 @@ pub enum Form {
     Rate,
     Addresses,
     Networks,
+    /// Program and arguments.
+    Command,
     Url,
     Table,
     Tables,
@@ -68,7 +70,7 @@ pub enum Need {
 }
 
 use Form::{
-    Addresses, Count, CountOr, Duration, Encoding, Flag, Join, Networks, Pass, Rate, Secrets, Share, Size, Stay,
+    Addresses, Command, Count, CountOr, Duration, Encoding, Flag, Join, Networks, Pass, Rate, Secrets, Share, Size, Stay,
     Tables, Text, Url, Word,
 };
 use Need::{Default as Or, Optional, Required};
@@ -104,6 +106,7 @@ pub const KEYS: &[Key] = &[
 
     key("embedded", "servers", Count { min: 1, max: 256 }, Or("2"), "Server processes."),
     key("embedded", "participants_max", Count { min: 1, max: 100_000 }, Or("500"), "Most participants a server takes; rooms go to the server with the most headroom."),
+    key("embedded", "cpu_max", Share { max: 100.0 }, Or("\"100%\""), "Share of a core that a server's media thread may use, as under a CPU quota: to have a server of known limit."),
 
     key("rooms[]", "name", Text, Required, "Name of the group: letters, digits, - and _. Its rooms are called name-1, name-2, …"),
     key("rooms[]", "count", Count { min: 1, max: 100_000 }, Required, "Rooms of this group."),
@@ -154,6 +157,9 @@ pub const KEYS: &[Key] = &[
     key("target_file.servers[]", "id", Text, Required, "What reports call the server."),
     key("target_file.servers[]", "url", Url, Required, "Its signalling address."),
     key("target_file.servers[]", "admin", Url, Optional, "Its administration address, where the driver has a use for one."),
+    key("target_file.servers[]", "pid_file", Text, Optional, "A file with the id of its process on this machine: CPU, memory and pressure are read from /proc."),
+    key("target_file.servers[]", "metrics", Url, Optional, "Its Prometheus metrics: process_cpu_seconds_total, process_resident_memory_bytes, or cAdvisor's."),
+    key("target_file.servers[]", "observe", Command, Or("[]"), "A command and its arguments, run each second, that prints what the server uses as JSON: {\"cpu_cores\": 0.6, \"memory_bytes\": 1000000}."),
 ];
 
 /// Keys of other shapes, or of later versions: known, so that they are refused by what they are.

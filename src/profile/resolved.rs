@@ -88,11 +88,13 @@ pub enum Target {
     External(ExternalTarget),
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct EmbeddedTarget {
     pub servers: u32,
     /// Rooms are placed on the server with the most headroom; a server takes at most this many participants.
     pub participants_max: u32,
+    /// Share of a core (0..1) that a server's media thread may use.
+    pub cpu_max: f64,
 }
 
 /// A target file.
@@ -116,6 +118,10 @@ pub struct ServerEntry {
     pub id: String,
     pub url: String,
     pub admin: Option<String>,
+    /// Where its resources are seen: the id of its process, Prometheus metrics, a command.
+    pub pid_file: Option<String>,
+    pub metrics: Option<String>,
+    pub observe: Vec<String>,
 }
 
 /// A value that never appears in history, logs or reports: Debug prints `***`.

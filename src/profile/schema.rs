@@ -101,7 +101,7 @@ fn value(form: Form) -> Value {
             ))
         }
         Form::Rate => text(format!("^{RATE}$")),
-        Form::Addresses | Form::Networks => json!({ "type": "array", "items": { "type": "string" } }),
+        Form::Addresses | Form::Networks | Form::Command => json!({ "type": "array", "items": { "type": "string" } }),
         Form::Url => text("^(ws|wss|http|https)://.+$".into()),
         Form::Pass => pass(),
         Form::Secrets => json!({ "type": "object", "additionalProperties": { "anyOf": [

@@ -29,6 +29,7 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
     line(format!("shards = {}", profile.shards.map_or("\"auto\"".to_owned(), |n| n.to_string())));
     if let Target::Embedded(fleet) = &profile.target {
         line(format!("\n[embedded]\nservers = {}\nparticipants_max = {}", fleet.servers, fleet.participants_max));
+        line(format!("cpu_max = {}", quote(&print_percent(fleet.cpu_max))));
     }
     for group in &profile.rooms {
         line(room_group(group));
@@ -115,6 +116,12 @@ fn target_file(t: &ExternalTarget, secrets: &BTreeMap<String, SecretSource>) -> 
         if let Some(admin) = &s.admin {
             let _ = writeln!(out, "admin = {}", quote(admin));
         }
+        for (key, value) in [("pid_file", &s.pid_file), ("metrics", &s.metrics)] {
+            if let Some(value) = value {
+                let _ = writeln!(out, "{key} = {}", quote(value));
+            }
+        }
+        let _ = writeln!(out, "observe = {}", array(s.observe.iter().cloned()));
     }
     if !secrets.is_empty() {
         out.push_str("\n[target_file.secrets]\n");
