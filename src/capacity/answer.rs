@@ -149,9 +149,7 @@ impl Answer {
     pub fn window(&self) -> Option<Window> {
         let at = |t: &TrialRow| Window { from_ms: t.from_ms, until_ms: t.until_ms };
         let held = self.trials.iter().rev().filter(|t| Some(t.rooms) == self.lower_rooms && t.outcome == Outcome::Held);
-        held.max_by(|a, b| (a.until_ms - a.from_ms).total_cmp(&(b.until_ms - b.from_ms)))
-            .or(self.trials.last())
-            .map(at)
+        held.max_by(|a, b| (a.until_ms - a.from_ms).total_cmp(&(b.until_ms - b.from_ms))).or(self.trials.last()).map(at)
     }
 
     /// Verdict, and the sentence that says it.
@@ -165,7 +163,10 @@ impl Answer {
             }
             (Stop::AboveRange, Some(lower), _) => {
                 let top = setting.loads.participants(setting.loads.max());
-                (Verdict::Unknown, format!("At least {lower}: the highest load of the range, {top}, held; not a threshold."))
+                (
+                    Verdict::Unknown,
+                    format!("At least {lower}: the highest load of the range, {top}, held; not a threshold."),
+                )
             }
             (Stop::Generator, Some(lower), None) => {
                 (Verdict::Unknown, format!("At least {lower}, generator-limited; not a threshold."))
@@ -221,7 +222,11 @@ impl Answer {
                     1 => format!(" − {} (one server lost)", t.lost),
                     n => format!(" − {} ({n} servers lost)", t.lost),
                 };
-                let growth = if t.growth > 0 { format!(" − {} (growth while a server boots)", t.growth) } else { String::new() };
+                let growth = if t.growth > 0 {
+                    format!(" − {} (growth while a server boots)", t.growth)
+                } else {
+                    String::new()
+                };
                 format!("scale out at {} = {}{lost}{growth}", t.participants, t.capacity)
             }
             None => "the headroom asked for leaves no load to scale out at".into(),
@@ -343,13 +348,23 @@ impl CpuTrigger {
         let at = number(self.at);
         match (self.participants, self.late_by) {
             (Some(p), Some(late)) if late > 0.0 => {
-                format!("A {at} % CPU trigger would have fired at {} participants: {} too late.", number(p), number(late))
+                format!(
+                    "A {at} % CPU trigger would have fired at {} participants: {} too late.",
+                    number(p),
+                    number(late)
+                )
             }
             (Some(p), Some(late)) if late < 0.0 => {
-                format!("A {at} % CPU trigger would have fired at {} participants: {} too early.", number(p), number(-late))
+                format!(
+                    "A {at} % CPU trigger would have fired at {} participants: {} too early.",
+                    number(p),
+                    number(-late)
+                )
             }
             (Some(p), _) => format!("A {at} % CPU trigger would have fired at {} participants.", number(p)),
-            (None, _) => format!("A {at} % CPU trigger would never have fired: CPU stayed below it beyond the breakage."),
+            (None, _) => {
+                format!("A {at} % CPU trigger would never have fired: CPU stayed below it beyond the breakage.")
+            }
         }
     }
 }

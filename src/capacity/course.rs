@@ -32,9 +32,21 @@ struct Seat {
 enum Stage {
     /// The first trial is still to be chosen.
     Start,
-    Moving { rooms: u32, seconds: f64, since: Duration, joins_by: Duration },
-    Settling { rooms: u32, seconds: f64, since: Duration, until: Duration },
-    Judging { until: Duration },
+    Moving {
+        rooms: u32,
+        seconds: f64,
+        since: Duration,
+        joins_by: Duration,
+    },
+    Settling {
+        rooms: u32,
+        seconds: f64,
+        since: Duration,
+        until: Duration,
+    },
+    Judging {
+        until: Duration,
+    },
     Over,
 }
 
@@ -144,14 +156,18 @@ impl Search {
     fn move_to(&mut self, rooms: u32, seconds: f64, now: Duration) {
         let setting = self.record.setting();
         let present = self.seats.iter().filter(|s| s.leg.is_some()).map(|s| s.row + 1).max().unwrap_or(0);
-        let joins_matter = setting.objectives.iter().any(|o| o.metric.starts_with("setup.") || o.metric.starts_with("joins."));
+        let joins_matter =
+            setting.objectives.iter().any(|o| o.metric.starts_with("setup.") || o.metric.starts_with("joins."));
         // On the way down as on the way up, the last rooms are freshly joined.
         let keep = match joins_matter && present > rooms {
             true => rooms - ((f64::from(rooms) * CHURN).ceil() as u32).min(rooms),
             false => rooms,
         };
         let mut at = now;
-        let leaves: Vec<usize> = (0..self.seats.len()).rev().filter(|i| self.seats[*i].leg.is_some() && self.seats[*i].row >= keep).collect();
+        let leaves: Vec<usize> = (0..self.seats.len())
+            .rev()
+            .filter(|i| self.seats[*i].leg.is_some() && self.seats[*i].row >= keep)
+            .collect();
         for seat in &leaves {
             self.orders.push_back((at, Due::Leave(*seat)));
             at += Duration::from_secs_f64(1.0 / LEAVES_PER_SECOND);

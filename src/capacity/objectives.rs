@@ -92,9 +92,6 @@ mod tests {
     #[test]
     fn each_objective_has_its_scope() {
         let scopes = ["audio.delay.p99", "video.freezes", "setup.total.p95", "joins.failed_share", "legs.dropped"];
-        assert_eq!(
-            scopes.map(Scope::of),
-            [Scope::Second, Scope::Media, Scope::Joins, Scope::Joins, Scope::Legs]
-        );
+        assert_eq!(scopes.map(Scope::of), [Scope::Second, Scope::Media, Scope::Joins, Scope::Joins, Scope::Legs]);
     }
 }

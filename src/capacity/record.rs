@@ -232,8 +232,7 @@ impl Record {
                 let names = self.setting.servers.iter().map(|s| s.clone().unwrap_or_else(|| ALL.into()));
                 let (plan, judged_ms) = (plan.clone(), plan.from_ms);
                 let servers = names.map(|n| (n, Loaded::default())).collect();
-                self.open =
-                    Some(Open { plan, seconds: Seconds::default(), reasons: Vec::new(), servers, judged_ms });
+                self.open = Some(Open { plan, seconds: Seconds::default(), reasons: Vec::new(), servers, judged_ms });
             }
             Event::Interval(interval) => {
                 if let Some((t, unwatched)) = self.second.replace((line.t, interval.clone())) {
@@ -395,7 +394,8 @@ fn row(setting: &Setting, open: Open, joins: &BTreeMap<String, Joins>, moving: S
     let mut why = None;
     if spoilt(&open.seconds, planned) {
         let reasons = open.reasons.join(", ");
-        why = Some(format!("the generator was unhealthy in {:.0} of {planned:.0} s: {reasons}", open.seconds.unhealthy));
+        why =
+            Some(format!("the generator was unhealthy in {:.0} of {planned:.0} s: {reasons}", open.seconds.unhealthy));
     } else if planned - open.seconds.seen > 1.5 {
         why = Some(format!("{:.0} of {planned:.0} s were not recorded", planned - open.seconds.seen));
     }

@@ -161,9 +161,8 @@ pub fn bounds(goal: &Goal, trials: &[Trial]) -> Bounds {
         }
     }
     let measured = trials.iter().filter(|t| t.valid).map(|t| t.rooms).max().unwrap_or(0);
-    out.ceiling = loads
-        .into_iter()
-        .find(|r| *r > measured && trials.iter().filter(|t| t.rooms == *r).count() >= INVALID_MAX);
+    out.ceiling =
+        loads.into_iter().find(|r| *r > measured && trials.iter().filter(|t| t.rooms == *r).count() >= INVALID_MAX);
     out
 }
 

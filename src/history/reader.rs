@@ -292,9 +292,9 @@ mod tests {
     fn kinds_are_what_serde_writes() {
         let mut seen = BTreeSet::new();
         let mut lines = (Synthetic { drops: 1, join_failures: 1, notes: true, ..Synthetic::default() }).lines();
-        let trial =
-            PlannedTrial { number: 1, rooms: 1, participants: 4, moved_ms: 0.0, from_ms: 1.0, until_ms: 2.0 };
-        let of_a_search = [Event::Trial(trial), Event::SearchEnd { why: "width".into() }, Event::Usage(Usage::default())];
+        let trial = PlannedTrial { number: 1, rooms: 1, participants: 4, moved_ms: 0.0, from_ms: 1.0, until_ms: 2.0 };
+        let of_a_search =
+            [Event::Trial(trial), Event::SearchEnd { why: "width".into() }, Event::Usage(Usage::default())];
         lines.extend(of_a_search.map(|event| Line { t: 3.0, event }));
         for line in lines {
             let value = serde_json::to_value(&line).unwrap();

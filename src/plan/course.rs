@@ -14,7 +14,9 @@ pub enum Order {
     /// Goes into the history as it is.
     Trial(PlannedTrial),
     /// Goes into the history; everybody leaves.
-    End { why: String },
+    End {
+        why: String,
+    },
 }
 
 /// Decides as the run goes. Pure: time is an argument.

@@ -70,8 +70,8 @@ pub enum Need {
 }
 
 use Form::{
-    Addresses, Command, Count, CountOr, Duration, Encoding, Flag, Join, Networks, Pass, Rate, Secrets, Share, Size, Stay,
-    Tables, Text, Url, Word,
+    Addresses, Command, Count, CountOr, Duration, Encoding, Flag, Join, Networks, Pass, Rate, Secrets, Share, Size,
+    Stay, Tables, Text, Url, Word,
 };
 use Need::{Default as Or, Optional, Required};
 

@@ -3,8 +3,7 @@
 use super::error::{Errors, Origin};
 use super::keys::{self, Form};
 use super::resolved::{
-    EmbeddedTarget, HealthLimits, Join, Load, Network, Op, RoomGroup, Search, Senders, Shape, Size, Stay,
-    Threshold,
+    EmbeddedTarget, HealthLimits, Join, Load, Network, Op, RoomGroup, Search, Senders, Shape, Size, Stay, Threshold,
 };
 use super::tree::{Node, Table, Value};
 use super::units::{
@@ -52,15 +51,12 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
     let bind = top.addresses("bind");
     let shards = top.count_or("shards").map(|s| s.map(|n| n as usize));
     let embedded = top.inside("embedded", |v| {
-        let (servers, participants_max, cpu_max) = (v.count("servers"), v.count("participants_max"), v.share("cpu_max"));
+        let (servers, participants_max, cpu_max) =
+            (v.count("servers"), v.count("participants_max"), v.share("cpu_max"));
         if cpu_max.is_some_and(|share| share < 0.01) {
             v.wrong("cpu_max", "is too little for a server: 1% at least");
         }
-        Some(EmbeddedTarget {
-            servers: servers? as u32,
-            participants_max: participants_max? as u32,
-            cpu_max: cpu_max?,
-        })
+        Some(EmbeddedTarget { servers: servers? as u32, participants_max: participants_max? as u32, cpu_max: cpu_max? })
     });
     let rooms = top.each("rooms", room_group);
     let health = top.inside("health", health);

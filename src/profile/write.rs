@@ -62,7 +62,8 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
 }
 
 fn search_tables(s: &Search, join_timeout: &str) -> String {
-    let mut out = format!("\n[search]\nrange = \"{}..{}\"\njoin = {}\n", s.range.0, s.range.1, quote(&print_rate(s.join)));
+    let mut out =
+        format!("\n[search]\nrange = \"{}..{}\"\njoin = {}\n", s.range.0, s.range.1, quote(&print_rate(s.join)));
     // Writing to a String cannot fail.
     if let Some(server) = &s.server {
         let _ = writeln!(out, "server = {}", quote(server));

@@ -240,12 +240,7 @@ pub fn judge_window(
 
 fn hold((from_ms, until_ms): (f64, f64), frame: &Frame, all: &Gathered) -> Hold {
     let ended_ms = frame.hold.until_ms.min(all.last_t).max(frame.hold.from_ms);
-    Hold {
-        from_ms,
-        until_ms,
-        ended_ms,
-        complete: frame.end.is_some() && ended_ms >= until_ms - 1000.0,
-    }
+    Hold { from_ms, until_ms, ended_ms, complete: frame.end.is_some() && ended_ms >= until_ms - 1000.0 }
 }
 
 fn participants(all: &Gathered, planned: u32) -> Participants {

@@ -43,7 +43,9 @@ impl Counters {
     pub fn of_process(pid: u32, machine: &Machine) -> io::Result<Counters> {
         let status = read_to_string(format!("/proc/{pid}/status"))?;
         let mut out = Counters {
-            memory_bytes: field(&status, "VmRSS:").and_then(|v| v.split(' ').next()?.parse::<u64>().ok()).map(|k| k << 10),
+            memory_bytes: field(&status, "VmRSS:")
+                .and_then(|v| v.split(' ').next()?.parse::<u64>().ok())
+                .map(|k| k << 10),
             cores: field(&status, "Cpus_allowed_list:").map(|list| f64::from(cpus(list))),
             machine: steal(&machine.stat),
             pressure_s: pressure(&machine.pressure),
@@ -65,7 +67,8 @@ impl Counters {
             if let Some(quota) = quota(&file("cpu.max")) {
                 out.cores = Some(out.cores.map_or(quota, |c| c.min(quota)));
             }
-            out.throttled_s = field(&file("cpu.stat"), "throttled_usec").and_then(|v| v.parse::<f64>().ok()).map(|u| u / 1e6);
+            out.throttled_s =
+                field(&file("cpu.stat"), "throttled_usec").and_then(|v| v.parse::<f64>().ok()).map(|u| u / 1e6);
             out.pressure_s = pressure(&file("cpu.pressure")).or(out.pressure_s);
         }
         // A namespace of its own has network counters of its own.
@@ -168,7 +171,8 @@ fn ticks(stat: &str) -> Option<f64> {
 
 /// Stolen and all ticks of the machine.
 fn steal(stat: &str) -> Option<(f64, f64)> {
-    let ticks: Vec<f64> = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().map_while(|n| n.parse().ok()).collect();
+    let ticks: Vec<f64> =
+        stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().map_while(|n| n.parse().ok()).collect();
     // Guests are in user time already.
     Some((*ticks.get(7)?, ticks.iter().take(8).sum()))
 }
@@ -221,8 +225,10 @@ mod tests {
     #[test]
     fn prometheus_counters_become_rates() {
         let text = |cpu: f64| {
-            format!("# TYPE x counter\nprocess_cpu_seconds_total{{a=\"}}\"}} {cpu}\nprocess_cpu_seconds_total_x 9\n\
-                     process_resident_memory_bytes 2048 1700000000\n")
+            format!(
+                "# TYPE x counter\nprocess_cpu_seconds_total{{a=\"}}\"}} {cpu}\nprocess_cpu_seconds_total_x 9\n\
+                     process_resident_memory_bytes 2048 1700000000\n"
+            )
         };
         let [mut old, mut new] = [Counters::default(), Counters::default()];
         old.add_prometheus(&text(3.0));

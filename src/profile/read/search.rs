@@ -15,7 +15,10 @@ pub(super) fn search(top: &mut View<'_>, rooms: Option<&[RoomGroup]>) -> Option<
     };
     for (i, group) in rooms.unwrap_or_default().iter().enumerate() {
         if group.stay != Stay::WholeHold {
-            top.wrong("rooms", format!("rooms[{i}].stay: a trial's participants stay for it: write \"hold\" or nothing"));
+            top.wrong(
+                "rooms",
+                format!("rooms[{i}].stay: a trial's participants stay for it: write \"hold\" or nothing"),
+            );
         }
     }
     let smallest = rooms.and_then(|r| r.iter().map(|g| size_max(g.size)).min());

@@ -165,7 +165,14 @@ fn room() -> PlannedRoom {
 }
 
 fn driver(url: &str, secrets: &[(&str, &str)], join_timeout: Duration) -> Arc<JanusDriver> {
-    let servers = vec![ServerEntry { id: "janus-1".into(), url: url.into(), admin: None, pid_file: None, metrics: None, observe: vec![] }];
+    let servers = vec![ServerEntry {
+        id: "janus-1".into(),
+        url: url.into(),
+        admin: None,
+        pid_file: None,
+        metrics: None,
+        observe: vec![],
+    }];
     let secrets: BTreeMap<_, _> = secrets.iter().map(|(k, v)| (k.to_string(), Secret(v.to_string()))).collect();
     let driver = JanusDriver::new(servers, &secrets, Client::Chrome, true, join_timeout).unwrap();
     // Most faults would break `prepare` too; the leg is what is tested.
@@ -264,7 +271,14 @@ async fn a_call_goes_from_create_to_destroy() {
 #[tokio::test]
 async fn rooms_are_made_and_removed_and_no_session_stays() {
     let fake = Fake::start(Fault::None).await;
-    let servers = vec![ServerEntry { id: "janus-1".into(), url: fake.url.clone(), admin: None, pid_file: None, metrics: None, observe: vec![] }];
+    let servers = vec![ServerEntry {
+        id: "janus-1".into(),
+        url: fake.url.clone(),
+        admin: None,
+        pid_file: None,
+        metrics: None,
+        observe: vec![],
+    }];
     let secrets = BTreeMap::from([("admin_key".to_owned(), Secret("key".into()))]);
     let driver = JanusDriver::new(servers, &secrets, Client::Chrome, true, PATIENCE).unwrap();
     driver.prepare(&[room()]).await.unwrap();

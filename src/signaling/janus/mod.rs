@@ -248,7 +248,8 @@ mod tests {
         let seats = place(&rooms, &["j1", "j2"], 0);
         let servers: Vec<usize> = seats.values().map(|seat| seat.server).collect();
         assert_eq!(servers, [0, 1, 1, 1, 1]);
-        let even: Vec<usize> = place(&[room(0, 5), room(1, 5), room(2, 5)], &["j1", "j2", "j3"], 0).values().map(|s| s.server).collect();
+        let even: Vec<usize> =
+            place(&[room(0, 5), room(1, 5), room(2, 5)], &["j1", "j2", "j3"], 0).values().map(|s| s.server).collect();
         assert_eq!(even, [0, 1, 2]);
     }
 
