@@ -15,6 +15,8 @@ mod write;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_search;
 
 pub use error::{Origin, ProfileError, ProfileErrors};
 pub use load::{Explained, load, load_explained, parse_resolved};
