@@ -4,6 +4,7 @@ use super::record::{Broken, Outcome, Record, ServerTrial, TrialRow};
 use super::search::{Bounds, Stop, bounds};
 use super::setting::Setting;
 use crate::profile::Headroom;
+use crate::types::Kind;
 use crate::verdict::{Verdict, Window, number};
 use serde::Serialize;
 
@@ -183,7 +184,9 @@ impl Answer {
                 let last = self.trials.last();
                 let who = last.map(|t| t.deserted.join(", ")).unwrap_or_default();
                 let load = last.map_or(0, |t| t.participants);
-                let detail = last.and_then(|t| t.broken.first()).map_or_else(String::new, |b| format!(": {}", b.expr));
+                let absent =
+                    |t: &TrialRow| t.broken.iter().find(|b| b.metric == "joins").map(|b| format!(": {}", b.expr));
+                let detail = last.and_then(absent).unwrap_or_default();
                 let text = format!("Nobody was connected to {who} at a load of {load}{detail}; {}.", self.known());
                 (Verdict::Fail, text)
             }
@@ -208,10 +211,7 @@ impl Answer {
     fn found(&self, lower: u32, upper: u32) -> String {
         let first = match self.broke_first.as_deref() {
             Some("admission limit") => "then the server's own admission limit refused joins".to_owned(),
-            _ => {
-                let broke = self.breakage().map_or_else(|| "an objective broke".into(), |b| b.words() + " broke first");
-                broke
-            }
+            _ => self.breakage().map_or_else(|| "an objective broke".into(), |b| b.words() + " broke first"),
         };
         let cpu = self.cpu_at_breakage.map_or_else(String::new, |c| format!(", at {} % CPU", number(c)));
         let scale = match self.threshold {
@@ -313,15 +313,15 @@ fn by_load(record: &Record, pick: impl Fn(&TrialRow) -> Option<f64>) -> Vec<(u32
 
 /// Where delay p99 left its plateau; the kind that left it first.
 fn knee(record: &Record) -> Option<Knee> {
-    let kinds: [(&str, fn(&ServerTrial) -> Option<f64>); 2] =
-        [("audio.delay.p99", |s| s.audio.delay_p99), ("video.delay.p99", |s| s.video.delay_p99)];
-    let found = kinds.into_iter().filter_map(|(metric, pick)| {
-        let points = by_load(record, |t| t.servers.iter().filter_map(pick).reduce(f64::max));
+    let of = |s: &ServerTrial, kind: Kind| if kind == Kind::Audio { s.audio.delay_p99 } else { s.video.delay_p99 };
+    let found = Kind::BOTH.into_iter().filter_map(|kind| {
+        let metric = format!("{}.delay.p99", kind.as_str());
+        let points = by_load(record, |t| t.servers.iter().filter_map(|s| of(s, kind)).reduce(f64::max));
         // The lowest two loads are the plateau.
         let plateau = points.iter().take(2).map(|(_, d)| *d).fold(f64::INFINITY, f64::min);
         let i = points.iter().position(|(_, d)| *d > plateau * KNEE_FACTOR && *d > plateau + KNEE_MS)?;
         let below = i.checked_sub(1).map_or(0, |i| points[i].0);
-        Some(Knee { metric: metric.into(), participants: points[i].0, below, plateau, delay: points[i].1 })
+        Some(Knee { metric, participants: points[i].0, below, plateau, delay: points[i].1 })
     });
     found.min_by_key(|k| k.participants)
 }

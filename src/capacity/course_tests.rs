@@ -176,7 +176,9 @@ impl World {
         again.close();
         let answer = Answer::of(&again);
         let live = &self.search.record().trials;
-        assert_eq!(&answer.trials[..live.len()], &live[..], "judged again, the trials are the same");
+        for (again, live) in answer.trials.iter().zip(live) {
+            assert!(again == live, "judged again, trial {} is another", live.number);
+        }
         let (verdict, sentence) = answer.verdict(again.setting());
         (answer, verdict, sentence)
     }

@@ -143,6 +143,9 @@ struct Seconds {
 #[derive(Debug)]
 struct Open {
     plan: PlannedTrial,
+    /// What happened since the trial before: the joins that led to this load, and our health meanwhile.
+    joins: BTreeMap<String, Joins>,
+    moving: Seconds,
     seconds: Seconds,
     reasons: Vec<String>,
     servers: BTreeMap<String, Loaded>,
@@ -222,7 +225,8 @@ impl Record {
             }
             Event::LegEnd(end) if end.cause.is_drop() => {
                 let server = self.server_of(end.room);
-                let inside = self.open.as_mut().filter(|o| line.t >= o.plan.from_ms);
+                let within = |o: &&mut Open| line.t >= o.plan.from_ms && line.t <= o.plan.until_ms + EDGE_MS;
+                let inside = self.open.as_mut().filter(within);
                 if let Some(loaded) = inside.and_then(|o| o.servers.get_mut(&server)) {
                     loaded.dropped += 1;
                 }
@@ -232,7 +236,9 @@ impl Record {
                 let names = self.setting.servers.iter().map(|s| s.clone().unwrap_or_else(|| ALL.into()));
                 let (plan, judged_ms) = (plan.clone(), plan.from_ms);
                 let servers = names.map(|n| (n, Loaded::default())).collect();
-                self.open = Some(Open { plan, seconds: Seconds::default(), reasons: Vec::new(), servers, judged_ms });
+                let (joins, moving) = (std::mem::take(&mut self.joins), std::mem::take(&mut self.moving));
+                let (seconds, reasons) = (Seconds::default(), Vec::new());
+                self.open = Some(Open { plan, joins, moving, seconds, reasons, servers, judged_ms });
             }
             Event::Interval(interval) => {
                 if let Some((t, unwatched)) = self.second.replace((line.t, interval.clone())) {
@@ -279,7 +285,8 @@ impl Record {
             seconds: (t.until_ms - t.from_ms) / 1000.0,
             loss: t.loss / 100.0,
             broken: t.whole_broken,
-            valid: t.outcome != Outcome::Invalid,
+            // A server that is gone proves nothing about loads.
+            valid: t.outcome != Outcome::Invalid && t.deserted.is_empty(),
             hint: t.hint,
         };
         self.trials.iter().map(of).collect()
@@ -352,9 +359,7 @@ impl Record {
             self.judge(t, &unwatched, false, &["health was not recorded".to_owned()]);
         }
         let Some(open) = self.open.take() else { return };
-        let joins = std::mem::take(&mut self.joins);
-        let moving = std::mem::take(&mut self.moving);
-        let row = row(&self.setting, open, &joins, moving);
+        let row = row(&self.setting, &open);
         self.trials.push(row);
     }
 }
@@ -385,8 +390,8 @@ impl Loaded {
     }
 }
 
-fn row(setting: &Setting, open: Open, joins: &BTreeMap<String, Joins>, moving: Seconds) -> TrialRow {
-    let plan = &open.plan;
+fn row(setting: &Setting, open: &Open) -> TrialRow {
+    let Open { plan, joins, moving, .. } = open;
     let limit = setting.health.inconclusive_share_max;
     // One second is never enough to spoil a trial: ticks are no finer.
     let spoilt = |s: &Seconds, whole: f64| s.unhealthy > 1.5 && s.unhealthy > limit * whole;
@@ -428,7 +433,7 @@ fn row(setting: &Setting, open: Open, joins: &BTreeMap<String, Joins>, moving: S
             if value.is_none() && (scope != Scope::Joins || joins.joined + joins.failed > 0) {
                 silent.push(o.expr.clone());
             }
-            if scope == Scope::Joins && whole_breaks && spoilt(&moving, moving.seen) {
+            if scope == Scope::Joins && whole_breaks && spoilt(moving, moving.seen) {
                 why.get_or_insert_with(|| "the generator was unhealthy while participants joined".into());
             }
         }

@@ -258,7 +258,9 @@ mod tests {
             audio = \"opus@32kbit/s\"\n[search]\nrange = \"10..99\"\njoin = \"10/s\"\n[objectives]\n\"audio.loss\" = \"<= 1%\"\n";
         let (code, out, err) = check(text, &[], false, &Machine::default());
         assert_eq!((code, err.as_str()), (0, ""), "{out}");
-        for line in ["s1, s2, each with the load", "12 to 96 participants (3 to 24 rooms) on a server", "longest       15m"] {
+        for line in
+            ["s1, s2, each with the load", "12 to 96 participants (3 to 24 rooms) on a server", "longest       15m"]
+        {
             assert!(out.contains(line), "{out}");
         }
     }

@@ -54,7 +54,11 @@ fn one_wrong_thing_is_one_error() {
         ("[objectives]", "first_trial = \"1m\"\n[objectives]", "search.first_trial: is longer than `trial`"),
         ("[objectives]", "trial_sum = \"20s\"\n[objectives]", "search.trial_sum: is shorter than one `trial`"),
         ("[objectives]", "budget = \"20s\"\n[objectives]", "search.budget: not one trial fits into it"),
-        ("[objectives]", "server = \"s9\"\n[objectives]", "search.server: the target has no server \"s9\"; it has s1, s2"),
+        (
+            "[objectives]",
+            "server = \"s9\"\n[objectives]",
+            "search.server: the target has no server \"s9\"; it has s1, s2",
+        ),
         ("servers = 12", "servers = 1", "answer.survive: 1 of 1 servers lost leave none"),
         ("size = 4", "size = 4\nstay = \"3m\"", "rooms[0].stay: a trial's participants stay"),
         ("audio.loss", "generator.cpu", "objectives.\"generator.cpu\": a trial is judged by media"),
@@ -67,7 +71,8 @@ fn one_wrong_thing_is_one_error() {
 
 #[test]
 fn all_errors_of_a_search_come_at_once() {
-    let text = SEARCH.replace("\"20..600\"", "3").replace("servers = 12", "survive = 3").replace("audio.loss", "legs.clean");
+    let text =
+        SEARCH.replace("\"20..600\"", "3").replace("servers = 12", "survive = 3").replace("audio.loss", "legs.clean");
     let got = parse_resolved(&text).unwrap_err().to_string();
     for key in ["search.range", "answer.servers", "objectives.\"legs.clean\""] {
         assert!(got.contains(key), "{got}");

@@ -9,10 +9,7 @@ use std::time::Duration;
 
 /// `[search]` with `[answer]`, and what stands in for `[load]`.
 pub(super) fn search(top: &mut View<'_>, rooms: Option<&[RoomGroup]>) -> Option<(Load, Search)> {
-    let answer = match top.node("answer") {
-        Some(_) => Some(top.inside("answer", headroom)?),
-        None => None,
-    };
+    let answer = if top.node("answer").is_some() { top.inside("answer", headroom).map(Some) } else { Some(None) };
     for (i, group) in rooms.unwrap_or_default().iter().enumerate() {
         if group.stay != Stay::WholeHold {
             top.wrong(
@@ -24,7 +21,7 @@ pub(super) fn search(top: &mut View<'_>, rooms: Option<&[RoomGroup]>) -> Option<
     let smallest = rooms.and_then(|r| r.iter().map(|g| size_max(g.size)).min());
     let read = top.inside("search", |v| of_table(v, smallest));
     let (join_timeout, mut search) = read?;
-    search.answer = answer;
+    search.answer = answer?;
     let (warmup, hold) = (search.settle, search.budget);
     Some((Load { join: Join::Constant(search.join), warmup, hold, join_timeout }, search))
 }
@@ -51,8 +48,8 @@ fn of_table(v: &mut View<'_>, smallest: Option<u32>) -> Option<(Duration, Search
         v.wrong("join", format!("a join rate is between {RATE_MIN}/s and {RATE_MAX}/s"));
     }
     let server = match v.node("server") {
-        Some(_) => Some(v.text("server")?),
-        None => None,
+        Some(_) => v.text("server").map(Some),
+        None => Some(None),
     };
     let (trial, first_trial) = (v.duration("trial"), v.duration("first_trial"));
     let trial_sum = if v.node("trial_sum").is_some() { v.duration("trial_sum") } else { trial };
@@ -73,7 +70,7 @@ fn of_table(v: &mut View<'_>, smallest: Option<u32>) -> Option<(Duration, Search
     let (loss_ratio, exceed_ratio, width) = (v.share("loss_ratio"), v.share("exceed_ratio"), v.share("width"));
     let (settle, join_timeout) = (v.duration("settle"), v.duration("join_timeout"));
     let search = Search {
-        server,
+        server: server?,
         range: range?,
         join: join?,
         trial: trial?,
