@@ -8,6 +8,7 @@ use crate::history::{
     Event, FailReason, Health, Interval, JoinFailure, LegCause, LegEnd, Line, Phase, RoomInterval, ServerFlow,
     ServerInfo,
 };
+use crate::impair::Counters;
 use crate::measure::Flow;
 use crate::media::clip::ClipLibrary;
 use crate::participant::{Common, Milestones, Spec, Totals};
@@ -192,6 +193,7 @@ impl Conductor {
             common: self.common.clone(),
             sources: self.sources.clone(),
             epoch: self.epoch,
+            seed: self.plan.seed,
             hold: [self.plan.hold_from, self.plan.hold_until],
             orders: orders_rx,
             media: media_rx,
@@ -219,6 +221,8 @@ impl Run<'_> {
         leaves.sort_by_key(|l| plan.legs[l.index()].leave_at);
         // Of `leaves`: told to be quiet, and told to leave.
         let (mut next_join, mut next_leave, mut next_gone) = (0, 0, 0);
+        let delayed = self.c.profile.rooms.iter().map(crate::profile::RoomGroup::network_delay_max).max();
+        let last_packets = LAST_PACKETS + delayed.unwrap_or_default();
         let mut interrupted = false;
         let mut end_at = self.c.epoch + plan.hold_until;
         // Set when everybody has been told to be quiet: when the leaves begin.
@@ -249,7 +253,7 @@ impl Run<'_> {
                 next_leave += 1;
             }
             while next_gone < next_leave
-                && now >= self.c.epoch + plan.legs[leaves[next_gone].index()].leave_at + LAST_PACKETS
+                && now >= self.c.epoch + plan.legs[leaves[next_gone].index()].leave_at + last_packets
             {
                 self.leave(leaves[next_gone], now);
                 next_gone += 1;
@@ -263,7 +267,7 @@ impl Run<'_> {
             }
             if leave_from.is_none() && now >= end_at {
                 self.enter(Phase::Leaving);
-                leave_from = Some(now + LAST_PACKETS);
+                leave_from = Some(now + last_packets);
                 for i in 0..self.legs.len() {
                     let id = LegId(i as u32);
                     if matches!(self.legs[i].state, State::Joining | State::In) {
@@ -294,7 +298,7 @@ impl Run<'_> {
                     wake = wake.min(self.c.epoch + plan.legs[l.index()].leave_at);
                 }
                 if let Some(l) = leaves[..next_leave].get(next_gone) {
-                    wake = wake.min(self.c.epoch + plan.legs[l.index()].leave_at + LAST_PACKETS);
+                    wake = wake.min(self.c.epoch + plan.legs[l.index()].leave_at + last_packets);
                 }
                 if self.phase == Phase::Warmup {
                     wake = wake.min(self.c.epoch + plan.hold_from);
@@ -385,12 +389,12 @@ impl Run<'_> {
             clips: [clip(leg.audio), clip(leg.video)],
             seed: self.c.plan.seed ^ (u64::from(leg.id.0) << 32 | 0x5eed),
             planned_ns: self.c.epoch_ns + leg.join_at.as_nanos() as u64,
-            loss_up: group.network.loss_up,
-            loss_down: group.network.loss_down,
+            network_delay_max: group.network_delay_max(),
         };
+        let network = leg.network.and_then(|n| group.networks.get(n)).map(|n| Box::new([n.up, n.down]));
         let shard = self.shard_of(leg.room);
         let s = &self.shards[shard];
-        let _ = s.orders.send(ToShard::Add { spec: Box::new(spec) });
+        let _ = s.orders.send(ToShard::Add { spec: Box::new(spec), network });
         let (orders, orders_rx) = unbounded_channel();
         let (milestones, mut from_driver) = unbounded_channel();
         let call = Call {
@@ -595,7 +599,7 @@ impl Run<'_> {
                 self.note_event(Event::FirstMedia { leg, from, first_rtp_ms: rtp_ms, first_frame_ms: frame_ms });
             }
             FromShard::Note { leg, code, text } => self.note(code, text, leg),
-            FromShard::Totals { leg, totals } => self.on_totals(leg, *totals),
+            FromShard::Totals { leg, totals, impaired } => self.on_totals(leg, *totals, impaired),
             FromShard::Second(s) => {
                 let k = s.second;
                 let all = self.seconds.entry(k).or_default();
@@ -611,7 +615,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn on_totals(&mut self, leg: LegId, t: Totals) {
+    fn on_totals(&mut self, leg: LegId, t: Totals, impaired: Option<[Counters; 2]>) {
         let room = self.c.plan.legs[leg.index()].room;
         let l = &mut self.legs[leg.index()];
         let server = l.server;
@@ -636,6 +640,7 @@ impl Run<'_> {
                     worst_10s_loss: t.worst_10s_loss,
                     longest_gap_ms: t.longest_gap.0,
                     longest_gap_at_ms: at,
+                    impaired,
                 }));
             }
         }

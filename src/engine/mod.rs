@@ -3,6 +3,7 @@
 
 mod conductor;
 mod health;
+mod impaired; // a participant's own network, between socket and participant
 mod shard;
 pub mod socket;
 pub mod wheel;

@@ -1,5 +1,6 @@
 //! Event types of the history. Adding a field is fine; renaming one breaks old runs.
 
+use crate::impair::Counters;
 use crate::measure::{Flow, FlowCounters, Hist};
 use crate::plan::{PlannedLeg, PlannedRoom};
 use crate::types::{LegId, RoomId, ServerId, Suite};
@@ -191,6 +192,9 @@ pub struct LegEnd {
     /// Longest gap in any expected inbound flow, ms, and when it began (ms since start).
     pub longest_gap_ms: f64,
     pub longest_gap_at_ms: f64,
+    /// What our own impairer did to its datagrams, up and down, where the profile put it behind a network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub impaired: Option<[Counters; 2]>,
 }
 
 /// One second, all servers. Ends at the line's `t`.

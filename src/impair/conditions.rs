@@ -5,8 +5,6 @@ use std::time::Duration;
 /// Bytes a datagram takes on the wire beside its UDP payload: IPv4 20 (RFC 791) and UDP 8 (RFC 768).
 pub const WIRE_OVERHEAD: usize = 28;
 
-/// Longest fixed delay, longest mean of the jitter, longest queue: what is still a network.
-pub const DELAY_MAX: Duration = Duration::from_secs(5);
 /// An exponential jitter is cut at so many means, so that there is a longest delay (one packet in 22,000 is cut).
 const EXPONENTIAL_MEANS_MAX: f64 = 10.0;
 
@@ -36,41 +34,40 @@ pub enum Loss {
     /// Each by itself, with this probability (0..=1).
     Independent(f64),
     /// Gilbert–Elliott: a good and a bad state, each with a loss of its own (E. N. Gilbert, "Capacity of a burst-noise
-    /// channel", 1960; E. O. Elliott, "Estimates of error rates for codes on burst-noise channels", 1963). Probabilities
-    /// are per datagram.
-    Bursts { to_bad: f64, to_good: f64, bad: f64, good: f64 },
+    /// channel", 1960; E. O. Elliott, "Estimates of error rates for codes on burst-noise channels", 1963), by what one
+    /// can measure: the long-run `share` lost, the `mean` number of datagrams that a bad spell lasts, and the loss
+    /// inside (`bad`) and outside (`good`) of it. [`Loss::check`] says whether there is such a process.
+    Bursts { share: f64, mean: f64, bad: f64, good: f64 },
 }
 
 impl Loss {
-    /// Bursts by what one can measure: the long-run `share` lost, the mean number of datagrams that a bad spell lasts,
-    /// and the loss inside (`bad`) and outside (`good`) of it.
-    ///
     /// # Errors
     /// Where no such process exists.
-    pub fn bursts(share: f64, mean: f64, bad: f64, good: f64) -> Result<Loss, Problem> {
+    pub fn check(self) -> Result<Loss, Problem> {
+        let Loss::Bursts { share, bad, good, .. } = self else { return Ok(self) };
         if !(good <= share && share < bad) {
             return Err(Problem::LossOutside);
         }
+        if self.transitions().0 > 1.0 {
+            return Err(Problem::BurstTooShort);
+        }
+        Ok(self)
+    }
+
+    /// Probabilities, per datagram, of going from good to bad and from bad to good.
+    pub(super) fn transitions(self) -> (f64, f64) {
+        let Loss::Bursts { share, mean, bad, good } = self else { return (0.0, 1.0) };
         // Stationary share of the bad state: share = b·bad + (1 − b)·good; and b = to_bad / (to_bad + to_good).
         let b = (share - good) / (bad - good);
         let to_good = 1.0 / mean.max(1.0);
-        let to_bad = b * to_good / (1.0 - b);
-        if to_bad > 1.0 {
-            return Err(Problem::BurstTooShort);
-        }
-        Ok(Loss::Bursts { to_bad, to_good, bad, good })
+        (b * to_good / (1.0 - b), to_good)
     }
 
     /// Long-run share lost.
     pub fn share(self) -> f64 {
         match self {
             Loss::None => 0.0,
-            Loss::Independent(p) => p,
-            Loss::Bursts { to_bad, .. } if to_bad <= 0.0 => 0.0,
-            Loss::Bursts { to_bad, to_good, bad, good } => {
-                let b = to_bad / (to_bad + to_good);
-                b * bad + (1.0 - b) * good
-            }
+            Loss::Independent(share) | Loss::Bursts { share, .. } => share,
         }
     }
 }
@@ -184,6 +181,18 @@ impl Blackout {
 }
 
 impl Conditions {
+    pub const PERFECT: Conditions = Conditions {
+        loss: Loss::None,
+        delay: Duration::ZERO,
+        jitter: None,
+        hold_back: None,
+        duplicate: 0.0,
+        corrupt: 0.0,
+        rate: None,
+        blackout: None,
+        after: Duration::ZERO,
+    };
+
     pub fn is_perfect(&self) -> bool {
         *self == Conditions { after: self.after, ..Conditions::default() }
     }

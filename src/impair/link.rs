@@ -60,6 +60,8 @@ impl Passage {
 pub struct Link {
     conditions: Conditions,
     rng: ChaCha8Rng,
+    /// Of the loss process: from good to bad, and back.
+    transitions: (f64, f64),
     first_ns: Option<u64>,
     in_burst: bool,
     /// When the bottleneck has served all that waits.
@@ -83,6 +85,7 @@ fn unit32(bits: u32) -> f64 {
 impl Link {
     pub fn new(conditions: Conditions, seed: [u8; 32]) -> Link {
         Link {
+            transitions: conditions.loss.transitions(),
             conditions,
             rng: ChaCha8Rng::from_seed(seed),
             first_ns: None,
@@ -130,7 +133,8 @@ impl Link {
         let lost = match c.loss {
             Loss::None => false,
             Loss::Independent(p) => unit(loss) < p,
-            Loss::Bursts { to_bad, to_good, bad, good } => {
+            Loss::Bursts { bad, good, .. } => {
+                let (to_bad, to_good) = self.transitions;
                 let change = if self.in_burst { to_good } else { to_bad };
                 self.in_burst ^= unit(state) < change;
                 unit(loss) < if self.in_burst { bad } else { good }
@@ -178,11 +182,6 @@ impl Link {
         if let Some(r) = self.records.as_mut().and_then(|r| r.get_mut(record)) {
             r.left_ns = at_ns;
         }
-    }
-
-    /// What this link holds was thrown away: the flow is over.
-    pub fn discarded(&mut self) {
-        self.count.discarded += 1;
     }
 
     pub fn conditions(&self) -> &Conditions {

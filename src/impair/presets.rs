@@ -51,7 +51,7 @@ pub fn preset(name: &str) -> Option<Preset> {
         (line(up), line(down))
     };
     let both = |c: Conditions| (c, c);
-    let bursts = |share, mean, bad, good| Loss::bursts(share, mean, bad, good).unwrap_or_default();
+    let bursts = |share, mean, bad, good| Loss::Bursts { share, mean, bad, good };
     let wpt = "WebPageTest's connectivity profile of that name: rates and half of its round trip; queue of 200 ms ours";
     let (source, (up, down)) = match name {
         "lan" => {

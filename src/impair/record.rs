@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Exact counts of one direction of one flow, or sums of them. Datagrams:
-/// `received + duplicated = lost + blacked_out + queue_full + discarded + left (and still under way)`.
+/// `received + duplicated = lost + blacked_out + queue_full + left + still under way`.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Counters {
@@ -21,8 +21,6 @@ pub struct Counters {
     /// Passed on with a bit turned over; passed on twice.
     pub corrupted: u64,
     pub duplicated: u64,
-    /// Still held when the flow ended, and thrown away.
-    pub discarded: u64,
 }
 
 impl Counters {
@@ -53,7 +51,6 @@ impl Counters {
         self.queue_full += o.queue_full;
         self.corrupted += o.corrupted;
         self.duplicated += o.duplicated;
-        self.discarded += o.discarded;
     }
 }
 

@@ -51,6 +51,10 @@ fn property(key: &Key) -> Value {
     let mut made = match key.form {
         Form::Table if key.name == "target_file" => json!({ "$ref": "#/$defs/target_file" }),
         Form::Table => inner(""),
+        Form::Like { table: like, many: false } => table(like),
+        Form::Like { table: like, many: true } => {
+            json!({ "anyOf": [table(like), { "type": "array", "items": table(like) }] })
+        }
         Form::Tables => json!({ "type": "array", "minItems": 1, "items": inner("[]") }),
         form => value(form),
     };
@@ -76,6 +80,9 @@ fn value(form: Form) -> Value {
             json!({ "anyOf": [{ "const": word }, { "type": "integer", "minimum": min, "maximum": max }] })
         }
         Form::Flag => json!({ "type": "boolean" }),
+        Form::Number { min, max } => json!({ "type": "number", "minimum": min, "maximum": max }),
+        Form::BitRate => text(r"^(none|[0-9]+(\.[0-9]+)? ?[kM]?bit/s)$".into()),
+        Form::Queue => text(r"^[0-9]+(\.[0-9]+)? ?(us|ms|s|B|kB|MB)$".into()),
         Form::Duration { .. } => text(DURATION.into()),
         Form::Share { .. } => text(SHARE.into()),
         Form::Size => json!({ "anyOf": [
@@ -107,7 +114,7 @@ fn value(form: Form) -> Value {
             { "type": "object", "additionalProperties": false, "required": ["file"],
               "properties": { "file": { "type": "string" }, "optional": { "type": "boolean" } } },
         ] } }),
-        Form::Table | Form::Tables => json!({}),
+        Form::Table | Form::Tables | Form::Like { .. } => json!({}),
     }
 }
 

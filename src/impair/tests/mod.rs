@@ -11,7 +11,8 @@ fn conditions() -> impl Strategy<Value = Conditions> {
     let loss = prop_oneof![
         Just(Loss::None),
         (0.0..1.0).prop_map(Loss::Independent),
-        (0.01..0.3, 1.0..20.0).prop_map(|(share, mean)| Loss::bursts(share, mean, 1.0, 0.0).unwrap_or_default()),
+        (0.01..0.3, 1.0..20.0)
+            .prop_map(|(share, mean)| Loss::Bursts { share, mean, bad: 1.0, good: 0.0 }.check().unwrap_or_default()),
     ];
     let jitter = (us(50_000), any::<bool>(), any::<bool>()).prop_map(|(mean, exponential, reorders)| {
         let distribution = if exponential { Distribution::Exponential } else { Distribution::Uniform };
@@ -152,8 +153,7 @@ fn passes(link: &mut Link, now: u64) -> bool {
 #[test]
 fn bursts_have_the_loss_and_the_length_that_were_asked_for() {
     for (share, mean, bad, good) in [(0.02, 5.0, 1.0, 0.0), (0.1, 12.0, 0.5, 0.01), (0.3, 3.0, 1.0, 0.0)] {
-        let loss = Loss::bursts(share, mean, bad, good).unwrap();
-        assert!((loss.share() - share).abs() < 1e-12);
+        let loss = Loss::Bursts { share, mean, bad, good }.check().unwrap();
         let n = 400_000u64;
         let mut link = Link::new(Conditions { loss, ..Conditions::default() }, seed(4, 2, 1));
         let (mut lost, mut runs, mut before) = (0u64, 0u64, false);
@@ -172,9 +172,10 @@ fn bursts_have_the_loss_and_the_length_that_were_asked_for() {
             assert!((length - mean).abs() < 0.06 * mean, "bursts of {length} instead of {mean}");
         }
     }
-    assert_eq!(Loss::bursts(0.02, 5.0, 0.01, 0.0), Err(Problem::LossOutside));
-    assert_eq!(Loss::bursts(0.02, 5.0, 1.0, 0.03), Err(Problem::LossOutside));
-    assert_eq!(Loss::bursts(0.9, 1.0, 1.0, 0.0), Err(Problem::BurstTooShort));
+    let wrong = |share, mean, bad, good| Loss::Bursts { share, mean, bad, good }.check().unwrap_err();
+    assert_eq!(wrong(0.02, 5.0, 0.01, 0.0), Problem::LossOutside);
+    assert_eq!(wrong(0.02, 5.0, 1.0, 0.03), Problem::LossOutside);
+    assert_eq!(wrong(0.9, 1.0, 1.0, 0.0), Problem::BurstTooShort);
 }
 
 #[test]
@@ -278,6 +279,7 @@ fn every_preset_is_one() {
         assert_eq!(p.name, *name);
         assert!(!p.source.is_empty());
         for c in [p.up, p.down] {
+            assert_eq!(c.loss.check(), Ok(c.loss), "{name}");
             assert!(!c.is_perfect(), "{name}");
             assert!(c.longest() < Duration::from_secs(1), "{name}: {:?}", c.longest());
         }
