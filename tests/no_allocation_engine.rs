@@ -240,12 +240,15 @@ fn an_impaired_link_allocates_nothing_per_datagram() {
     let conditions = Conditions { duplicate: 0.05, corrupt: 0.05, rate: preset("dsl").unwrap().up.rate, ..wifi };
     let mut link = Link::new(conditions, seed(1, 2, 3));
     let mut held: Delayed<u32> = Delayed::default();
-    let (mut left, mut before) = (0, 0);
-    for i in 0..60_000u64 {
-        // Buffers, heap and pool find their size.
-        if i == 30_000 {
-            (left, before) = (0, ALLOCATIONS.get());
-        }
+    // Buffers, heap and pool find their size: more than are ever under way below.
+    for i in 0..1000 {
+        held.push(i, 0, &[0; 1200]);
+    }
+    while let Some(p) = held.pop(1000) {
+        held.recycle(p);
+    }
+    let (mut left, before) = (0, ALLOCATIONS.get());
+    for i in 1..30_000u64 {
         let now = i * 5_000_000;
         while let Some(p) = held.pop(now) {
             left += 1;

@@ -63,6 +63,9 @@ pub struct RunInfo {
     pub seed: u64,
     /// RFC 3339, UTC.
     pub started_at: String,
+    /// CLOCK_REALTIME in ns at `t` = 0; 0 where it was not recorded.
+    #[serde(default)]
+    pub epoch_ns: u64,
     /// Whole resolved profile as TOML text without secrets: what `report` judges by.
     pub resolved: String,
     /// Planned start of judging and end of judging, ms since start.

@@ -125,6 +125,7 @@ impl Synthetic {
 
     fn run(&self) -> RunInfo {
         RunInfo {
+            epoch_ns: 0,
             schema: SCHEMA,
             version: "0.1.0".into(),
             id: "5e1f-synthetic".into(),

@@ -4,6 +4,7 @@ use super::conditions::{Conditions, Loss, Queue, WIRE_OVERHEAD};
 use super::record::{Counters, Record};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
+use std::collections::VecDeque;
 
 /// Seed of one flow and direction: of a run's seed and the flow's own key, so that no other flow, and no order of
 /// threads, has a say in it.
@@ -69,7 +70,9 @@ pub struct Link {
     /// Of the last datagram that keeps its place in the row.
     last_due_ns: u64,
     count: Counters,
-    records: Option<Vec<Record>>,
+    records: Option<VecDeque<Record>>,
+    /// Number of the first record that is still here.
+    records_from: usize,
 }
 
 /// 53 bits of it as a number in 0..1.
@@ -94,12 +97,13 @@ impl Link {
             last_due_ns: 0,
             count: Counters::default(),
             records: None,
+            records_from: 0,
         }
     }
 
     /// Keeps a record of every datagram from now on.
     pub fn recorded(mut self) -> Link {
-        self.records = Some(Vec::new());
+        self.records = Some(VecDeque::new());
         self
     }
 
@@ -110,7 +114,7 @@ impl Link {
         let fate = self.decide(now_ns, since_ns, datagram.len());
         self.count.add(datagram.len(), &fate);
         if let Some(records) = &mut self.records {
-            records.push(Record::of(now_ns, datagram, &fate));
+            records.push_back(Record::of(now_ns, datagram, &fate));
         }
         fate
     }
@@ -122,7 +126,7 @@ impl Link {
         let (hold, twice) = (unit32((more >> 32) as u32), unit32(more as u32));
         let (corrupt, bit) = (unit32((corrupt >> 32) as u32), corrupt as u32);
         let c = &self.conditions;
-        let record = self.records.as_ref().map_or(0, Vec::len);
+        let record = self.records_from + self.records.as_ref().map_or(0, VecDeque::len);
         if since_ns < c.after.as_nanos() as u64 {
             self.last_due_ns = now_ns.max(self.last_due_ns);
             return Fate::Passed(Passage { due_ns: self.last_due_ns, twice: false, flip: None, record });
@@ -179,7 +183,8 @@ impl Link {
 
     /// The datagram of this record left (or came) only now, later than it was due.
     pub fn left(&mut self, record: usize, at_ns: u64) {
-        if let Some(r) = self.records.as_mut().and_then(|r| r.get_mut(record)) {
+        let place = record.wrapping_sub(self.records_from);
+        if let Some(r) = self.records.as_mut().and_then(|r| r.get_mut(place)) {
             r.left_ns = at_ns;
         }
     }
@@ -192,12 +197,26 @@ impl Link {
         self.count
     }
 
-    pub fn records(&self) -> &[Record] {
-        self.records.as_deref().unwrap_or_default()
+    /// All records that are still here.
+    pub fn records(&self) -> impl ExactSizeIterator<Item = &Record> {
+        self.records.as_ref().map(|r| r.iter()).unwrap_or_default()
     }
 
-    /// Gives the records out and begins anew, so that they need not all be held.
-    pub fn take_records(&mut self) -> Vec<Record> {
-        self.records.as_mut().map(std::mem::take).unwrap_or_default()
+    /// Gives out and forgets the records of what came before a time, so that not all need be held.
+    ///
+    /// # Errors
+    /// The first error of `each`; the records from there on stay.
+    pub fn drain_records<E>(
+        &mut self,
+        before_ns: u64,
+        mut each: impl FnMut(&Record) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Some(records) = &mut self.records else { return Ok(()) };
+        while let Some(r) = records.front().filter(|r| r.came_ns < before_ns) {
+            each(r)?;
+            records.pop_front();
+            self.records_from += 1;
+        }
+        Ok(())
     }
 }

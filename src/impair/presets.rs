@@ -53,6 +53,8 @@ pub fn preset(name: &str) -> Option<Preset> {
     let both = |c: Conditions| (c, c);
     let bursts = |share, mean, bad, good| Loss::Bursts { share, mean, bad, good };
     let wpt = "WebPageTest's connectivity profile of that name: rates and half of its round trip; queue of 200 ms ours";
+    let wpt_3g =
+        "WebPageTest's connectivity profile of that name: rates and half of its round trip; queue of 400 ms ours";
     let (source, (up, down)) = match name {
         "lan" => {
             ("ours: one switch, half a millisecond", both(Conditions { delay: Duration::from_micros(250), ..perfect }))
@@ -70,7 +72,7 @@ pub fn preset(name: &str) -> Option<Preset> {
             "Lighthouse's mobile throttling (slow 4G): rates and half of its round trip; queue of 300 ms ours",
             access(ms(75), 1_600, 750, 300),
         ),
-        "3g" => (wpt, access(ms(150), 1_600, 768, 400)),
+        "3g" => (wpt_3g, access(ms(150), 1_600, 768, 400)),
         "wifi" => (
             "ours: an access point nearby, little contention",
             both(Conditions {

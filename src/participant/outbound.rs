@@ -89,7 +89,7 @@ impl TxTrack {
         let Some((highest_before, lost_before)) = before else { return };
         let expected = i64::from(highest.wrapping_sub(highest_before) as i32);
         // A server that begins to count anew.
-        if expected < 0 || expected > REPORTED_MAX {
+        if !(0..=REPORTED_MAX).contains(&expected) {
             return;
         }
         self.count.reported_expected += expected;

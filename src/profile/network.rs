@@ -215,7 +215,7 @@ pub fn parse(text: &str) -> Result<Vec<Network>, super::ProfileErrors> {
         return Err(errors.finish());
     }
     let mut top = super::tree::Table::default();
-    std::mem::swap(&mut node.at, &mut at.clone());
+    node.at = at.clone();
     top.set("network", node);
     super::keys::complete_network(&mut top, &mut errors);
     let root = super::tree::Node { at, value: Value::Table(top) };

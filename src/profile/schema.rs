@@ -52,8 +52,12 @@ fn property(key: &Key) -> Value {
         Form::Table if key.name == "target_file" => json!({ "$ref": "#/$defs/target_file" }),
         Form::Table => inner(""),
         Form::Like { table: like, many: false } => table(like),
+        // Of these keywords, those about objects say nothing of an array, and the other way round.
         Form::Like { table: like, many: true } => {
-            json!({ "anyOf": [table(like), { "type": "array", "items": table(like) }] })
+            let mut made = table(like);
+            made["items"] = table(like);
+            made["type"] = json!(["object", "array"]);
+            made
         }
         Form::Tables => json!({ "type": "array", "minItems": 1, "items": inner("[]") }),
         form => value(form),

@@ -337,8 +337,8 @@ fn one_wrong_thing_is_one_error() {
         ),
         (
             "size = 4",
-            "size = 4\n[rooms.network.down]\ndelay = \"6s\"",
-            "p.toml:8: rooms[0].network.down.delay: 6s is out of range: 0s to 5s",
+            "size = 4\nnetwork = { down = { delay = \"6s\" } }",
+            "p.toml:7: rooms[0].network.down.delay: 6s is out of range: 0s to 5s",
         ),
         (
             "size = 4",

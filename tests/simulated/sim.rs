@@ -111,6 +111,8 @@ pub struct Sim {
     pub all_impaired: bool,
     pub network_delay_max: Duration,
     next_second: Instant,
+    /// When participants were sampled, CLOCK_REALTIME in ns.
+    pub sampled_ns: Vec<u64>,
 }
 
 pub fn encoding(codec: Codec, kbit: u64) -> Encoding {
@@ -151,10 +153,11 @@ impl Sim {
             all_impaired: false,
             network_delay_max: Duration::ZERO,
             next_second: now + Duration::from_secs(1),
+            sampled_ns: Vec::new(),
         }
     }
 
-    fn now_ns(&self) -> u64 {
+    pub fn now_ns(&self) -> u64 {
         EPOCH_NS + self.now.duration_since(self.start).as_nanos() as u64
     }
 
@@ -341,6 +344,7 @@ impl Sim {
             self.drain_sfu();
             if self.now >= self.next_second {
                 self.next_second += Duration::from_secs(1);
+                self.sampled_ns.push(self.now_ns());
                 for n in 0..self.members.len() {
                     if self.members[n].gone {
                         continue;

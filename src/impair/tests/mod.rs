@@ -72,7 +72,7 @@ proptest! {
         let k = link.counters();
         prop_assert_eq!(k.received, flow.len() as u64);
         prop_assert_eq!(k.received + k.duplicated, out.len() as u64 + k.gone());
-        let records = link.records();
+        let records: Vec<Record> = link.records().copied().collect();
         prop_assert_eq!(records.len(), flow.len());
         prop_assert_eq!(records.iter().filter(|r| r.lost.is_some()).count() as u64, k.gone());
         prop_assert_eq!(records.iter().filter(|r| r.twice).count() as u64, k.duplicated);
@@ -96,14 +96,14 @@ proptest! {
         let (a, link) = carry(c, s, &flow);
         let (b, again) = carry(c, s, &flow);
         prop_assert_eq!(a, b);
-        prop_assert_eq!(link.records(), again.records());
+        prop_assert!(link.records().eq(again.records()));
     }
 
     #[test]
     fn half_of_the_loss_loses_a_part_of_the_whole(p in 0.01f64..1.0, s in any::<u64>(), flow in flow()) {
         let lost = |p| {
             let (_, link) = carry(Conditions { loss: Loss::Independent(p), ..Conditions::default() }, s, &flow);
-            link.records().iter().map(|r| r.lost.is_some()).collect::<Vec<_>>()
+            link.records().map(|r| r.lost.is_some()).collect::<Vec<_>>()
         };
         prop_assert!(lost(p / 2.0).iter().zip(lost(p)).all(|(half, whole)| !half || whole));
     }
@@ -115,7 +115,7 @@ proptest! {
         let queue = Duration::from_micros(queue_us);
         let rate = Rate { bits_per_s: bits, queue: Queue::Time(queue) };
         let (_, link) = carry(Conditions { rate: Some(rate), ..Conditions::default() }, s, &flow);
-        let passed: Vec<&Record> = link.records().iter().filter(|r| r.lost.is_none()).collect();
+        let passed: Vec<&Record> = link.records().filter(|r| r.lost.is_none()).collect();
         let bits_of = |r: &Record| (usize::from(r.len) + WIRE_OVERHEAD) as u64 * 8;
         for (i, first) in passed.iter().enumerate().step_by(7) {
             // From the beginning of service of the first to the departure of each later one.
@@ -199,7 +199,7 @@ fn shares_are_what_they_say() {
         let sigma = (n * share * (1.0f64 - share)).sqrt();
         assert!((got as f64 - n * share).abs() < 5.0 * sigma, "{got} of {of} instead of {share}");
     }
-    let held = link.records().iter().filter(|r| r.left_ns > r.came_ns).count();
+    let held = link.records().filter(|r| r.left_ns > r.came_ns).count();
     assert!((9_000..10_000).contains(&held), "{held} of some 95,000");
 }
 
@@ -212,11 +212,12 @@ fn jitter_has_its_mean_and_its_end() {
         for i in 0..50_000 {
             link.offer(i * MS, &[0; 40]);
         }
-        let added: Vec<u64> = link.records().iter().map(|r| r.left_ns - r.came_ns - 30 * MS).collect();
+        let added: Vec<u64> = link.records().map(|r| r.left_ns - r.came_ns - 30 * MS).collect();
         let mean = added.iter().sum::<u64>() as f64 / added.len() as f64 / MS as f64;
         assert!((mean - 10.0).abs() < 0.3, "{mean}");
         assert!(added.iter().all(|a| Duration::from_nanos(*a) <= j.longest()));
-        let overtaken = link.records().windows(2).filter(|w| w[1].left_ns < w[0].left_ns).count();
+        let left: Vec<u64> = link.records().map(|r| r.left_ns).collect();
+        let overtaken = left.windows(2).filter(|w| w[1] < w[0]).count();
         assert!(overtaken > 10_000, "{overtaken}");
     }
 }
@@ -244,7 +245,7 @@ fn until_it_begins_the_network_is_perfect() {
     for i in 0..100 {
         assert_eq!(passes(&mut link, i * MS), i < 50);
     }
-    assert!(link.records()[..50].iter().all(|r| r.left_ns == r.came_ns));
+    assert!(link.records().take(50).all(|r| r.left_ns == r.came_ns));
 }
 
 #[test]
@@ -303,4 +304,66 @@ fn buffers_are_used_again() {
         memory
     };
     assert_eq!(round(0), round(1000));
+}
+
+#[test]
+fn records_can_be_taken_while_later_ones_are_still_under_way() {
+    let mut link = Link::new(Conditions::PERFECT, seed(0, 0, 0)).recorded();
+    let mut numbers = Vec::new();
+    for i in 0..10 {
+        let Fate::Passed(p) = link.offer(i * MS, &[0; 20]) else { panic!("lost") };
+        numbers.push(p.record);
+    }
+    let mut taken = Vec::new();
+    let mut take = |r: &Record| {
+        taken.push(r.came_ns / MS);
+        Ok::<(), ()>(())
+    };
+    link.drain_records(4 * MS, &mut take).unwrap();
+    assert_eq!(taken, [0, 1, 2, 3]);
+    assert_eq!(link.drain_records(u64::MAX, |_| Err("full")), Err("full"));
+    link.left(numbers[2], 77);
+    link.left(numbers[6], 99);
+    let left: Vec<u64> = link.records().map(|r| r.left_ns).collect();
+    assert_eq!(left, [4 * MS, 5 * MS, 99, 7 * MS, 8 * MS, 9 * MS]);
+}
+
+/// A direction as docs/impairments.md says it.
+fn words(c: &Conditions) -> String {
+    let ms = |d: Duration| format!("{} ms", d.as_secs_f64() * 1000.0);
+    let percent = |share: f64| format!("{} %", (share * 1e8).round() / 1e6);
+    let mut parts = vec![ms(c.delay)];
+    parts.extend(c.jitter.map(|j| {
+        let shape = if j.distribution == Distribution::Uniform { "uniform" } else { "exponential" };
+        format!("{shape} jitter {}", ms(j.mean))
+    }));
+    parts.extend(c.rate.map(|r| match r.queue {
+        Queue::Time(t) => format!("{} kbit/s with a queue of {}", r.bits_per_s / 1000, ms(t)),
+        Queue::Bytes(b) => format!("{} kbit/s with a queue of {b} bytes", r.bits_per_s / 1000),
+    }));
+    match c.loss {
+        Loss::None => {}
+        Loss::Independent(p) => parts.push(format!("{} loss", percent(p))),
+        Loss::Bursts { share, mean, bad, good } => parts.push(format!(
+            "{} loss in bursts of {mean} ({} inside, {} outside)",
+            percent(share),
+            percent(bad),
+            percent(good)
+        )),
+    }
+    parts.extend(c.hold_back.map(|h| format!("{} held back {}", percent(h.share), ms(h.by))));
+    parts.join(", ")
+}
+
+#[test]
+fn the_documentation_has_every_preset_as_it_is() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/impairments.md");
+    let docs = std::fs::read_to_string(path).unwrap();
+    let rows = PRESETS.iter().map(|name| {
+        let p = preset(name).unwrap();
+        let down = if p.down == p.up { "the same".to_owned() } else { words(&p.down) };
+        format!("| `{name}` | {} | {down} | {} |\n", words(&p.up), p.source)
+    });
+    let table: String = rows.collect();
+    assert!(docs.contains(&table), "the table should be:\n{table}");
 }
