@@ -7,12 +7,15 @@ use crate::measure::Flow;
 
 /// Of a loss, this share on one way makes it that way's.
 const MOSTLY: f64 = 0.8;
+/// Fewer reported packets than this say nothing.
+const REPORTED_MIN: i64 = 100;
 
 /// Where a server's loss of one kind of media happened, with its size where it was both ways. `None` without loss, or
-/// where the server's reports cover less than half of what was sent.
+/// where the server's reports cover less than a fifth of what was sent.
 pub(super) fn direction(flow: &Flow) -> Option<String> {
     let c = &flow.count;
-    if c.reported_expected <= 0 || c.reported_expected.saturating_mul(2) < c.sent {
+    // Reports on audio come every 5 s (RFC 3550 6.2), so those of a short hold cover a part of it.
+    if c.reported_expected < REPORTED_MIN || c.reported_expected.saturating_mul(5) < c.sent {
         return None;
     }
     let share = |part: i64, whole: i64| if whole > 0 { (part as f64 / whole as f64).clamp(0.0, 1.0) } else { 0.0 };
@@ -55,9 +58,9 @@ mod tests {
     #[test]
     fn too_few_reports_say_nothing() {
         let mut f = flow(0, 60);
-        f.count.reported_expected = 400;
+        f.count.reported_expected = 190;
         assert_eq!(direction(&f), None);
-        f.count.reported_expected = 0;
+        (f.count.sent, f.count.reported_expected) = (99, 99);
         assert_eq!(direction(&f), None);
     }
 
