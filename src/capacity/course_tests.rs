@@ -128,6 +128,7 @@ impl World {
             worst_10s_loss: [None, None],
             longest_gap_ms: 0.0,
             longest_gap_at_ms: 0.0,
+            impaired: None,
         };
         self.write(t, Event::LegEnd(end));
     }

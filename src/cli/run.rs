@@ -9,6 +9,7 @@ use crate::history::{self, Event, Line, RunInfo, SCHEMA};
 use crate::plan::{self, Course, Machine, Order};
 use crate::profile::{self, Profile};
 use crate::report::{self, Progress, RunFolder};
+use crate::signaling;
 use anyhow::Result;
 use clap::Args;
 use std::cell::RefCell;
@@ -42,7 +43,7 @@ pub fn run(args: &RunArgs) -> Result<u8> {
         }
     };
     let plan = Arc::new(plan::plan(&profile));
-    let limits = plan::limits(&profile, &plan, &Machine::read());
+    let limits = plan::limits(&profile, &plan, signaling::transports(&profile.target), &Machine::read());
     if !limits.fit() {
         for problem in limits.problems() {
             write_err(&format!("{}: does not fit this machine: {problem}", args.profile.display()));
@@ -107,6 +108,7 @@ async fn perform(
             shape: profile.shape.as_str().to_owned(),
             seed: plan.seed,
             started_at: started.format(&Rfc3339)?,
+            epoch_ns: stage.conductor.epoch_ns,
             resolved: profile.resolved.clone(),
             hold_from_ms: ms(plan.hold_from),
             hold_until_ms: ms(plan.hold_until),

@@ -13,7 +13,7 @@ mod tests;
 
 pub use build::{LAST_JOIN_BEFORE_END, SEAT_GAP, plan};
 pub use course::{Course, Order, PlannedTrial};
-pub use limits::{Limits, Machine, Need, limits};
+pub use limits::{Limits, Machine, Need, TransportsPer, limits};
 pub use search::servers;
 pub use totals::{Flows, PlanTotals, pps, totals, wire_bps};
 
@@ -63,6 +63,9 @@ pub struct PlannedLeg {
     pub leave_at: Duration,
     pub audio: Option<Encoding>,
     pub video: Option<Encoding>,
+    /// Which of its group's networks it is behind; `None`: a perfect one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<usize>,
 }
 
 impl PlannedLeg {

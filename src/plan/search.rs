@@ -1,7 +1,7 @@
 //! The rooms of a search: one sequence for every server that is loaded, in which each stretch has the profile's mix.
 
 use super::{PlannedLeg, PlannedRoom};
-use crate::profile::{Profile, Search, Target};
+use crate::profile::{Profile, RoomGroup, Search, Target};
 use crate::types::{LegId, RoomId};
 use std::time::Duration;
 
@@ -43,10 +43,23 @@ fn sequence(profile: &Profile, most: u32) -> Vec<(usize, u32)> {
     }
 }
 
+/// The network of a group's n-th seat. Steps of the golden ratio fill the unit interval evenly from the first on, so each
+/// load has the shares that the profile gives its networks.
+fn network(group: &RoomGroup, seat: u64) -> Option<usize> {
+    const STEP: f64 = 0.618_033_988_749_894_9;
+    let at = (seat as f64 * STEP).fract();
+    let mut share = 0.0;
+    group.networks.iter().position(|n| {
+        share += n.share;
+        at < share - 1e-9
+    })
+}
+
 /// All rooms of the search at its highest load, server by server in turn, and a leg for each seat.
 pub(super) fn rooms_and_seats(profile: &Profile, search: &Search) -> (Vec<PlannedRoom>, Vec<PlannedLeg>) {
     let servers = servers(profile, search);
     let mut number = vec![0u32; profile.rooms.len()];
+    let mut seats = vec![0u64; profile.rooms.len()];
     let (mut rooms, mut legs) = (Vec::new(), Vec::new());
     for (group, size) in sequence(profile, search.range.1) {
         let g = &profile.rooms[group];
@@ -61,6 +74,8 @@ pub(super) fn rooms_and_seats(profile: &Profile, search: &Search) -> (Vec<Planne
                 senders_max: sending,
                 server: server.clone(),
             };
+            let before = seats[group];
+            seats[group] += u64::from(size);
             legs.extend((0..size).map(|seat| PlannedLeg {
                 id: LegId(0),
                 room: room.id,
@@ -69,6 +84,7 @@ pub(super) fn rooms_and_seats(profile: &Profile, search: &Search) -> (Vec<Planne
                 leave_at: search.budget,
                 audio: g.audio.filter(|_| seat < sending),
                 video: g.video.filter(|_| seat < sending),
+                network: network(g, before + u64::from(seat)),
             }));
             rooms.push(room);
         }

@@ -150,11 +150,14 @@ fn totals_count_streams_by_sender_and_listener() {
     assert_eq!((t.down.audio_streams, t.down.video_streams), (2 * 4 * 3 + 2 * 9, 2 * 4 * 3));
     assert_eq!(t.up.packets_per_s, 11 * 50 + 8 * 60);
     assert_eq!(t.participants_per_room_max, 10);
-    let need = limits(&profile, &p, &Machine { fds: Some(108), ports_per_address: Some(21), ..Machine::default() });
+    let small = Machine { fds: Some(108), ports_per_address: Some(21), ..Machine::default() };
+    let need = limits(&profile, &p, TransportsPer::Participant, &small);
     // One transport each on the embedded fleet; sockets, signalling and the process's own descriptors.
     assert_eq!((need.transports, need.fds.need, need.udp_ports.need), (22, 64 + 22 + 22, 22));
     assert!(need.fds.fits && !need.udp_ports.fits && !need.fit());
     assert_eq!(need.problems().len(), 1);
+    let need = limits(&profile, &p, TransportsPer::Direction, &small);
+    assert_eq!((need.transports, need.fds.need), (11 + 18, 64 + 22 + 29), "who only sends or only receives has one");
 }
 
 #[test]
@@ -203,3 +206,21 @@ const SEED_7: [&str; 12] = [
     "a-1/p5.2 8189263..13792115",
     "a-1/p4.2 8625404..13792115",
 ];
+
+#[test]
+fn networks_get_their_share_of_the_seats_to_the_seat_and_successors_keep_it() {
+    let networks = "network = [{ preset = \"bad-wifi\", share = \"20%\" }, { preset = \"lte\", share = \"10%\" }]\n";
+    let shared = group("m", 25, "4", &format!("stay = \"20s\"\n{networks}"));
+    let of = |seed: u64| plan(&profile(seed, &[&shared, &group("clean", 3, "2", "")], "50/s", 60));
+    let plan = of(3);
+    let mut by_seat: BTreeMap<&str, Option<usize>> = BTreeMap::new();
+    for leg in &plan.legs {
+        let seat = leg.name.split('.').next().unwrap();
+        assert_eq!(*by_seat.entry(seat).or_insert(leg.network), leg.network, "{}", leg.name);
+    }
+    let count = |n| by_seat.values().filter(|v| **v == n).count();
+    assert_eq!((count(Some(0)), count(Some(1)), count(None)), (20, 10, 76));
+    assert!(by_seat.iter().all(|(seat, n)| seat.starts_with("m-") || n.is_none()));
+    assert_eq!(plan, of(3));
+    assert_ne!(plan.legs, of(4).legs);
+}

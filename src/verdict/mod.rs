@@ -1,6 +1,7 @@
 //! Pure: from a history to a verdict. The same history and limits give the same judgement, byte for byte, whoever
 //! asks and whenever. Definitions: docs/measurement.md.
 
+mod direction;
 mod frame;
 mod gather;
 mod generator;
@@ -19,7 +20,7 @@ pub use judgement::{
     FailureRow, Hold, Joins, Judgement, Legs, NoteRow, Participants, RoomRow, ServerRow, judge, judge_window,
 };
 pub use metrics::{
-    AudioMetrics, E2eCounts, LossSource, MediaMetrics, Percentiles, PhaseMetrics, RtpCounts, SetupMetrics,
+    AudioMetrics, E2eCounts, LossSource, MediaMetrics, Percentiles, PhaseMetrics, RtpCounts, SetupMetrics, UpCounts,
     VideoMetrics, flow_metric,
 };
 pub use series::{GeneratorPoint, JoinPoint, KindPoint, MediaPoint, Series, ServerPoint};

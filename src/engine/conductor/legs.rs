@@ -3,12 +3,14 @@
 use super::super::shard::ToShard;
 use super::Run;
 use crate::history::{Event, FailReason, JoinFailure, LegCause, LegEnd, ServerInfo};
+use crate::impair::Counters;
 use crate::participant::{Milestones, Spec, Totals};
 use crate::signaling::{Call, Ended, Media, Order, Progress as Milestone, TransportState};
 use crate::types::{Encoding, LegId, RoomId, ServerId, Suite};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::task::AbortHandle;
 
 /// A driver has 5 s to leave; this is the end of our patience with the driver itself.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(7);
@@ -41,7 +43,7 @@ pub(super) struct Leg {
     suite: Option<Suite>,
     remote: Option<SocketAddr>,
     orders: Option<UnboundedSender<Order>>,
-    task: Option<tokio::task::AbortHandle>,
+    task: Option<AbortHandle>,
 }
 
 impl Leg {
@@ -92,12 +94,12 @@ impl Run<'_> {
             clips: [clip(leg.audio), clip(leg.video)],
             seed: self.c.plan.seed ^ (u64::from(leg.id.0) << 32 | 0x5eed),
             planned_ns: self.c.epoch_ns + leg.join_at.as_nanos() as u64,
-            loss_up: group.network.loss_up,
-            loss_down: group.network.loss_down,
+            network_delay_max: group.network_delay_max(),
         };
+        let network = leg.network.and_then(|n| group.networks.get(n)).map(|n| Box::new([n.up, n.down]));
         let shard = self.shard_of(leg.room);
         let s = &self.shards[shard];
-        let _ = s.orders.send(ToShard::Add { spec: Box::new(spec) });
+        let _ = s.orders.send(ToShard::Add { spec: Box::new(spec), network });
         let (orders, orders_rx) = unbounded_channel();
         let (milestones, mut from_driver) = unbounded_channel();
         let call = Call {
@@ -167,10 +169,11 @@ impl Run<'_> {
         now.saturating_duration_since(self.legs[leg.index()].planned).as_secs_f64() * 1000.0
     }
 
-    /// Stops a leg's signalling where it stands.
+    /// The leg ends here and now; its driver gets the time of a leave to free the seat that it may hold at the server,
+    /// or to learn that it holds none. Without anybody to give orders, drivers do what [`Order::Leave`] asks.
     fn give_up(&mut self, leg: LegId, end: End) {
-        if let Some(t) = self.legs[leg.index()].task.take() {
-            t.abort();
+        if let Some(task) = self.legs[leg.index()].task.take() {
+            self.stragglers.push((Instant::now() + LEAVE_PATIENCE, task));
         }
         self.end(leg, end);
     }
@@ -221,6 +224,13 @@ impl Run<'_> {
             let after_ms = limit.as_secs_f64() * 1000.0;
             self.give_up(leg, End::Failed { reason, detail, after_ms });
         }
+        self.stragglers.retain(|(until, task)| {
+            let late = now >= *until;
+            if late {
+                task.abort();
+            }
+            !late && !task.is_finished()
+        });
         let stuck: Vec<LegId> = self
             .leaving
             .iter()
@@ -232,7 +242,10 @@ impl Run<'_> {
             .collect();
         for leg in stuck {
             let detail = "the driver did not come back from its leave".to_owned();
-            self.give_up(leg, End::Over { cause: LegCause::LeftUnacknowledged, detail });
+            if let Some(task) = self.legs[leg.index()].task.take() {
+                task.abort();
+            }
+            self.end(leg, End::Over { cause: LegCause::LeftUnacknowledged, detail });
         }
     }
 
@@ -293,7 +306,7 @@ impl Run<'_> {
         self.maybe_joined(leg);
     }
 
-    pub(super) fn on_totals(&mut self, leg: LegId, t: Totals) {
+    pub(super) fn on_totals(&mut self, leg: LegId, t: Totals, impaired: Option<[Counters; 2]>) {
         let room = self.planned[leg.index()].room;
         let l = &mut self.legs[leg.index()];
         let server = l.server;
@@ -318,6 +331,7 @@ impl Run<'_> {
                     worst_10s_loss: t.worst_10s_loss,
                     longest_gap_ms: t.longest_gap.0,
                     longest_gap_at_ms: at,
+                    impaired,
                 }));
             }
         }

@@ -12,7 +12,7 @@ use crate::history::{Event, Health, Interval, Line, Phase};
 use crate::media::clip::ClipLibrary;
 use crate::participant::Common;
 use crate::plan::{Course, Order, Plan, PlannedLeg};
-use crate::profile::Profile;
+use crate::profile::{Profile, RoomGroup};
 use crate::signaling::{Driver, Ended, MediaCommand, Progress as Milestone};
 use crate::types::{LegId, RoomId};
 use agenda::{Agenda, Due};
@@ -26,7 +26,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 /// How often joins are checked against their time-out.
 const CHECK: Duration = Duration::from_millis(50);
@@ -92,6 +92,8 @@ struct Run<'a> {
     notes: BTreeMap<&'static str, (String, Option<LegId>, u64)>,
     phase: Phase,
     tasks: JoinSet<(LegId, Ended)>,
+    /// Drivers whose legs are over, and when our patience with them is.
+    stragglers: Vec<(Instant, AbortHandle)>,
     milestones: UnboundedSender<(LegId, Milestone)>,
 }
 
@@ -140,6 +142,7 @@ impl Conductor {
             notes: BTreeMap::new(),
             phase: Phase::Warmup,
             tasks: JoinSet::new(),
+            stragglers: Vec::new(),
             milestones,
         };
         let r = run.conduct(course, &mut from_shards, &mut progress, show, stop).await;
@@ -162,6 +165,7 @@ impl Conductor {
             common: self.common.clone(),
             sources: self.sources.clone(),
             epoch: self.epoch,
+            seed: self.plan.seed,
             hold: [self.plan.hold_from, self.plan.hold_until],
             orders: orders_rx,
             media: media_rx,
@@ -185,9 +189,10 @@ impl Run<'_> {
         // Rooms come before anything that names them.
         self.note_event(Event::Rooms { rooms: self.c.plan.rooms.clone() });
         self.note_event(Event::Phase { phase: Phase::Warmup });
+        let network_delay = self.c.profile.rooms.iter().map(RoomGroup::network_delay_max).max().unwrap_or_default();
         let mut agenda = match course {
-            Some(_) => Agenda::open(self.c.epoch),
-            None => Agenda::new(self.c.plan.clone(), self.c.epoch),
+            Some(_) => Agenda::open(self.c.epoch, network_delay),
+            None => Agenda::new(self.c.plan.clone(), self.c.epoch, network_delay),
         };
         let mut interrupted = false;
         let mut check = tokio::time::interval(CHECK);
@@ -334,7 +339,7 @@ impl Run<'_> {
                 self.note_event(Event::FirstMedia { leg, from, first_rtp_ms: rtp_ms, first_frame_ms: frame_ms });
             }
             FromShard::Note { leg, code, text } => self.note(code, text, leg),
-            FromShard::Totals { leg, totals } => self.on_totals(leg, *totals),
+            FromShard::Totals { leg, totals, impaired } => self.on_totals(leg, *totals, impaired),
             FromShard::Second(s) => self.on_second(*s, show),
             FromShard::Fatal(why) => bail!("a media thread can't go on: {why}"),
         }
