@@ -10,9 +10,9 @@ use crate::history::{
 };
 use crate::measure::Flow;
 use crate::media::clip::ClipLibrary;
-use crate::participant::{Common, Milestones, Spec, Totals};
-use crate::plan::{Plan, PlannedLeg};
-use crate::profile::Profile;
+use crate::participant::{Common, Milestones, Spec, TalkSpec, Totals};
+use crate::plan::{Plan, PlannedLeg, PlannedRoom, mute_seed, talk_seed};
+use crate::profile::{Profile, Talk};
 use crate::signaling::{Call, Driver, Ended, Media, MediaCommand, Order, Progress as Milestone, TransportState};
 use crate::types::{Kind, LegId, RoomId, ServerId, Suite};
 use anyhow::{Context as _, Result, bail};
@@ -373,6 +373,14 @@ impl Run<'_> {
         s
     }
 
+    /// How a leg uses its microphone; all of a room compute the same conversation.
+    fn talk(&self, leg: &PlannedLeg, room: &PlannedRoom) -> TalkSpec {
+        let (group, seed) = (&self.c.profile.rooms[room.group], self.c.plan.seed);
+        let floor = (group.talk == Talk::P59).then(|| (talk_seed(seed, room), room.senders_max, leg.seat));
+        let mutes = group.mute.map(|m| (mute_seed(seed, room, leg.seat), m.after, m.lasts));
+        TalkSpec { floor, mutes, epoch: Some(self.c.epoch) }
+    }
+
     fn start_join(&mut self, leg: &PlannedLeg, now: Instant) {
         let room = self.c.plan.rooms[leg.room.index()].clone();
         let group = &self.c.profile.rooms[room.group];
@@ -387,6 +395,7 @@ impl Run<'_> {
             planned_ns: self.c.epoch_ns + leg.join_at.as_nanos() as u64,
             loss_up: group.network.loss_up,
             loss_down: group.network.loss_down,
+            talk: self.talk(leg, &room),
         };
         let shard = self.shard_of(leg.room);
         let s = &self.shards[shard];

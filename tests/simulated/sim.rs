@@ -2,9 +2,10 @@
 
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha12Rng;
+use roomful::client::policy;
 use roomful::measure::{Flow, FlowCounters, Hist};
 use roomful::media::clip::ClipLibrary;
-use roomful::participant::{Common, Event, Meter, Participant, Room, Sink, Spec, Totals, World};
+use roomful::participant::{Common, Event, Meter, Participant, Room, Sink, Spec, TalkSpec, Totals, World};
 use roomful::plan::PlannedLeg;
 use roomful::sfu::{Sfu, SfuConfig};
 use roomful::signaling::{OfferWant, TransportState};
@@ -53,6 +54,8 @@ pub struct Member {
     /// RTP datagrams that this member's links dropped, up and down.
     pub dropped: [u64; 2],
     pub gone: bool,
+    /// Once it has left.
+    pub totals: Option<Totals>,
 }
 
 struct Flight {
@@ -105,6 +108,8 @@ pub struct Sim {
     order: u64,
     rng: ChaCha12Rng,
     next_second: Instant,
+    /// Of who joins next.
+    pub talk: TalkSpec,
 }
 
 pub fn encoding(codec: Codec, kbit: u64) -> Encoding {
@@ -113,7 +118,7 @@ pub fn encoding(codec: Codec, kbit: u64) -> Encoding {
 
 impl Sim {
     pub fn new(seed: u64, client: Client, delay: Duration) -> Sim {
-        Sim::with_suites(seed, client, &[Suite::Aes128CmSha1_80, Suite::AeadAes128Gcm], delay)
+        Sim::with_suites(seed, client, policy(client).suites, delay)
     }
 
     /// With these SRTP suites offered; the SFU takes GCM where it can.
@@ -142,6 +147,7 @@ impl Sim {
             order: 0,
             rng: ChaCha12Rng::seed_from_u64(seed),
             next_second: now + Duration::from_secs(1),
+            talk: TalkSpec::default(),
         }
     }
 
@@ -155,6 +161,7 @@ impl Sim {
         let leg = PlannedLeg {
             id: LegId(n as u32),
             room: RoomId(0),
+            seat: n as u32,
             name: format!("p{n}"),
             join_at: self.now.duration_since(self.start),
             leave_at: Duration::from_secs(3600),
@@ -170,6 +177,7 @@ impl Sim {
             planned_ns,
             loss_up: 0.0,
             loss_down: 0.0,
+            talk: self.talk.clone(),
         };
         let participant = Participant::new(self.now, spec, &self.common);
         self.room.join(LegId(n as u32), planned_ns, participant.sends());
@@ -185,6 +193,7 @@ impl Sim {
             counts: Default::default(),
             dropped: [0; 2],
             gone: false,
+            totals: None,
         });
         let now = self.now;
         self.members[n].participant.open(now, 0, addr).unwrap();
@@ -217,6 +226,7 @@ impl Sim {
         self.sfu.leave(now, &session);
         self.drain_sfu();
         self.members[n].gone = true;
+        self.members[n].totals = Some(totals.clone());
         totals
     }
 
