@@ -139,8 +139,8 @@ mod tests {
 
     const STEP: u64 = 20_000_000;
 
-    /// P.59 table 1: talk-spurts 38.53 %, double talk 6.59 %, mutual silence 22.48 %. Its states' times and shares give
-    /// 38.7, 7.4 and 22.5 %.
+    /// P.59's formulas give 42.4 % of talk for each, 7.4 % of double talk and 22.5 % of mutual silence; its table 1, from
+    /// measured conversations, has 38.5, 6.6 and 22.5 %.
     #[test]
     fn two_parties_are_p_59() {
         let mut floor = Floor::new(7, 2);
@@ -153,7 +153,7 @@ mod tests {
             silence += f64::from(u8::from(both == [false; 2]));
         }
         let share = |x: f64| x * 100.0 / n as f64;
-        assert!((share(talk) - 38.7).abs() < 1.0, "{}", share(talk));
+        assert!((share(talk) - 42.4).abs() < 1.0, "{}", share(talk));
         assert!((share(double) - 7.4).abs() < 0.5, "{}", share(double));
         assert!((share(silence) - 22.5).abs() < 0.7, "{}", share(silence));
     }
@@ -169,7 +169,7 @@ mod tests {
             talking.iter().for_each(|s| talk[*s as usize] += 1);
         }
         assert_eq!(most, 2);
-        // 2 × 38.7 % of the time over 10 seats.
+        // 2 × 42.4 % of the time over 10 seats.
         for t in talk {
             let share = f64::from(t) / 5000.0;
             assert!((share - 8.5).abs() < 1.0, "{share}");
