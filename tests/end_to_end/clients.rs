@@ -3,14 +3,19 @@
 use super::{leg_ends, support};
 use support::{Place, VIDEO, profile, rooms};
 
-const LIMITS: &[&str] =
-    &["joins.failed_share == 0%", "legs.dropped == 0", "audio.loss <= 1.5%", "video.loss <= 1%", "audio.silence_max <= 1s"];
+const LIMITS: &[&str] = &[
+    "joins.failed_share == 0%",
+    "legs.dropped == 0",
+    "audio.loss <= 1.5%",
+    "video.loss <= 1%",
+    "audio.silence_max <= 1s",
+];
 
 fn run(client: &str, rooms: &str) -> (serde_json::Value, Vec<roomful::history::LegEnd>) {
     let place = Place::with(&format!("client = \"{client}\"\n{}", profile("embedded", rooms, "8s", LIMITS)));
     let run = place.run().finish();
     assert_eq!(run.code, Some(0), "{client}: {run:?}");
-    (place.summary(), leg_ends(&place.history().lines))
+    (place.summary(), leg_ends(&place.lines()))
 }
 
 /// A conversation of three with mutes; on a network that drops 4 % of what comes down. RED repairs audio, RTX video.
