@@ -6,7 +6,7 @@ use support::{Place, VIDEO, profile, rooms};
 const LIMITS: &[&str] = &[
     "joins.failed_share == 0%",
     "legs.dropped == 0",
-    "audio.loss <= 1.5%",
+    "audio.loss <= 3%",
     "video.loss <= 1%",
     "audio.silence_max <= 1s",
 ];
