@@ -105,7 +105,7 @@ impl Joining {
         let mut rtc = rtc.set_local_ice_credentials(creds).build(now);
         let candidate = Candidate::host(config.media, "udp").map_err(|e| bad(&e))?;
         rtc.add_local_candidate(candidate);
-        let answer = rtc.sdp_api().accept_offer(offer).map_err(|e| bad(&e))?.to_sdp_string();
+        let answer = codecs_first(&rtc.sdp_api().accept_offer(offer).map_err(|e| bad(&e))?.to_sdp_string());
 
         let mut sources = Vec::new();
         let mut slots = Vec::new();
@@ -188,6 +188,28 @@ fn prefers_h264(offer: &str) -> bool {
         .lines()
         .find_map(|l| l.strip_prefix(&rtpmap))
         .is_some_and(|codec| codec.to_ascii_uppercase().starts_with("H264/"))
+}
+
+/// str0m lists redundancy (RED) before the codec inside, and a browser sends what stands first. This server takes
+/// redundancy and does not ask for it.
+fn codecs_first(answer: &str) -> String {
+    let red: Vec<&str> = answer
+        .lines()
+        .filter_map(|l| l.strip_prefix("a=rtpmap:")?.split_once(' '))
+        .filter(|(_, codec)| codec.starts_with("red/"))
+        .map(|(pt, _)| pt)
+        .collect();
+    let mut out = String::with_capacity(answer.len());
+    for line in answer.lines() {
+        let mut words: Vec<&str> = line.split(' ').collect();
+        if line.starts_with("m=audio ") {
+            // Stable: only what is redundancy moves.
+            words.get_mut(3..).unwrap_or_default().sort_by_key(|pt| red.contains(pt));
+        }
+        out.push_str(&words.join(" "));
+        out.push_str("\r\n");
+    }
+    out
 }
 
 /// An ICE-lite server never sends to a candidate before it has heard from there, so it needs none; leaving them out
