@@ -1,14 +1,21 @@
 //! Clients behave as their presets say, and what they leave out on purpose is neither loss nor silence.
 
-use crate::sim::{Links, Sim, encoding};
+use crate::sim::{Network, Sim, encoding, loses};
+use roomful::impair::Conditions;
 use roomful::participant::TalkSpec;
 use roomful::types::{Client, Codec, Encoding};
 use std::time::Duration;
 
+const CLEAN: Network = [Conditions::PERFECT, Conditions::PERFECT];
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
 fn opus() -> Option<Encoding> {
     Some(encoding(Codec::Opus, 32))
+}
+
+/// A way back that loses this share of the packets.
+fn down(share: f64) -> Network {
+    [CLEAN[0], loses(share)]
 }
 
 fn end(sim: &mut Sim) {
@@ -26,8 +33,8 @@ fn end(sim: &mut Sim) {
 fn redundancy_recovers_what_the_link_drops() {
     for seed in 0..3 {
         let mut sim = Sim::new(seed, Client::LivekitJs, MS(15));
-        let lossy = Links { loss_down: 0.05, ..Links::default() };
-        sim.join(opus(), None, 1, Links::default());
+        let lossy = down(0.05);
+        sim.join(opus(), None, 1, CLEAN);
         sim.join(opus(), None, 1, lossy);
         sim.run(Duration::from_secs(60));
         end(&mut sim);
@@ -52,7 +59,7 @@ fn a_conversation_with_dtx_has_neither_loss_nor_gaps() {
         let mut sim = Sim::new(11, client, MS(20));
         for seat in 0..3 {
             sim.talk = TalkSpec { floor: Some((77, 3, seat)), epoch: Some(sim.start), mutes: None };
-            sim.join(opus(), None, 2, Links::default());
+            sim.join(opus(), None, 2, CLEAN);
         }
         sim.run(Duration::from_secs(40));
         end(&mut sim);
@@ -79,7 +86,7 @@ fn loss_within_a_conversation_is_loss() {
     let mut sim = Sim::new(12, Client::LivekitJs, MS(20));
     for seat in 0..2 {
         sim.talk = TalkSpec { floor: Some((5, 2, seat)), epoch: Some(sim.start), mutes: None };
-        let links = Links { loss_down: if seat == 1 { 0.3 } else { 0.0 }, ..Links::default() };
+        let links = if seat == 1 { down(0.3) } else { CLEAN };
         sim.join(opus(), None, 1, links);
     }
     sim.run(Duration::from_secs(60));
@@ -98,7 +105,7 @@ fn mutes_are_no_loss_whatever_the_client_sends_meanwhile() {
         for seat in 0..3 {
             let mutes = Some((100 + seat, Duration::from_secs(4), Duration::from_secs(3)));
             sim.talk = TalkSpec { floor: None, epoch: Some(sim.start), mutes };
-            sim.join(opus(), None, 2, Links::default());
+            sim.join(opus(), None, 2, CLEAN);
         }
         sim.run(Duration::from_secs(60));
         end(&mut sim);
@@ -123,8 +130,8 @@ fn mutes_are_no_loss_whatever_the_client_sends_meanwhile() {
 fn every_client_has_its_video_repaired() {
     for client in Client::ALL {
         let mut sim = Sim::new(14, client, MS(15));
-        sim.join(opus(), Some(encoding(Codec::Vp8, 500)), 1, Links::default());
-        sim.join(opus(), Some(encoding(Codec::Vp8, 500)), 1, Links { loss_down: 0.05, ..Links::default() });
+        sim.join(opus(), Some(encoding(Codec::Vp8, 500)), 1, CLEAN);
+        sim.join(opus(), Some(encoding(Codec::Vp8, 500)), 1, down(0.05));
         sim.run(Duration::from_secs(20));
         end(&mut sim);
         let v = &sim.members[1].counts[1];
