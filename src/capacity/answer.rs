@@ -187,7 +187,7 @@ impl Answer {
                 let absent =
                     |t: &TrialRow| t.broken.iter().find(|b| b.metric == "joins").map(|b| format!(": {}", b.expr));
                 let detail = last.and_then(absent).unwrap_or_default();
-                let text = format!("Nobody was connected to {who} at a load of {load}{detail}; {}.", self.known());
+                let text = format!("Nobody was served by {who} at a load of {load}{detail}; {}.", self.known());
                 (Verdict::Fail, text)
             }
             (Stop::Budget, ..) => {

@@ -270,7 +270,7 @@ fn a_generator_that_saturates_first_gives_at_least_and_no_threshold() {
 fn a_target_that_dies_is_said_plainly() {
     let (_, a, verdict, sentence) = solve(&[Model { dies_s: 60, ..SOUND }], "");
     assert_eq!((verdict, a.stop, a.threshold), (Verdict::Fail, Stop::TargetGone, None));
-    assert!(sentence.starts_with("Nobody was connected to s1 at a load of "), "{sentence}");
+    assert!(sentence.starts_with("Nobody was served by s1 at a load of "), "{sentence}");
     let (_, a, verdict, sentence) = solve(&[Model { dies_s: 0, ..SOUND }], "");
     assert_eq!((verdict, a.trials.len()), (Verdict::Fail, 1));
     assert!(sentence.contains("at a load of 8") && sentence.contains("no load was proven"), "{sentence}");

@@ -49,7 +49,7 @@ pub struct TrialRow {
     /// Objectives that found nothing to measure.
     #[serde(skip)]
     pub silent: Vec<String>,
-    /// Servers on which nobody was connected.
+    /// Servers that served nobody.
     #[serde(skip)]
     pub deserted: Vec<String>,
     #[serde(skip)]
@@ -449,7 +449,9 @@ fn row(setting: &Setting, open: &Open) -> TrialRow {
         if joins.ours > 0 && s.missing > 0.0 {
             why.get_or_insert_with(|| format!("{} joins failed on our side", joins.ours));
         }
-        if s.judged > 0.0 && s.fewest == Some(0) && s.missing >= s.expected {
+        // A dead server's transports count as connected until consent runs out (RFC 7675: 30 s); media tells at once.
+        let silence = s.flows.iter().all(|f| f.count.received == 0) && setting.streams(plan.rooms) != [0, 0];
+        if s.judged > 0.0 && (s.missing >= s.expected || silence) {
             deserted.push(name.clone());
         }
         fewest = fewest.min(s.fewest.unwrap_or(0));

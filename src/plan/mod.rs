@@ -11,7 +11,7 @@ mod totals;
 #[cfg(test)]
 mod tests;
 
-pub use build::{LAST_JOIN_BEFORE_END, SEAT_GAP, plan};
+pub use build::{LAST_JOIN_BEFORE_END, SEAT_GAP, mute_seed, plan, talk_seed};
 pub use course::{Course, Order, PlannedTrial};
 pub use limits::{Limits, Machine, Need, TransportsPer, limits};
 pub use search::servers;
@@ -56,6 +56,9 @@ pub struct PlannedRoom {
 pub struct PlannedLeg {
     pub id: LegId,
     pub room: RoomId,
+    /// Its place in the room, from 0; a successor has its predecessor's.
+    #[serde(default)]
+    pub seat: u32,
     /// Unique in the run, e.g. `meeting-7/p3` and, for the successor of a stay that ended, `meeting-7/p3.2`.
     pub name: String,
     pub join_at: Duration,

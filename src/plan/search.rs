@@ -85,6 +85,7 @@ pub(super) fn rooms_and_seats(profile: &Profile, search: &Search) -> (Vec<Planne
                 audio: g.audio.filter(|_| seat < sending),
                 video: g.video.filter(|_| seat < sending),
                 network: network(g, before + u64::from(seat)),
+                seat,
             }));
             rooms.push(room);
         }

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod capacity;
+mod clients;
 mod fake_server;
 mod support;
 #[path = "../targets/support/mod.rs"]
