@@ -1,12 +1,12 @@
 //! Follows the plan in real time: starts joins at their planned moments, runs each leg's signalling, hears the shards
 //! and writes what happened. Open loop: nothing the target does delays a join.
 
-use super::health::HealthReader;
+use super::health::{HealthReader, Surroundings};
 use super::realtime_ns;
 use super::shard::{FromShard, RoomRow, Shard, ShardConfig, ShardSecond, ToShard};
 use crate::history::{
     Event, FailReason, Health, Interval, JoinFailure, LegCause, LegEnd, Line, Phase, RoomInterval, ServerFlow,
-    ServerInfo,
+    ServerInfo, ShardHealth,
 };
 use crate::measure::Flow;
 use crate::media::clip::ClipLibrary;
@@ -120,6 +120,8 @@ struct Run<'a> {
     failed: u32,
     dropped: u32,
     seconds: BTreeMap<u64, Vec<ShardSecond>>,
+    /// The last second of each shard: one that stalled skips some.
+    seconds_of: Vec<u64>,
     health: HealthReader,
     notes: BTreeMap<&'static str, (String, Option<LegId>, u64)>,
     phase: Phase,
@@ -166,7 +168,8 @@ impl Conductor {
             failed: 0,
             dropped: 0,
             seconds: BTreeMap::new(),
-            health: HealthReader::new(),
+            health: HealthReader::new(self.surroundings()),
+            seconds_of: vec![0; self.shards],
             notes: BTreeMap::new(),
             phase: Phase::Warmup,
             tasks: JoinSet::new(),
@@ -184,6 +187,17 @@ impl Conductor {
         r
     }
 
+    /// What health is judged against, besides the profile's limits.
+    fn surroundings(&self) -> Surroundings {
+        let hosts = self.driver.hosts();
+        let ports = crate::plan::Machine::read().ports_per_address;
+        Surroundings {
+            // The route to an address of this machine starts at that address.
+            target_is_here: hosts.iter().any(|h| super::socket::source_address(*h).is_ok_and(|from| from == *h)),
+            ports: ports.map(|p| p.saturating_mul(self.sources.len() as u64)),
+        }
+    }
+
     fn start_shard(&self, index: usize, out: &UnboundedSender<FromShard>) -> Result<ShardHandle> {
         let (orders, orders_rx) = unbounded_channel();
         let (media, media_rx) = unbounded_channel();
@@ -191,6 +205,7 @@ impl Conductor {
             index,
             common: self.common.clone(),
             sources: self.sources.clone(),
+            receive_buffer: self.profile.receive_buffer,
             epoch: self.epoch,
             hold: [self.plan.hold_from, self.plan.hold_until],
             orders: orders_rx,
@@ -384,7 +399,8 @@ impl Run<'_> {
             leg: leg.clone(),
             clips: [clip(leg.audio), clip(leg.video)],
             seed: self.c.plan.seed ^ (u64::from(leg.id.0) << 32 | 0x5eed),
-            planned_ns: self.c.epoch_ns + leg.join_at.as_nanos() as u64,
+            // From now, not from the start: the clock may have been set meanwhile.
+            planned_ns: realtime_ns().saturating_sub(now.saturating_duration_since(planned).as_nanos() as u64),
             loss_up: group.network.loss_up,
             loss_down: group.network.loss_down,
         };
@@ -597,12 +613,11 @@ impl Run<'_> {
             FromShard::Note { leg, code, text } => self.note(code, text, leg),
             FromShard::Totals { leg, totals } => self.on_totals(leg, *totals),
             FromShard::Second(s) => {
-                let k = s.second;
-                let all = self.seconds.entry(k).or_default();
-                all.push(*s);
-                if all.len() == self.c.shards
-                    && let Some(all) = self.seconds.remove(&k)
-                {
+                self.seconds_of[s.shard] = s.second;
+                self.seconds.entry(s.second).or_default().push(*s);
+                let whole = self.seconds_of.iter().copied().min().unwrap_or(0);
+                while let Some(first) = self.seconds.first_entry().filter(|e| *e.key() <= whole) {
+                    let (k, all) = first.remove_entry();
                     self.on_second(k, all, show);
                 }
             }
@@ -648,7 +663,8 @@ impl Run<'_> {
         let blank =
             |server| ServerFlow { server, participants: 0, rooms: 0, audio: Flow::default(), video: Flow::default() };
         let (mut connected, seconds) = (0, all.iter().map(|s| s.seconds).fold(0.0, f64::max));
-        let mut shards = Vec::new();
+        // A shard that skipped this second stands in it with nothing: its next one covers both.
+        let mut shards = vec![ShardHealth::default(); self.c.shards];
         for s in all {
             for (id, p, r) in s.present {
                 let f = servers.entry(id).or_insert_with(|| blank(id));
@@ -664,7 +680,7 @@ impl Run<'_> {
             for row in s.rooms {
                 (self.record)(Line { t, event: Event::Room(room_interval(row)) });
             }
-            shards.push(s.health);
+            shards[s.shard] = s.health;
         }
         let joining = self.joining.len() as u32;
         let interval = Interval { seconds, connected, joining, servers: servers.into_values().collect() };

@@ -3,6 +3,7 @@
 
 mod conductor;
 mod health;
+mod reference;
 mod shard;
 pub mod socket;
 pub mod wheel;

@@ -310,8 +310,12 @@ impl Synthetic {
             cpu: if bad { 0.98 } else { f64::from(10 + connected / 5 + rng.random_range(0..3)) / 100.0 },
             packets_out: u64::from(connected) * 110,
             packets_in: u64::from(connected) * 220,
+            core: Some(3),
+            reference: ReferenceFlow { expected: 50, received: 50, jitter_ms: 0.02, ..ReferenceFlow::default() },
             ..ShardHealth::default()
         };
+        shard.timer_lateness.record_us(80);
+        shard.reference.delay.record_us(20);
         for _ in 0..20 {
             shard.send_lateness.record_us(if bad { 31_000 } else { rng.random_range(50..600) });
         }
@@ -321,6 +325,11 @@ impl Synthetic {
             steal: 0.0,
             process_cores: shard.cpu,
             resident_bytes: 90 << 20,
+            cores: 4,
+            udp: UdpErrors::default(),
+            descriptors_left: Some(1000),
+            ports_left: Some(28_000),
+            clock_step_ms: 0.0,
             shards: vec![shard],
             unhealthy: if bad { vec!["shard 0 CPU 98 %".into(), "send lateness p99 31 ms".into()] } else { Vec::new() },
         }

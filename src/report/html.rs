@@ -301,9 +301,27 @@ fn generator(s: &Summary) -> Markup {
                 dt { "CPU of the busiest shard, mean and most" } dd { (n(g.cpu, " %")) ", " (n(g.cpu_max, " %")) }
                 dt { "CPU of the machine" } dd { (n(g.machine_cpu, " %")) }
                 dt { "Stolen by the hypervisor, most" } dd { (n(g.steal_max, " %")) }
+                dt { "A media thread waited for a core, most of a second" } dd { (n(g.waited_max, " %")) }
                 dt { "Packets sent late by, p50 and p99" }
                 dd { (n(g.send_lateness.p50, " ms")) ", " (n(g.send_lateness.p99, " ms")) }
+                dt { "Media threads came round late by, p50 and p99" }
+                dd { (n(g.timer_lateness.p50, " ms")) ", " (n(g.timer_lateness.p99, " ms")) }
+                dt { "Reference flow past the servers: loss, delay p99, jitter" }
+                dd {
+                    (n(g.reference.loss, " %")) ", " (n(g.reference.delay.p99, " ms")) ", "
+                    (n(g.reference.jitter_max, " ms"))
+                }
                 dt { "Datagrams dropped at our own sockets" } dd { (n(g.socket_drops.map(|d| d as f64), "")) }
+                dt { "Sends that failed" } dd { (n(g.send_errors.map(|d| d as f64), "")) }
+                @if let Some(udp) = g.udp_errors {
+                    dt { "UDP errors of the machine: receiving, of these full buffers; sending" }
+                    dd { (udp.receive) ", " (udp.receive_buffer) "; " (udp.send_buffer) }
+                }
+                dt { "Descriptors and UDP ports left" }
+                dd {
+                    (n(g.descriptors_left_min.map(|d| d as f64), "")) ", " (n(g.ports_left_min.map(|d| d as f64), ""))
+                }
+                dt { "Clock set by, most" } dd { (n(g.clock_step_max, " ms")) }
             }
             @if !g.reasons.is_empty() { ul { @for r in &g.reasons { li { (r) } } } }
         }

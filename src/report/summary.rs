@@ -156,9 +156,15 @@ const METRICS: &[(&str, &str)] = &[
     ("video.freezes", "per minute"),
     ("video.frozen_share", "percent"),
     ("legs.{judged,clean,glitched,migrated,reconnected,one_way,dropped,unclean_leave,inconclusive}", "count"),
-    ("generator.{cpu,cpu_max,machine_cpu,steal_max,inconclusive_share}", "percent"),
-    ("generator.send_lateness.{p50,p99}", "ms"),
+    ("generator.{cpu,cpu_max,machine_cpu,steal_max,waited_max,inconclusive_share}", "percent"),
+    ("generator.{send_lateness,timer_lateness}.{p50,p99}", "ms"),
     ("generator.{socket_drops,send_errors,cores,resident_bytes_max}", "count"),
+    ("generator.udp_errors.{receive,receive_buffer,send_buffer}", "count"),
+    ("generator.reference.{expected,received}", "count"),
+    ("generator.reference.loss", "percent"),
+    ("generator.reference.{delay.p50,delay.p99,jitter_max}", "ms"),
+    ("generator.{descriptors_left_min,ports_left_min}", "count"),
+    ("generator.clock_step_max", "ms"),
 ];
 
 fn expand(pattern: &str) -> Vec<String> {

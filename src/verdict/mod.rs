@@ -14,7 +14,7 @@ mod thresholds;
 mod windows;
 mod words;
 
-pub use generator::{Generator, Lateness};
+pub use generator::{Generator, Lateness, Reference};
 pub use judgement::{FailureRow, Hold, Joins, Judgement, Legs, NoteRow, Participants, RoomRow, ServerRow, judge};
 pub use metrics::{
     AudioMetrics, E2eCounts, LossSource, MediaMetrics, Percentiles, PhaseMetrics, RtpCounts, SetupMetrics, VideoMetrics,
