@@ -296,6 +296,7 @@ impl Synthetic {
         };
         let mut audio = flow(50, hit(&self.loss));
         audio.silence_max_ms = if audio.count.e2e_expected > audio.count.e2e_received { 120 } else { 21 };
+        audio.mos.record_us(if audio.count.e2e_expected > audio.count.e2e_received { 310 } else { 434 });
         let mut video = if self.video { flow(60, 0.0) } else { Flow::default() };
         if self.video {
             video.count.frames = streams * 25;

@@ -183,6 +183,12 @@ fn threshold(path: &str, node: &Node) -> Result<Threshold, String> {
             let inner: Vec<&str> = paths.clone().filter(|p| p.starts_with(&format!("{path}."))).collect();
             (!inner.is_empty()).then(|| format!("write one of {}", inner.join(", ")))
         };
+        if path.starts_with("audio.mos") || path.starts_with("video.mos") {
+            // docs/measurement.md says why.
+            return "MOS is shown and never a threshold: it is a model of loss and delay, with coefficients that nobody \
+                    has measured for Opus; set limits on audio.loss, audio.lossy_legs_share and audio.delay.p99"
+                .to_owned();
+        }
         let near = || super::error::nearest(path, paths.clone()).map(|n| format!("did you mean \"{n}\"?"));
         let hint = parents().or_else(near).unwrap_or_else(|| "docs/profiles.md lists them".to_owned());
         format!("there is no such metric; {hint}")

@@ -68,13 +68,22 @@ pub struct Units;
 impl Serialize for Units {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         let bare = [("run.wall", "ms"), ("run.hold.*", "ms"), ("pass[].margin", "percent"), ("pass[].window.*", "ms")];
+        let mos = [
+            ("audio.mos.{min,p5,p50}", "score"),
+            ("audio.mos.count", "count"),
+            ("audio.mos.jitter_buffer", "ms"),
+            ("audio.mos.coefficients.codec_delay", "ms"),
+        ];
+        let mos = mos.iter().flat_map(|(pattern, unit)| expand(pattern).into_iter().map(move |path| (path, *unit)));
         let rooms = [
             ("rooms_worst[].audio_loss", "percent"),
+            ("rooms_worst[].audio_lossy_legs_share", "percent"),
             ("rooms_worst[].video_loss", "percent"),
+            ("rooms_worst[].video_lossy_legs_share", "percent"),
             ("rooms_worst[].delay_max", "ms"),
             ("rooms_worst[].silence_max", "ms"),
         ];
-        s.collect_map(bare.into_iter().map(own).chain(metric_paths()).chain(rooms.into_iter().map(own)))
+        s.collect_map(bare.into_iter().map(own).chain(metric_paths()).chain(mos).chain(rooms.into_iter().map(own)))
     }
 }
 

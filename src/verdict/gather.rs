@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// RFC 7675: consent is gone after 30 s without an answer.
 const CONSENT_MS: f64 = 30_000.0;
+/// Seconds that one E-model score covers.
+const SCORED_SECONDS: f64 = 10.0;
 /// docs/measurement.md: a gap from here on is a glitch.
 const GLITCH_MS: f64 = 1000.0;
 
@@ -85,6 +87,7 @@ pub(super) enum LegClass {
 pub(super) struct Leg {
     pub leg: LegId,
     pub t: f64,
+    pub room: RoomId,
     pub server: Option<ServerId>,
     pub class: LegClass,
     pub cause: LegCause,
@@ -325,6 +328,7 @@ impl<'a> Gatherer<'a> {
         self.out.legs.push(Leg {
             leg: end.leg,
             t,
+            room: end.room,
             server: end.server,
             class,
             cause: end.cause,
@@ -346,13 +350,23 @@ impl<'a> Gatherer<'a> {
         }
         let seconds = window.length_ms() / 1000.0;
         self.out.hold_seconds.insert((t * 10.0).round() as i64, (seconds, inconclusive));
+        // Scores of this second speak of the ten before it.
+        let scored = Window::ending(t, SCORED_SECONDS);
+        let scores_stand = scored.from_ms >= self.frame.hold.from_ms - 1000.0 && !self.frame.inconclusive(&scored);
         for s in &interval.servers {
             let server = self.server(s.server);
             server.participants_max = server.participants_max.max(s.participants);
             server.rooms_max = server.rooms_max.max(s.rooms);
-            if !inconclusive {
+            if inconclusive {
+                continue;
+            }
+            server.video.merge(&s.video);
+            if scores_stand || s.audio.mos.is_empty() {
                 server.audio.merge(&s.audio);
-                server.video.merge(&s.video);
+            } else {
+                let mut audio = s.audio.clone();
+                audio.mos.clear();
+                server.audio.merge(&audio);
             }
         }
         if inconclusive {

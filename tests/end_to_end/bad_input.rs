@@ -73,6 +73,9 @@ fn every_way_to_refuse_a_join_is_counted_by_its_reason() {
     }
     let summary = place.summary();
     assert_eq!(summary["participants"]["failures"], json!(counts));
+    // A join that never ends counts at its full time-out: the deaf one and the silent one.
+    let full = json!({"count": 2, "p50": 2000.0, "p95": 2000.0, "p99": 2000.0, "max": 2000.0});
+    assert_eq!(summary["setup"]["total"], full);
     assert_eq!(summary["joins"]["failed_share"], 100.0);
     let sentence = summary["sentence"].as_str().unwrap();
     assert!(sentence.starts_with("11 of 11 joins failed, 100 % (limit 0 %)"), "{sentence}");
