@@ -52,6 +52,8 @@ pub struct Run {
     pub profile: String,
     pub shape: String,
     pub seed: u64,
+    /// The profile with every default, as TOML without secrets: with the seed, all that is needed to run it again.
+    pub resolved: String,
     pub started_at: String,
     /// Length of the run.
     pub wall: f64,
@@ -101,6 +103,7 @@ impl Summary {
                 profile: j.run.profile.clone(),
                 shape: j.run.shape.clone(),
                 seed: j.run.seed,
+                resolved: j.run.resolved.clone(),
                 started_at: j.run.started_at.clone(),
                 wall: j.wall_ms,
                 hold: j.hold,
@@ -201,7 +204,14 @@ mod tests {
             assert!(value.is_some_and(|v| v.is_number() || v.is_null()), "{path}: {value:?}");
         }
         assert!(json["capacity"].is_null() && json["scale_in"].is_null());
-        assert_eq!(json["units"]["audio.delay.p99"], "ms");
+        assert_eq!(
+            (&json["units"]["audio.delay.p99"], &json["units"]["audio.mos.p5"]),
+            (&"ms".into(), &"score".into())
+        );
+        let mos = &json["audio"]["mos"];
+        assert!((4.33..4.36).contains(&mos["p50"].as_f64().unwrap()), "{mos}");
+        assert_eq!((&mos["coefficients"]["bpl"], &mos["jitter_buffer"]), (&25.1.into(), &60.0.into()));
+        assert!(json["run"]["seed"].is_u64() && json["run"]["resolved"].is_string());
         let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(keys[..8], ["schema", "tool", "run", "units", "verdict", "sentence", "reasons", "pass"]);
     }

@@ -49,6 +49,7 @@ pub fn table(s: &Summary, paint: Paint) -> String {
     if !s.notes.is_empty() {
         out.push('\n');
     }
+    let _ = writeln!(out, "seed {}; the profile with every default is run.resolved in summary.json\n", s.run.seed);
     let label = paint.verdict(s.verdict, &format!("{}:", s.verdict.as_str().to_uppercase()));
     let _ = writeln!(out, "{label} {}", printable(&s.sentence));
     out
@@ -190,7 +191,7 @@ mod tests {
         assert!(lines[1].starts_with("sfu-1              6             0       0             0       0"), "{text}");
         assert!(text.contains("✓ audio.loss <= 0.3%"), "{text}");
         assert!(lines.last().unwrap().starts_with("PASS: 12 of 12 joined;"), "{text}");
-        assert!(!text.contains('\x1b'));
+        assert!(text.contains("seed 7;") && !text.contains('\x1b'), "{text}");
         let width = |l: &&str| l.chars().count();
         assert!(lines[..3].iter().map(width).all(|w| w == lines[0].chars().count()), "{text}");
     }

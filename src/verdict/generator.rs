@@ -1,9 +1,9 @@
 //! Is it the server, or is it us?
 
 use super::frame::Frame;
+use super::gather::ShardTrouble;
 use super::gather::{Counts, Gathered, HealthSums};
 use super::metrics::{percent, rounded};
-use super::gather::ShardTrouble;
 use super::words::{count, number};
 use crate::history::UdpErrors;
 use crate::measure::Hist;

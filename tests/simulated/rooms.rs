@@ -189,6 +189,11 @@ fn story(seed: u64) -> String {
 fn the_same_seed_gives_the_same_run() {
     let (one, two) = (story(11), story(11));
     let at = one.bytes().zip(two.bytes()).position(|(a, b)| a != b).unwrap_or(0);
-    assert!(one == two, "they part at {at}: {} / {}", &one[at.saturating_sub(80)..at + 40], &two[at.saturating_sub(80)..at + 40]);
+    assert!(
+        one == two,
+        "they part at {at}: {} / {}",
+        &one[at.saturating_sub(80)..at + 40],
+        &two[at.saturating_sub(80)..at + 40]
+    );
     assert!(one.len() > 2000 && one != story(12));
 }
