@@ -188,6 +188,9 @@ pub struct LegEnd {
     pub video: FlowCounters,
     /// Highest e2e loss (0..1) in any 10 s, by kind; absent without data.
     pub worst_10s_loss: [Option<f64>; 2],
+    /// When these ten seconds ended, ms since start; absent also in older histories.
+    #[serde(default)]
+    pub worst_10s_at_ms: [Option<f64>; 2],
     /// Longest gap in any expected inbound flow, ms, and when it began (ms since start).
     pub longest_gap_ms: f64,
     pub longest_gap_at_ms: f64,

@@ -88,8 +88,8 @@ fn figures(s: &Summary) -> Markup {
                 }
                 span.label {
                     (label) @if let Some(place) = place { " " span.place { "on " (place) } }
-                    @if let Some(share) = legs { " " span.place { "(" (number(share)) " % of legs above the limit in some 10 s)" } }
                 }
+                @if let Some(share) = legs { br; span.label { "lossy legs " (number(share)) " %" } }
             }
         }
     };

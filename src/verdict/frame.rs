@@ -72,6 +72,11 @@ impl Frame {
         w.from_ms >= self.hold.from_ms - EDGE_MS && w.until_ms <= self.hold.until_ms + EDGE_MS
     }
 
+    /// How much of the window the generator was unhealthy in, or had just been.
+    pub fn unsettled_ms(&self, w: &Window) -> f64 {
+        self.aftermath.overlap_ms(w)
+    }
+
     /// True when what happened in the window may be the generator's doing: it was unhealthy, or nobody was watching it.
     pub fn inconclusive(&self, w: &Window) -> bool {
         self.aftermath.touch(w) || self.watched.overlap_ms(w) < w.length_ms() / 2.0

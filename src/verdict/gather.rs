@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// RFC 7675: consent is gone after 30 s without an answer.
 const CONSENT_MS: f64 = 30_000.0;
-/// Seconds that one E-model score covers.
+/// Seconds that one E-model score covers, and a leg's worst stretch.
 const SCORED_SECONDS: f64 = 10.0;
 /// docs/measurement.md: a gap from here on is a glitch.
 const GLITCH_MS: f64 = 1000.0;
@@ -94,8 +94,8 @@ pub(super) struct Leg {
     pub detail: String,
     /// Highest loss in any 10 s in percent, audio and video; absent also where it may be the generator's doing.
     pub worst_loss: [Option<f64>; 2],
-    /// As recorded, whoever's doing it was.
-    pub in_unhealthy: bool,
+    /// By kind: the generator was unhealthy in that worst stretch (anywhere, where the history does not say when it was).
+    pub in_unhealthy: [bool; 2],
 }
 
 #[derive(Default)]
@@ -324,7 +324,10 @@ impl<'a> Gatherer<'a> {
             LegCause::LeftUnacknowledged => LegClass::UncleanLeave,
             _ => LegClass::Clean,
         };
-        let in_unhealthy = self.frame.unhealthy.overlap_ms(&Window { from_ms: 0.0, until_ms: t }) > 0.0;
+        let in_unhealthy = end.worst_10s_at_ms.map(|at| {
+            let worst = at.map_or(Window { from_ms: 0.0, until_ms: t }, |at| Window::ending(at, SCORED_SECONDS));
+            self.frame.unsettled_ms(&worst) > 0.0
+        });
         self.out.legs.push(Leg {
             leg: end.leg,
             t,

@@ -281,15 +281,15 @@ fn legs(all: &Gathered) -> Legs {
     }
 }
 
-/// By kind, of the legs of one place. A leg over the limit that lived through unhealthy seconds proves nothing and is
-/// left out.
+/// By kind, of the legs of one place. A leg whose worst stretch was over the limit while the generator was unhealthy
+/// proves nothing and is left out.
 fn lossy_of<'a>(legs: impl Iterator<Item = &'a Leg>, pass: &[Threshold]) -> [LossyLegs; 2] {
     let mut out = [LossyLegs::default(); 2];
     for leg in legs {
         for kind in Kind::BOTH {
             let Some(worst) = leg.worst_loss[kind.index()] else { continue };
             let over = worst > lossy_limit(kind, pass);
-            if over && leg.in_unhealthy {
+            if over && leg.in_unhealthy[kind.index()] {
                 continue;
             }
             out[kind.index()].add(LossyLegs { judged: 1, over: over.into() });

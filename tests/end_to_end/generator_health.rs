@@ -8,7 +8,7 @@ mod support;
 
 use roomful::history::Event;
 use serde_json::Value;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -82,11 +82,15 @@ impl Fleet {
         let mut command = on_core(cores()[1], Priority::Usual, ROOMFUL);
         command.args(["fleet", "--servers", "1", "--http", "127.0.0.1:0"]);
         let mut process = Running(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap());
-        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(process.0.stdout.take().unwrap()));
-        let first = lines.next().unwrap().unwrap();
-        let server = first.split_whitespace().skip_while(|w| *w != "pid").nth(1).unwrap().parse().unwrap();
-        let url = lines.map(Result::unwrap).find(|l| l.trim_start().starts_with("State")).unwrap();
-        let url = url.split_whitespace().nth(1).unwrap().trim_end_matches("/registry").to_owned();
+        let mut lines = BufReader::new(process.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let mut word_after = |start: &str, word: &str| -> String {
+            let line = lines.find(|l| l.trim_start().starts_with(start)).unwrap();
+            line.split_whitespace().skip_while(|w| *w != word).nth(1).unwrap().to_owned()
+        };
+        let server = word_after("server", "pid").parse().unwrap();
+        let url = word_after("State", "State").trim_end_matches("/registry").to_owned();
+        // To its last line: a fleet whose output nobody takes ends.
+        word_after("Ctrl-C", "Ctrl-C");
         Fleet { _process: process, server, url }
     }
 }

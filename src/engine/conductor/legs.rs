@@ -319,7 +319,9 @@ impl Run<'_> {
             }
             End::Over { cause, detail } => {
                 self.dropped += u32::from(cause.is_drop());
-                let at = t.longest_gap.1.saturating_sub(self.c.epoch_ns) as f64 / 1e6;
+                let epoch_ns = self.c.epoch_ns;
+                let since_start_ms = move |ns: u64| ns.saturating_sub(epoch_ns) as f64 / 1e6;
+                let at = since_start_ms(t.longest_gap.1);
                 self.note_event(Event::LegEnd(LegEnd {
                     leg,
                     room,
@@ -329,6 +331,7 @@ impl Run<'_> {
                     audio: t.audio,
                     video: t.video,
                     worst_10s_loss: t.worst_10s_loss,
+                    worst_10s_at_ms: t.worst_10s_at_ns.map(|at| at.map(since_start_ms)),
                     longest_gap_ms: t.longest_gap.0,
                     longest_gap_at_ms: at,
                 }));
