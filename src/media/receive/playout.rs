@@ -58,7 +58,7 @@ impl Playout {
     /// Nothing has come, and what follows this number should have.
     pub fn expect_from(&mut self, number: u64) {
         if self.highest.is_none() {
-            (self.highest, self.decided) = (Some(number), number + 1);
+            (self.highest, self.decided) = (Some(number), number.saturating_add(1));
         }
     }
 
@@ -67,16 +67,17 @@ impl Playout {
         let Some(highest) = self.highest.filter(|h| *h < number) else { return };
         let ahead = number - highest;
         // Those that leave the window are decided by what is known now.
-        let until = (number + 1).saturating_sub(OPEN);
+        let until = number.saturating_add(1).saturating_sub(OPEN);
         let last = until.min(self.decided.saturating_add(LEAP));
         while self.decided < last {
             let bit = highest.checked_sub(self.decided).filter(|b| *b < OPEN);
             self.decide(bit.is_some_and(|b| self.in_time >> b & 1 == 1));
         }
         if self.decided < until {
+            // Stamps come from outside: a number may be anything.
             let rest = until - self.decided;
-            self.heard.expected += rest;
-            self.heard.lost += rest;
+            self.heard.expected = self.heard.expected.saturating_add(rest);
+            self.heard.lost = self.heard.lost.saturating_add(rest);
             self.decided = until;
         }
         self.in_time = if ahead < OPEN { self.in_time << ahead } else { 0 };
@@ -85,8 +86,8 @@ impl Playout {
 
     fn decide(&mut self, in_time: bool) {
         self.decided += 1;
-        self.heard.expected += 1;
-        self.heard.lost += u64::from(!in_time);
+        self.heard.expected = self.heard.expected.saturating_add(1);
+        self.heard.lost = self.heard.lost.saturating_add((!in_time).into());
         self.heard.bursts += u64::from(!in_time && !self.in_burst);
         self.in_burst = !in_time;
     }
@@ -99,7 +100,7 @@ impl Playout {
     /// What was decided since the last take; the delay is that of the fastest packet and the buffer, without the codec.
     pub fn take(&mut self) -> Heard {
         let mut heard = std::mem::take(&mut self.heard);
-        heard.delay_ms = (self.fastest_us.unwrap_or(0) + self.buffer_us) as f64 / 1000.0;
+        heard.delay_ms = self.fastest_us.unwrap_or(0).saturating_add(self.buffer_us) as f64 / 1000.0;
         // A run of loss that goes on is one in each of the times that it reaches into.
         self.heard.bursts = u64::from(self.in_burst);
         heard
