@@ -26,10 +26,9 @@ impl Window10s {
         self.pushed += 1;
         self.expected += expected - old_expected;
         self.received += received - old_received;
-        if let Some(share) = self.share().filter(|_| self.pushed >= SECONDS) {
-            if self.worst.is_none_or(|worst| share > worst) {
-                (self.worst, self.worst_at_ns) = (Some(share), at_ns);
-            }
+        let share = self.share().filter(|_| self.pushed >= SECONDS);
+        if let Some(share) = share.filter(|share| self.worst.is_none_or(|worst| *share > worst)) {
+            (self.worst, self.worst_at_ns) = (Some(share), at_ns);
         }
     }
 

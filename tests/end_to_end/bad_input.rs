@@ -129,14 +129,19 @@ fn a_target_that_does_not_answer_is_named() {
 
 #[test]
 fn all_errors_of_a_profile_come_at_once() {
-    let text = profile("embedded", &alone("room"), "2s", ALL_JOIN);
+    let pass = ["joins.failed_share == 0%", "audio.mos.p5 >= 4"];
+    let text = profile("embedded", &alone("room"), "2s", &pass);
     let text = text.replace("hold = \"2s\"", "hodl = \"2s\"").replace("size = 1", "size = \"x\"").replace("0%", "0");
     let place = Place::with(&text);
     let run = place.run().finish();
     assert_eq!(run.code, Some(2), "{run:?}");
-    for words in
-        ["profile.toml:7: rooms[0].size:", "load.hodl: unknown key", "load.hold: is missing", "joins.failed_share"]
-    {
+    for words in [
+        "profile.toml:7: rooms[0].size:",
+        "load.hodl: unknown key",
+        "load.hold: is missing",
+        "joins.failed_share",
+        "audio.mos.p5\": MOS is shown and never a threshold",
+    ] {
         assert!(run.stderr.contains(words), "{words:?} is not in {}", run.stderr);
     }
     assert!(!place.out().exists(), "nothing has run");
