@@ -168,9 +168,9 @@ fn the_same_seed_gives_the_same_plan_of_losses() {
 /// Everything that was measured, as a history would hold it.
 fn story(seed: u64) -> String {
     let mut sim = Sim::new(seed, Client::Chrome, MS(15));
-    let lossy = Links { loss_up: 0.02, loss_down: 0.05 };
-    for links in [Links::default(), lossy, Links::default()] {
-        sim.join(opus(), video(Codec::Vp8), 2, links);
+    let lossy = [loses(0.02), loses(0.05)];
+    for network in [CLEAN, lossy, CLEAN] {
+        sim.join(opus(), video(Codec::Vp8), 2, network);
         sim.run(MS(700));
     }
     sim.run(Duration::from_secs(10));
