@@ -5,7 +5,9 @@ use super::super::shard::ToShard;
 use super::Run;
 use crate::history::{Event, FailReason, JoinFailure, LegCause, LegEnd, ServerInfo};
 use crate::impair::Counters;
-use crate::participant::{Milestones, Spec, Totals};
+use crate::participant::{Milestones, Spec, TalkSpec, Totals};
+use crate::plan::{PlannedLeg, PlannedRoom, mute_seed, talk_seed};
+use crate::profile::Talk;
 use crate::signaling::{Call, Ended, Media, Order, Progress as Milestone, TransportState};
 use crate::types::{Encoding, LegId, RoomId, ServerId, Suite};
 use std::net::SocketAddr;
@@ -81,6 +83,14 @@ impl Run<'_> {
         (0..self.legs.len()).filter(|i| here(&self.legs[*i])).map(|i| LegId(i as u32)).collect()
     }
 
+    /// How a leg uses its microphone; all of a room compute the same conversation.
+    fn talk(&self, leg: &PlannedLeg, room: &PlannedRoom) -> TalkSpec {
+        let (group, seed) = (&self.c.profile.rooms[room.group], self.c.plan.seed);
+        let floor = (group.talk == Talk::P59).then(|| (talk_seed(seed, room), room.senders_max, leg.seat));
+        let mutes = group.mute.map(|m| (mute_seed(seed, room, leg.seat), m.after, m.lasts));
+        TalkSpec { floor, mutes, epoch: Some(self.c.epoch) }
+    }
+
     pub(super) fn start_join(&mut self, leg: LegId, now: Instant) {
         let leg = &self.c.plan.legs[leg.index()];
         let room = self.c.plan.rooms[leg.room.index()].clone();
@@ -96,6 +106,7 @@ impl Run<'_> {
             // From now, not from the start: the clock may have been set meanwhile.
             planned_ns: realtime_ns().saturating_sub(now.saturating_duration_since(planned).as_nanos() as u64),
             network_delay_max: group.network_delay_max(),
+            talk: self.talk(leg, &room),
         };
         let network = leg.network.and_then(|n| group.networks.get(n)).map(|n| Box::new([n.up, n.down]));
         let shard = self.shard_of(leg.room);

@@ -68,6 +68,8 @@ pub struct Source {
     silence: Silence,
     /// Audio only.
     playout: Option<Box<Playout>>,
+    /// For how long the sender had sent nothing at the last settlement, since the last packet that arrived.
+    unsent_ns: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,6 +124,7 @@ impl Source {
             gaps: Gaps::default(),
             silence: Silence::default(),
             playout: (codec.kind() == Kind::Audio).then(|| Box::new(Playout::new(JITTER_BUFFER.as_micros() as u64))),
+            unsent_ns: 0,
         }
     }
 
@@ -147,7 +150,7 @@ impl Source {
             }
             Outcome::Duplicate => return None,
         };
-        if !p.payload.is_empty() && (self.kind == Kind::Video || stamp.is_some()) {
+        if self.kind == Kind::Video && !p.payload.is_empty() {
             self.gaps.on_packet(p.recv_ns);
         }
         match (self.kind, stamp) {
@@ -180,7 +183,7 @@ impl Source {
             playout.advance(sent);
         }
         if self.kind == Kind::Audio {
-            self.silence.advance(ledger, now_ns);
+            self.unsent_ns = self.silence.advance(ledger, now_ns);
         }
     }
 
@@ -200,7 +203,7 @@ impl Source {
             self.settle_late_start(ledger);
             self.expect(ledger.count_at(until_ns));
             if self.kind == Kind::Audio {
-                self.silence.advance(ledger, until_ns);
+                self.unsent_ns = self.silence.advance(ledger, until_ns);
             }
         }
         self.state = State::Ended;
@@ -241,6 +244,9 @@ impl Source {
 
     /// The sender mutes this stream or goes on: it has no gaps and no silence meanwhile. Loss needs no such word.
     pub fn set_flowing(&mut self, flowing: bool, at_ns: u64) {
+        if !flowing {
+            self.gaps.forgive(std::mem::take(&mut self.unsent_ns));
+        }
         self.gaps.set_flowing(flowing, at_ns);
         if !flowing {
             self.silence.stop();
@@ -282,7 +288,7 @@ impl Source {
 
     /// Longest time without a packet, the one open at `now_ns` included.
     pub fn longest_gap(&self, now_ns: u64) -> Gap {
-        self.gaps.longest(now_ns)
+        self.gaps.longest(now_ns, self.unsent_ns)
     }
 
     /// See [`Gaps::take_gap`].
@@ -352,7 +358,7 @@ impl Source {
 
     fn on_audio(&mut self, rx: &RxStream, n: u64, stamp: &Stamp, recv_ns: u64) {
         if self.state != State::Ended {
-            self.silence.on_packet(recv_ns, stamp.sent_ns, stamp.packet);
+            self.hear(stamp, recv_ns);
             // A number that is not ours must not carry the playout away.
             let believed = stamp.packet.saturating_sub(self.stamped_up_to) < LEAP_MAX || self.state != State::Counting;
             if let Some(playout) = self.playout.as_mut().filter(|_| believed) {
@@ -362,6 +368,14 @@ impl Source {
         if !self.baseline(rx, n, stamp, recv_ns) {
             self.count_audio(stamp.packet);
         }
+    }
+
+    /// An audio packet ends a silence and a gap, less what was not sent meanwhile.
+    fn hear(&mut self, stamp: &Stamp, recv_ns: u64) {
+        let unsent_ns = self.silence.on_packet(recv_ns, stamp.sent_ns, stamp.packet);
+        self.gaps.forgive(unsent_ns);
+        self.gaps.on_packet(recv_ns);
+        self.unsent_ns = 0;
     }
 
     /// Each packet has its stamp, so the counter alone says where it belongs.
@@ -382,8 +396,7 @@ impl Source {
     fn on_jump(&mut self, stamp: Option<Stamp>, recv_ns: u64) {
         let Some(stamp) = stamp.filter(|stamp| stamp.packet > self.stamped_up_to) else { return };
         if self.kind == Kind::Audio && self.state == State::Counting {
-            self.silence.on_packet(recv_ns, stamp.sent_ns, stamp.packet);
-            self.gaps.on_packet(recv_ns);
+            self.hear(&stamp, recv_ns);
             self.count_audio(stamp.packet);
         }
     }
