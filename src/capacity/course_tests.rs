@@ -126,6 +126,7 @@ impl World {
             audio: FlowCounters::default(),
             video: FlowCounters::default(),
             worst_10s_loss: [None, None],
+            worst_10s_at_ms: [None, None],
             longest_gap_ms: 0.0,
             longest_gap_at_ms: 0.0,
             impaired: None,

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Tests share two cores with other tests: that the generator was late is no news here.
-const TOLERANT: &str = "[health]\nshard_cpu_max = \"100%\"\nsteal_max = \"100%\"\nlateness_p99_max = \"10s\"\nsocket_drops_max = \"100%\"\n";
+const TOLERANT: &str = "[health]\nshard_cpu_max = \"100%\"\nsteal_max = \"100%\"\nlateness_p99_max = \"10s\"\n\
+    timer_p99_max = \"10s\"\nsocket_drops_max = \"100%\"\nudp_errors_max = \"100%\"\nreference_loss_max = \"100%\"\n\
+    reference_delay_p99_max = \"10s\"\nreference_jitter_max = \"10s\"\n";
 
 fn profile(top: &str, search: &str, objectives: &str) -> String {
     format!(
@@ -24,15 +26,14 @@ fn embedded(keys: &str) -> String {
     format!("target = \"embedded\"\n[embedded]\nservers = 1\n{keys}")
 }
 
-const SHORT: &str =
-    "range = \"4..60\"\njoin = \"20/s\"\ntrial = \"3s\"\nfirst_trial = \"2s\"\nsettle = \"1s\"\nbudget = \"80s\"";
+const SHORT: &str = "range = \"4..60\"\njoin = \"20/s\"\ntrial = \"3s\"\nfirst_trial = \"2s\"\nsettle = \"1s\"\nbudget = \"80s\"\nloss_ratio = \"90%\"";
 
 #[test]
 fn an_admission_limit_is_found_and_named() {
     let place = Place::with(&profile(
         &embedded("participants_max = 26"),
         SHORT,
-        "\"audio.loss\" = \"<= 20%\"\n\"joins.failed_share\" = \"<= 1%\"",
+        "\"audio.loss\" = \"<= 99%\"\n\"joins.failed_share\" = \"<= 1%\"",
     ));
     let run = place.run().finish();
     assert_eq!(run.code, Some(0), "{run:?}");
@@ -69,7 +70,7 @@ fn an_admission_limit_is_found_and_named() {
 
 #[test]
 fn what_is_known_is_said_when_interrupted() {
-    let place = Place::with(&profile(&embedded(""), SHORT, "\"audio.loss\" = \"<= 50%\""));
+    let place = Place::with(&profile(&embedded(""), SHORT, "\"audio.loss\" = \"<= 99%\""));
     let mut run = place.run();
     run.says("trial 2");
     run.signal("INT");
@@ -83,7 +84,7 @@ fn what_is_known_is_said_when_interrupted() {
 
 #[test]
 fn a_server_that_dies_in_the_search_is_no_limit() {
-    let place = Place::with(&profile(&embedded(""), SHORT, "\"audio.loss\" = \"<= 50%\""));
+    let place = Place::with(&profile(&embedded(""), SHORT, "\"audio.loss\" = \"<= 99%\""));
     let mut run = place.run();
     run.says("trial 2");
     signal(fleet_of(run.pid())[1].0, "KILL");
@@ -173,7 +174,7 @@ fn a_target_that_nobody_can_join_is_said_plainly() {
     let nobody = "127.0.0.1:9".parse().unwrap();
     let server = FakeServer::start(nobody, nobody);
     let text =
-        profile("target = \"target.toml\"", SHORT, "\"audio.loss\" = \"<= 50%\"").replace("\"m\"", "\"garbage\"");
+        profile("target = \"target.toml\"", SHORT, "\"audio.loss\" = \"<= 99%\"").replace("\"m\"", "\"garbage\"");
     let place = Place::against(&server.url, &text);
     let run = place.run().finish();
     assert_eq!(run.code, Some(3), "{run:?}");
