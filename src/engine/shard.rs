@@ -6,6 +6,7 @@ use super::socket::{MediaSocket, Poll, Receiver, thread_cpu_ns};
 use super::wheel::Wheel;
 use crate::history::ShardHealth;
 use crate::measure::{Flow, FlowCounters, Hist};
+use crate::media::prefetch::prefetch;
 use crate::participant::{Common, Event, Meter, Participant, Room, SLOTS_MAX, Sink, Spec, Totals, World};
 use crate::signaling::{MediaCommand, MediaError, TransportState};
 use crate::types::{Kind, LegId, RoomId, ServerId};
@@ -531,7 +532,18 @@ impl Shard {
             } else {
                 self.media.ready(keys)
             }
-            for k in keys.iter() {
+            for (i, k) in keys.iter().enumerate() {
+                // Two sockets ahead, and one: their memory comes while this one's packets are at work.
+                if let Some(k) = keys.get(i + 2)
+                    && let Some(Some(e)) = self.entries.get((k >> 8) as usize)
+                {
+                    prefetch(&**e, usize::MAX);
+                }
+                if let Some(k) = keys.get(i + 1)
+                    && let Some(Some(e)) = self.entries.get((k >> 8) as usize)
+                {
+                    e.participant.prefetch((k & 0xff) as u8);
+                }
                 self.receive((k >> 8) as u32, (k & 0xff) as u8);
             }
             if keys.len() < 1024 {
@@ -561,11 +573,9 @@ impl Shard {
             buf: &mut self.buf[..],
             events: &mut self.events,
         };
-        let drained = self.receiver.drain(&s.socket, |d| {
-            if let Some(from) = d.from.or(peer) {
-                participant.on_datagram(&mut w, slot, from, d.recv_ns, d.data);
-            }
-        });
+        // While the kernel is at work.
+        participant.prefetch_tables(slot);
+        let drained = self.receiver.drain(&s.socket, |batch| participant.on_batch(&mut w, slot, peer, batch));
         self.io.packets_in += u64::from(drained.datagrams);
         self.io.dropped += u64::from(drained.dropped);
         self.io.refused += u64::from(drained.refused);

@@ -2,6 +2,7 @@
 //! that does not allocate per call.
 #![expect(unsafe_code, reason = "recvmmsg, control messages and epoll have no safe, allocation-free wrapper in std")]
 
+use crate::participant::{Batch, DATAGRAM_MAX, Received};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::cell::Cell;
 use std::io;
@@ -10,8 +11,6 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Datagrams read by one system call.
 const BATCH: usize = 16;
-/// More than any Ethernet path carries to us; longer datagrams are cut and fail their tag.
-const DATAGRAM_MAX: usize = 2048;
 /// Room for one timestamp and one drop counter.
 const CONTROL_LEN: usize = 64;
 
@@ -98,14 +97,6 @@ impl MediaSocket {
     }
 }
 
-/// One received datagram.
-pub struct Datagram<'a> {
-    pub from: Option<SocketAddr>,
-    /// Kernel receive time, CLOCK_REALTIME in ns; 0 if the kernel gave none.
-    pub recv_ns: u64,
-    pub data: &'a mut [u8],
-}
-
 /// What one drain of a socket met beside datagrams.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Drained {
@@ -124,6 +115,7 @@ pub struct Receiver {
     // Both point into the boxes above, which never move; rebuilt before each call all the same.
     iov: Box<[libc::iovec; BATCH]>,
     headers: Box<[libc::mmsghdr; BATCH]>,
+    received: [Received; BATCH],
 }
 
 // SAFETY: the raw pointers inside point only into boxes that the same value owns.
@@ -145,11 +137,12 @@ impl Receiver {
             names: Box::new(names),
             iov: Box::new(iov),
             headers: Box::new(headers),
+            received: [Received::default(); BATCH],
         }
     }
 
     /// Reads everything that waits on the socket, a batch a system call.
-    pub fn drain(&mut self, socket: &MediaSocket, mut each: impl FnMut(Datagram<'_>)) -> Drained {
+    pub fn drain(&mut self, socket: &MediaSocket, mut each: impl FnMut(Batch<'_>)) -> Drained {
         let mut drained = Drained::default();
         // A socket that is flooded must not starve the others of the shard.
         for _ in 0..16 {
@@ -169,9 +162,10 @@ impl Receiver {
                     drained.dropped += d.wrapping_sub(socket.drops_seen.replace(d));
                 }
                 let from = if socket.connected { None } else { self.name_of(i) };
-                let len = (self.headers[i].msg_len as usize).min(DATAGRAM_MAX);
-                each(Datagram { from, recv_ns, data: &mut self.buffers[i][..len] });
+                let len = (self.headers[i].msg_len as usize).min(DATAGRAM_MAX) as u16;
+                self.received[i] = Received { from, recv_ns, len };
             }
+            each(Batch { received: &self.received[..n], buffers: &mut self.buffers[..n] });
             drained.datagrams += n as u32;
             if n < BATCH {
                 break;
@@ -349,10 +343,12 @@ mod tests {
         poll.ready(&mut keys);
         assert_eq!(keys, [7]);
         let mut got = vec![];
-        let d = Receiver::new().drain(&b, |d| {
-            assert_eq!(d.from, Some(a.local()));
-            assert!(d.recv_ns >= before, "{} {before}", d.recv_ns);
-            got.push(d.data[0]);
+        let d = Receiver::new().drain(&b, |mut batch| {
+            batch.each(None, |from, recv_ns, data| {
+                assert_eq!(from, a.local());
+                assert!(recv_ns >= before, "{recv_ns} {before}");
+                got.push(data[0]);
+            });
         });
         assert_eq!(got, (0..40).collect::<Vec<u8>>());
         assert_eq!((d.datagrams, d.dropped, d.refused), (40, 0, 0));

@@ -1,12 +1,14 @@
 //! One participant's life on its transports: opens them, negotiates, sends, receives, reports, leaves. Pure: datagrams
 //! and time come in as arguments, datagrams and events go out through [`World`].
 
+mod batch;
 mod feedback;
 mod inbound;
 mod outbound;
 mod room;
 mod slot;
 
+pub use batch::{Batch, DATAGRAM_MAX, Received};
 pub use room::{Member, Room};
 
 use crate::history::Setup;

@@ -11,6 +11,7 @@ use super::payload::{self, Start, View};
 use super::report::{ReceptionReport, Reporter};
 use super::sequence::{Place, Sequence};
 use crate::measure::FlowCounters;
+use crate::media::prefetch::prefetch;
 use crate::types::{Codec, Kind};
 use std::time::{Duration, Instant};
 
@@ -115,6 +116,17 @@ struct Video {
     media: Bits,
     first_frame_ns: Option<u64>,
     asked_key_frame: Option<Instant>,
+}
+
+impl Video {
+    /// All but the frames under way, of which the first few are in use.
+    #[inline]
+    fn prefetch(&self) {
+        self.frames.prefetch();
+        prefetch(&self.frame_jitter, 1);
+        prefetch(&self.media, 2);
+        prefetch(&self.freezes, 3);
+    }
 }
 
 /// What is kept of a packet once its payload has been looked at.
@@ -351,6 +363,14 @@ impl RxStream {
     /// Who lost the SSRC with the last packet, once.
     pub fn take_former_owner(&mut self) -> Option<(Owner, Handover)> {
         Some((self.former?, self.handover.take()?))
+    }
+
+    /// Asks for the memory that the next packet needs beside the stream itself.
+    #[inline]
+    pub fn prefetch(&self) {
+        if let Some(video) = &self.video {
+            video.prefetch();
+        }
     }
 
     /// Bytes that this stream occupies.
