@@ -1,0 +1,324 @@
+//! The legs of a run: joining, in, leaving, over. Every change of a leg's state is here.
+
+use super::super::shard::ToShard;
+use super::Run;
+use crate::history::{Event, FailReason, JoinFailure, LegCause, LegEnd, ServerInfo};
+use crate::participant::{Milestones, Spec, Totals};
+use crate::signaling::{Call, Ended, Media, Order, Progress as Milestone, TransportState};
+use crate::types::{Encoding, LegId, RoomId, ServerId, Suite};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+/// A driver has 5 s to leave; this is the end of our patience with the driver itself.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(7);
+
+enum State {
+    Waiting,
+    Joining,
+    In,
+    Leaving {
+        since: Instant,
+    },
+    /// Signalling is over; the shard's totals are awaited.
+    Ending {
+        ended: End,
+    },
+    Done,
+}
+
+enum End {
+    Failed { reason: FailReason, detail: String, after_ms: f64 },
+    Over { cause: LegCause, detail: String },
+}
+
+pub(super) struct Leg {
+    state: State,
+    planned: Instant,
+    milestones: Milestones,
+    pub(super) has_transport: bool,
+    server: Option<ServerId>,
+    suite: Option<Suite>,
+    remote: Option<SocketAddr>,
+    orders: Option<UnboundedSender<Order>>,
+    task: Option<tokio::task::AbortHandle>,
+}
+
+impl Leg {
+    /// A leg before its planned start.
+    pub(super) fn waiting(planned: Instant) -> Leg {
+        Leg {
+            state: State::Waiting,
+            planned,
+            milestones: Milestones::default(),
+            has_transport: false,
+            server: None,
+            suite: None,
+            remote: None,
+            orders: None,
+            task: None,
+        }
+    }
+}
+
+impl Run<'_> {
+    fn shard_of(&mut self, room: RoomId) -> usize {
+        if let Some(s) = self.room_shard.get(&room) {
+            return *s;
+        }
+        let s = (0..self.shards.len()).min_by_key(|i| self.shards[*i].load).unwrap_or(0);
+        self.shards[s].load += self.c.plan.rooms[room.index()].size;
+        self.room_shard.insert(room, s);
+        s
+    }
+
+    /// Who joins or is in.
+    pub(super) fn present(&self) -> Vec<LegId> {
+        let here = |l: &Leg| matches!(l.state, State::Joining | State::In);
+        (0..self.legs.len()).filter(|i| here(&self.legs[*i])).map(|i| LegId(i as u32)).collect()
+    }
+
+    pub(super) fn start_join(&mut self, leg: LegId, now: Instant) {
+        let leg = &self.c.plan.legs[leg.index()];
+        let room = self.c.plan.rooms[leg.room.index()].clone();
+        let group = &self.c.profile.rooms[room.group];
+        let planned = self.legs[leg.id.index()].planned;
+        let late_ms = now.saturating_duration_since(planned).as_secs_f64() * 1000.0;
+        self.note_event(Event::JoinStart { leg: leg.clone(), late_ms });
+        let clip = |e: Option<Encoding>| e.and_then(|e| self.c.clips.clip(e));
+        let spec = Spec {
+            leg: leg.clone(),
+            clips: [clip(leg.audio), clip(leg.video)],
+            seed: self.c.plan.seed ^ (u64::from(leg.id.0) << 32 | 0x5eed),
+            planned_ns: self.c.epoch_ns + leg.join_at.as_nanos() as u64,
+            loss_up: group.network.loss_up,
+            loss_down: group.network.loss_down,
+        };
+        let shard = self.shard_of(leg.room);
+        let s = &self.shards[shard];
+        let _ = s.orders.send(ToShard::Add { spec: Box::new(spec) });
+        let (orders, orders_rx) = unbounded_channel();
+        let (milestones, mut from_driver) = unbounded_channel();
+        let call = Call {
+            leg: leg.clone(),
+            room,
+            media: Media::new(leg.id, s.media.clone()),
+            orders: orders_rx,
+            progress: milestones,
+        };
+        let (driver, all, id) = (self.c.driver.clone(), self.milestones.clone(), leg.id);
+        let task = self.tasks.spawn(async move {
+            let work = driver.run(call);
+            tokio::pin!(work);
+            loop {
+                tokio::select! {
+                    biased;
+                    Some(m) = from_driver.recv() => { let _ = all.send((id, m)); }
+                    ended = &mut work => {
+                        while let Ok(m) = from_driver.try_recv() {
+                            let _ = all.send((id, m));
+                        }
+                        return (id, ended);
+                    }
+                }
+            }
+        });
+        let l = &mut self.legs[leg.id.index()];
+        l.state = State::Joining;
+        l.orders = Some(orders);
+        l.task = Some(task);
+        self.joining.insert(leg.id);
+        self.active += 1;
+    }
+
+    fn tell_shard(&mut self, leg: LegId, order: ToShard) {
+        let room = self.c.plan.legs[leg.index()].room;
+        let s = self.shard_of(room);
+        let _ = self.shards[s].orders.send(order);
+    }
+
+    pub(super) fn quiet(&mut self, leg: LegId) {
+        if matches!(self.legs[leg.index()].state, State::Joining | State::In) {
+            self.tell_shard(leg, ToShard::Quiet { leg });
+        }
+    }
+
+    pub(super) fn leave(&mut self, leg: LegId, now: Instant) {
+        let after_ms = self.after_ms(leg, now);
+        let l = &mut self.legs[leg.index()];
+        match l.state {
+            State::In => {
+                l.state = State::Leaving { since: now };
+                if let Some(o) = &l.orders {
+                    let _ = o.send(Order::Leave);
+                }
+                self.leaving.insert(leg);
+            }
+            State::Joining => {
+                let detail = "had to leave before it was connected".to_owned();
+                self.give_up(leg, End::Failed { reason: FailReason::LeftEarly, detail, after_ms });
+            }
+            _ => {}
+        }
+    }
+
+    fn after_ms(&self, leg: LegId, now: Instant) -> f64 {
+        now.saturating_duration_since(self.legs[leg.index()].planned).as_secs_f64() * 1000.0
+    }
+
+    /// Stops a leg's signalling where it stands.
+    fn give_up(&mut self, leg: LegId, end: End) {
+        if let Some(t) = self.legs[leg.index()].task.take() {
+            t.abort();
+        }
+        self.end(leg, end);
+    }
+
+    fn end(&mut self, leg: LegId, end: End) {
+        let l = &mut self.legs[leg.index()];
+        if matches!(l.state, State::Ending { .. } | State::Done | State::Waiting) {
+            return;
+        }
+        l.state = State::Ending { ended: end };
+        l.orders = None;
+        l.task = None;
+        self.joining.remove(&leg);
+        self.leaving.remove(&leg);
+        self.tell_shard(leg, ToShard::Remove { leg });
+    }
+
+    pub(super) fn on_ended(&mut self, leg: LegId, ended: Ended) {
+        let after_ms = self.after_ms(leg, Instant::now());
+        let joined = matches!(self.legs[leg.index()].state, State::In | State::Leaving { .. });
+        let interrupted_leave = matches!(self.legs[leg.index()].state, State::Leaving { .. });
+        let end = match (ended, joined) {
+            (Ended::Failed { reason, detail }, false) => End::Failed { reason, detail, after_ms },
+            (Ended::Over { cause, detail }, true) => End::Over { cause, detail },
+            (Ended::Over { detail, .. }, false) => End::Failed { reason: FailReason::Closed, detail, after_ms },
+            (Ended::Failed { detail, .. }, true) => {
+                let cause = if interrupted_leave { LegCause::LeftUnacknowledged } else { LegCause::ClosedByServer };
+                End::Over { cause, detail }
+            }
+        };
+        self.end(leg, end);
+    }
+
+    pub(super) fn check_timeouts(&mut self, now: Instant) {
+        let limit = self.c.profile.load.join_timeout;
+        let late: Vec<LegId> =
+            self.joining.iter().copied().filter(|l| now >= self.legs[l.index()].planned + limit).collect();
+        for leg in late {
+            let l = &self.legs[leg.index()];
+            let m = &l.milestones;
+            let (reason, stage) = match (m.signaled, m.ice) {
+                (None, _) => (FailReason::TimeoutSignaling, "signalling answer"),
+                (Some(_), None) => (FailReason::TimeoutIce, "ICE pair"),
+                (Some(_), Some(_)) => (FailReason::TimeoutDtls, "DTLS handshake"),
+            };
+            let at = l.server.map_or_else(String::new, |s| format!(" on {}", self.servers[s.index()]));
+            let detail = format!("no {stage} within {}{at}", humantime::format_duration(limit));
+            let after_ms = limit.as_secs_f64() * 1000.0;
+            self.give_up(leg, End::Failed { reason, detail, after_ms });
+        }
+        let stuck: Vec<LegId> = self
+            .leaving
+            .iter()
+            .copied()
+            .filter(|l| match self.legs[l.index()].state {
+                State::Leaving { since } => now >= since + LEAVE_PATIENCE,
+                _ => false,
+            })
+            .collect();
+        for leg in stuck {
+            let detail = "the driver did not come back from its leave".to_owned();
+            self.give_up(leg, End::Over { cause: LegCause::LeftUnacknowledged, detail });
+        }
+    }
+
+    pub(super) fn on_milestone(&mut self, leg: LegId, m: Milestone) {
+        let l = &mut self.legs[leg.index()];
+        match m {
+            Milestone::Started(at) => l.milestones.started = Some(at),
+            Milestone::Routed(at) => l.milestones.routed = Some(at),
+            Milestone::Signaled(at) => {
+                l.milestones.signaled.get_or_insert(at);
+                self.maybe_joined(leg);
+            }
+            Milestone::Server(name) => {
+                let known = self.servers.iter().position(|s| *s == name);
+                let id = ServerId(known.unwrap_or(self.servers.len()) as u32);
+                l.server = Some(id);
+                if known.is_none() {
+                    self.servers.push(name.clone());
+                    self.note_event(Event::Server(ServerInfo { id, name }));
+                }
+                self.tell_shard(leg, ToShard::Server { leg, server: id });
+            }
+            Milestone::Note { code, text } => self.note(code, text, leg),
+        }
+    }
+
+    fn maybe_joined(&mut self, leg: LegId) {
+        let l = &mut self.legs[leg.index()];
+        if !matches!(l.state, State::Joining) {
+            return;
+        }
+        let Some((setup, _)) = l.milestones.setup(l.planned, l.has_transport) else { return };
+        let Some(server) = l.server else { return };
+        l.state = State::In;
+        let (suite, remote) = (l.suite, l.remote.map(|r| r.to_string()));
+        self.joining.remove(&leg);
+        let room = self.c.plan.legs[leg.index()].room;
+        self.note_event(Event::Joined { leg, room, server, suite, remote, setup });
+    }
+
+    /// What the media path says of a transport goes to the join's milestones and to the driver.
+    pub(super) fn on_transport(&mut self, leg: LegId, slot: u8, state: TransportState, at: Instant) {
+        let l = &mut self.legs[leg.index()];
+        match &state {
+            TransportState::IceConnected { remote } => {
+                l.milestones.ice.get_or_insert(at);
+                l.remote.get_or_insert(*remote);
+            }
+            TransportState::Connected { suite } => {
+                l.milestones.keys.get_or_insert(at);
+                l.suite.get_or_insert(*suite);
+            }
+            _ => {}
+        }
+        if let Some(o) = &l.orders {
+            let _ = o.send(Order::Transport { slot, state });
+        }
+        self.maybe_joined(leg);
+    }
+
+    pub(super) fn on_totals(&mut self, leg: LegId, t: Totals) {
+        let room = self.c.plan.legs[leg.index()].room;
+        let l = &mut self.legs[leg.index()];
+        let server = l.server;
+        let State::Ending { ended } = std::mem::replace(&mut l.state, State::Done) else { return };
+        self.active -= 1;
+        match ended {
+            End::Failed { reason, detail, after_ms } => {
+                self.failed += 1;
+                self.note_event(Event::JoinFailed(JoinFailure { leg, room, server, reason, detail, after_ms }));
+            }
+            End::Over { cause, detail } => {
+                self.dropped += u32::from(cause.is_drop());
+                let at = t.longest_gap.1.saturating_sub(self.c.epoch_ns) as f64 / 1e6;
+                self.note_event(Event::LegEnd(LegEnd {
+                    leg,
+                    room,
+                    server,
+                    cause,
+                    detail,
+                    audio: t.audio,
+                    video: t.video,
+                    worst_10s_loss: t.worst_10s_loss,
+                    longest_gap_ms: t.longest_gap.0,
+                    longest_gap_at_ms: at,
+                }));
+            }
+        }
+    }
+}

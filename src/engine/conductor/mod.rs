@@ -1,0 +1,314 @@
+//! Follows the plan in real time: starts joins at their planned moments, runs each leg's signalling, hears the shards
+//! and writes what happened. Open loop: nothing the target does delays a join.
+
+mod agenda;
+mod legs;
+mod rows;
+
+use super::health::HealthReader;
+use super::realtime_ns;
+use super::shard::{FromShard, Shard, ShardConfig, ShardSecond, ToShard};
+use crate::history::{Event, Health, Interval, Line, Phase};
+use crate::media::clip::ClipLibrary;
+use crate::participant::Common;
+use crate::plan::Plan;
+use crate::profile::Profile;
+use crate::signaling::{Driver, Ended, MediaCommand, Progress as Milestone};
+use crate::types::{LegId, RoomId};
+use agenda::{Agenda, Due};
+use anyhow::{Context as _, Result, bail};
+use legs::Leg;
+use rows::Rows;
+use rustc_hash::FxHashMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinSet;
+
+/// How often joins are checked against their time-out.
+const CHECK: Duration = Duration::from_millis(50);
+
+/// What a run needs.
+pub struct Conductor {
+    pub profile: Arc<Profile>,
+    pub plan: Arc<Plan>,
+    pub driver: Arc<dyn Driver>,
+    pub clips: Arc<ClipLibrary>,
+    pub common: Arc<Common>,
+    pub shards: usize,
+    pub sources: Vec<IpAddr>,
+    /// Start of the run, and the same moment in ns of CLOCK_REALTIME.
+    pub epoch: Instant,
+    pub epoch_ns: u64,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    pub interrupted: bool,
+}
+
+/// Where a run stands, once a second.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// ms since the start of the run.
+    pub t_ms: f64,
+    pub phase: Phase,
+    /// Participants that are in when all have joined.
+    pub planned: u32,
+    pub failed: u32,
+    pub dropped: u32,
+    pub interval: Interval,
+    pub health: Health,
+}
+
+struct ShardHandle {
+    orders: UnboundedSender<ToShard>,
+    media: UnboundedSender<MediaCommand>,
+    thread: std::thread::JoinHandle<()>,
+    load: u32,
+}
+
+struct Run<'a> {
+    c: &'a Conductor,
+    record: &'a mut dyn FnMut(Line),
+    legs: Vec<Leg>,
+    shards: Vec<ShardHandle>,
+    room_shard: FxHashMap<RoomId, usize>,
+    servers: Vec<String>,
+    joining: BTreeSet<LegId>,
+    leaving: BTreeSet<LegId>,
+    /// Everybody who is not done, waiting ones excepted.
+    active: u32,
+    failed: u32,
+    dropped: u32,
+    rows: Rows,
+    health: HealthReader,
+    notes: BTreeMap<&'static str, (String, Option<LegId>, u64)>,
+    phase: Phase,
+    tasks: JoinSet<(LegId, Ended)>,
+    milestones: UnboundedSender<(LegId, Milestone)>,
+}
+
+impl Conductor {
+    /// Runs the plan. `record` gets every line of the history but the first; `show` is called once a second; when
+    /// `stop` resolves, everybody leaves and the run ends as interrupted.
+    pub async fn run(
+        &self,
+        record: &mut dyn FnMut(Line),
+        show: &mut dyn FnMut(&Progress),
+        stop: impl Future<Output = ()>,
+    ) -> Result<Outcome> {
+        if self.sources.is_empty() {
+            bail!("no source address for media sockets");
+        }
+        let (out, mut from_shards) = unbounded_channel();
+        let shards = (0..self.shards).map(|i| self.start_shard(i, &out)).collect::<Result<Vec<_>>>()?;
+        let (milestones, mut progress) = unbounded_channel();
+        let mut run = Run {
+            c: self,
+            record,
+            legs: self.plan.legs.iter().map(|l| Leg::waiting(self.epoch + l.join_at)).collect(),
+            shards,
+            room_shard: FxHashMap::default(),
+            servers: Vec::new(),
+            joining: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            active: 0,
+            failed: 0,
+            dropped: 0,
+            rows: Rows::new(self.shards),
+            health: HealthReader::new(),
+            notes: BTreeMap::new(),
+            phase: Phase::Warmup,
+            tasks: JoinSet::new(),
+            milestones,
+        };
+        let r = run.conduct(&mut from_shards, &mut progress, show, stop).await;
+        for s in &run.shards {
+            let _ = s.orders.send(ToShard::Stop);
+        }
+        for s in std::mem::take(&mut run.shards) {
+            if s.thread.join().is_err() {
+                bail!("a media thread panicked");
+            }
+        }
+        r
+    }
+
+    fn start_shard(&self, index: usize, out: &UnboundedSender<FromShard>) -> Result<ShardHandle> {
+        let (orders, orders_rx) = unbounded_channel();
+        let (media, media_rx) = unbounded_channel();
+        let shard = Shard::new(ShardConfig {
+            index,
+            common: self.common.clone(),
+            sources: self.sources.clone(),
+            epoch: self.epoch,
+            hold: [self.plan.hold_from, self.plan.hold_until],
+            orders: orders_rx,
+            media: media_rx,
+            out: out.clone(),
+        })
+        .context("starting a media thread")?;
+        let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || shard.run())?;
+        Ok(ShardHandle { orders, media, thread, load: 0 })
+    }
+}
+
+impl Run<'_> {
+    async fn conduct(
+        &mut self,
+        from_shards: &mut UnboundedReceiver<FromShard>,
+        progress: &mut UnboundedReceiver<(LegId, Milestone)>,
+        show: &mut dyn FnMut(&Progress),
+        stop: impl Future<Output = ()>,
+    ) -> Result<Outcome> {
+        // Rooms come before anything that names them.
+        self.note_event(Event::Rooms { rooms: self.c.plan.rooms.clone() });
+        self.note_event(Event::Phase { phase: Phase::Warmup });
+        let mut agenda = Agenda::new(self.c.plan.clone(), self.c.epoch);
+        let mut interrupted = false;
+        let mut check = tokio::time::interval(CHECK);
+        check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        tokio::pin!(stop);
+        loop {
+            let now = Instant::now();
+            let nobody_here = |run: &Run<'_>| run.active == 0 && run.tasks.is_empty();
+            while let Some(due) = agenda.due(now) {
+                self.follow(due, now, &mut agenda);
+            }
+            if agenda.nobody_to_come() && nobody_here(self) {
+                // A server that fell must not cost the rest of a hold of hours.
+                let text = "nobody was left and nobody was to come: the run ended before its time".to_owned();
+                self.notes.insert("nobody_left", (text, None, 1));
+                agenda.cut(now);
+                continue;
+            }
+            if agenda.is_done() && nobody_here(self) {
+                break;
+            }
+            tokio::select! {
+                biased;
+                () = &mut stop, if !interrupted => {
+                    interrupted = true;
+                    agenda.cut(Instant::now());
+                }
+                Some(e) = from_shards.recv() => {
+                    self.on_shard(e, show)?;
+                    self.hear_shards(from_shards, show)?;
+                }
+                Some((leg, m)) = progress.recv() => {
+                    // What the media path said before the driver spoke comes first.
+                    self.hear_shards(from_shards, show)?;
+                    self.on_milestone(leg, m);
+                }
+                Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                    match ended {
+                        Ok((leg, ended)) => {
+                            while let Ok((leg, m)) = progress.try_recv() {
+                                self.on_milestone(leg, m);
+                            }
+                            self.on_ended(leg, ended);
+                        }
+                        Err(e) if e.is_panic() => bail!("a driver panicked: {e}"),
+                        Err(_) => {}
+                    }
+                }
+                _ = check.tick() => self.check_timeouts(Instant::now()),
+                () = tokio::time::sleep_until(agenda.wake(now).into()) => {}
+            }
+        }
+        // The last, begun second.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        self.hear_shards(from_shards, show)?;
+        for (code, (text, leg, count)) in std::mem::take(&mut self.notes) {
+            self.note_event(Event::Note { code: code.to_owned(), text, leg, count });
+        }
+        self.note_event(Event::End { interrupted });
+        Ok(Outcome { interrupted })
+    }
+
+    fn follow(&mut self, due: Due, now: Instant, agenda: &mut Agenda) {
+        match due {
+            Due::Enter(phase) => self.enter(phase),
+            Due::Join(leg) => self.start_join(leg, now),
+            Due::Quiet(leg) => self.quiet(leg),
+            Due::Leave(leg) => self.leave(leg, now),
+            Due::End => {
+                self.enter(Phase::Leaving);
+                let present = self.present();
+                for leg in &present {
+                    self.quiet(*leg);
+                }
+                agenda.close(now, present);
+            }
+        }
+    }
+
+    fn t(&self, at: Instant) -> f64 {
+        at.saturating_duration_since(self.c.epoch).as_secs_f64() * 1000.0
+    }
+
+    fn note_event(&mut self, event: Event) {
+        let t = self.t(Instant::now());
+        (self.record)(Line { t, event });
+    }
+
+    fn note(&mut self, code: &'static str, text: String, leg: LegId) {
+        self.notes.entry(code).or_insert((text, Some(leg), 0)).2 += 1;
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.note_event(Event::Phase { phase });
+    }
+
+    /// All that the shards have said so far.
+    fn hear_shards(
+        &mut self,
+        from_shards: &mut UnboundedReceiver<FromShard>,
+        show: &mut dyn FnMut(&Progress),
+    ) -> Result<()> {
+        while let Ok(e) = from_shards.try_recv() {
+            self.on_shard(e, show)?;
+        }
+        Ok(())
+    }
+
+    fn on_shard(&mut self, e: FromShard, show: &mut dyn FnMut(&Progress)) -> Result<()> {
+        match e {
+            FromShard::Opened { leg } => self.legs[leg.index()].has_transport = true,
+            FromShard::State { leg, slot, state, at } => self.on_transport(leg, slot, state, at),
+            FromShard::FirstMedia { leg, from, rtp_ms, frame_ms } => {
+                self.note_event(Event::FirstMedia { leg, from, first_rtp_ms: rtp_ms, first_frame_ms: frame_ms });
+            }
+            FromShard::Note { leg, code, text } => self.note(code, text, leg),
+            FromShard::Totals { leg, totals } => self.on_totals(leg, *totals),
+            FromShard::Second(s) => self.on_second(*s, show),
+            FromShard::Fatal(why) => bail!("a media thread can't go on: {why}"),
+        }
+        Ok(())
+    }
+
+    fn on_second(&mut self, second: ShardSecond, show: &mut dyn FnMut(&Progress)) {
+        let Some(s) = self.rows.take(second, self.joining.len() as u32) else { return };
+        let t = s.t_ms;
+        for room in s.rooms {
+            (self.record)(Line { t, event: Event::Room(room) });
+        }
+        let health = self.health.read(s.interval.seconds, s.shards, &self.c.profile.health);
+        (self.record)(Line { t, event: Event::Interval(s.interval.clone()) });
+        (self.record)(Line { t, event: Event::Health(health.clone()) });
+        let planned = self.c.plan.rooms.iter().map(|r| r.size).sum();
+        let (failed, dropped) = (self.failed, self.dropped);
+        show(&Progress { t_ms: t, phase: self.phase, planned, failed, dropped, interval: s.interval, health });
+    }
+}
+
+/// The run's clock pair: the same moment on both clocks.
+pub fn start_of_run() -> (Instant, u64) {
+    (Instant::now(), realtime_ns())
+}

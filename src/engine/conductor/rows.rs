@@ -1,0 +1,124 @@
+//! The shards' seconds, put together into the history's rows.
+
+use super::super::shard::{RoomRow, ShardSecond};
+use crate::history::{Interval, RoomInterval, ServerFlow, ShardHealth};
+use crate::measure::Flow;
+use crate::types::{Kind, ServerId};
+use std::collections::BTreeMap;
+
+/// Seconds that not every shard has told yet.
+pub(super) struct Rows {
+    shards: usize,
+    waiting: BTreeMap<u64, Vec<ShardSecond>>,
+}
+
+/// One second of the whole worker.
+pub(super) struct Second {
+    /// ms since the start of the run, at its end.
+    pub t_ms: f64,
+    pub rooms: Vec<RoomInterval>,
+    pub interval: Interval,
+    pub shards: Vec<ShardHealth>,
+}
+
+impl Rows {
+    pub fn new(shards: usize) -> Rows {
+        Rows { shards, waiting: BTreeMap::new() }
+    }
+
+    /// Takes one shard's second; gives the whole one once all shards have told theirs. `joining` is how many joins are
+    /// under way.
+    pub fn take(&mut self, second: ShardSecond, joining: u32) -> Option<Second> {
+        let k = second.second;
+        let all = self.waiting.entry(k).or_default();
+        all.push(second);
+        if all.len() < self.shards {
+            return None;
+        }
+        self.waiting.remove(&k).map(|all| whole(k, all, joining))
+    }
+}
+
+fn whole(k: u64, mut all: Vec<ShardSecond>, joining: u32) -> Second {
+    all.sort_by_key(|s| s.shard);
+    let mut servers: BTreeMap<ServerId, ServerFlow> = BTreeMap::new();
+    let blank =
+        |server| ServerFlow { server, participants: 0, rooms: 0, audio: Flow::default(), video: Flow::default() };
+    let (mut connected, seconds) = (0, all.iter().map(|s| s.seconds).fold(0.0, f64::max));
+    let (mut shards, mut rooms) = (Vec::new(), Vec::new());
+    for s in all {
+        for (id, p, r) in s.present {
+            let f = servers.entry(id).or_insert_with(|| blank(id));
+            f.participants += p;
+            f.rooms += r;
+            connected += p;
+        }
+        for (id, [audio, video]) in s.servers {
+            let f = servers.entry(id).or_insert_with(|| blank(id));
+            f.audio.merge(&audio);
+            f.video.merge(&video);
+        }
+        rooms.extend(s.rooms.into_iter().map(room_interval));
+        shards.push(s.health);
+    }
+    let interval = Interval { seconds, connected, joining, servers: servers.into_values().collect() };
+    Second { t_ms: k as f64 * 1000.0, rooms, interval, shards }
+}
+
+fn room_interval(r: RoomRow) -> RoomInterval {
+    let delay = |k: Kind| (r.delay_max_us[k.index()] > 0).then(|| r.delay_max_us[k.index()] as f64 / 1000.0);
+    RoomInterval {
+        room: r.room,
+        server: r.server,
+        seconds: r.seconds,
+        participants: r.participants,
+        audio: r.count[0],
+        video: r.count[1],
+        silence_max_ms: r.silence_max_ms,
+        delay_max_ms: [delay(Kind::Audio), delay(Kind::Video)],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::FlowCounters;
+    use crate::types::RoomId;
+
+    fn second(shard: usize, k: u64, present: &[(u32, u32, u32)], received: i64) -> ShardSecond {
+        let flow = Flow { count: FlowCounters { received, ..Default::default() }, ..Default::default() };
+        ShardSecond {
+            shard,
+            second: k,
+            seconds: 1.0,
+            health: ShardHealth { packets_in: shard as u64, ..Default::default() },
+            servers: vec![(ServerId(0), [flow, Flow::default()])],
+            present: present.iter().map(|(s, p, r)| (ServerId(*s), *p, *r)).collect(),
+            rooms: vec![RoomRow {
+                room: RoomId(shard as u32),
+                server: Some(ServerId(0)),
+                seconds: 1.0,
+                participants: 2,
+                count: Default::default(),
+                silence_max_ms: 0,
+                delay_max_us: [1500, 0],
+            }],
+        }
+    }
+
+    #[test]
+    fn a_second_is_whole_when_every_shard_has_told_it() {
+        let mut rows = Rows::new(2);
+        assert!(rows.take(second(1, 7, &[(0, 2, 1), (1, 4, 1)], 5), 3).is_none());
+        assert!(rows.take(second(1, 8, &[], 0), 3).is_none(), "a second of its own");
+        let whole = rows.take(second(0, 7, &[(0, 3, 2)], 6), 3).unwrap();
+        assert_eq!((whole.t_ms, whole.interval.connected, whole.interval.joining), (7000.0, 9, 3));
+        let s = &whole.interval.servers;
+        assert_eq!((s.len(), s[0].participants, s[0].rooms, s[0].audio.count.received), (2, 5, 3, 11));
+        assert_eq!((s[1].participants, s[1].audio.count.received), (4, 0));
+        assert_eq!(whole.rooms.len(), 2);
+        assert_eq!(whole.rooms[0].delay_max_ms, [Some(1.5), None]);
+        let order: Vec<u64> = whole.shards.iter().map(|s| s.packets_in).collect();
+        assert_eq!(order, [0, 1], "by shard, whoever was first");
+    }
+}
