@@ -4,7 +4,6 @@
 use super::{Bench, forwarder};
 use forwarder::{Join, Peers, ROOM, Wire};
 use roomful::measure::{Flow, FlowCounters, Hist};
-use roomful::media::prefetch::prefetch;
 use roomful::participant::{Batch, DATAGRAM_MAX, Event, Meter, Participant, Received, Room, Sink, World};
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -102,6 +101,11 @@ impl Memory {
     fn step(&mut self) {
         self.now += STEP;
         for n in 0..self.participants.len() {
+            // As a shard does it.
+            let next = |i: usize| self.participants.get(n + i);
+            next(3).inspect(|p| p.prefetch());
+            next(2).inspect(|p| p.prefetch_tracks());
+            next(1).inspect(|p| p.prefetch_due(self.now));
             if self.participants[n].poll_timeout() <= self.now {
                 let before = Instant::now();
                 self.with(n, |p, w| p.handle_timeout(w));
@@ -133,13 +137,10 @@ impl Memory {
                 received[i].len = d.len() as u16;
             }
             // As a shard does it.
-            if let Some(p) = self.participants.get(n + 2) {
-                prefetch(p, usize::MAX);
-            }
-            if let Some(p) = self.participants.get(n + 1) {
-                p.prefetch(0);
-            }
-            self.participants[n].prefetch_tables(0);
+            let next = |i: usize| self.participants.get(n + i);
+            next(3).inspect(|p| p.prefetch());
+            next(2).inspect(|p| p.prefetch_slot(0));
+            next(1).inspect(|p| p.prefetch_keys(0));
             let batch = Batch { received: &received[..count], buffers: &mut buffers[..count] };
             let before = Instant::now();
             self.with(n, |p, w| {

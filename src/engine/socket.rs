@@ -105,6 +105,8 @@ pub struct Drained {
     pub dropped: u32,
     /// ECONNREFUSED and the like: the peer's port is closed.
     pub refused: u32,
+    /// There may be more: an edge-triggered set won't say so again.
+    pub unfinished: bool,
 }
 
 /// Buffers for `recvmmsg`, shared by all sockets of a shard.
@@ -143,12 +145,15 @@ impl Receiver {
 
     /// Reads everything that waits on the socket, a batch a system call.
     pub fn drain(&mut self, socket: &MediaSocket, mut each: impl FnMut(Batch<'_>)) -> Drained {
-        let mut drained = Drained::default();
+        let mut drained = Drained { unfinished: true, ..Drained::default() };
         // A socket that is flooded must not starve the others of the shard.
         for _ in 0..16 {
             let n = match self.receive(socket) {
                 Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    drained.unfinished = false;
+                    break;
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 // A pending ICMP error is reported once, in place of data.
                 Err(_) => {
@@ -168,6 +173,7 @@ impl Receiver {
             each(Batch { received: &self.received[..n], buffers: &mut self.buffers[..n] });
             drained.datagrams += n as u32;
             if n < BATCH {
+                drained.unfinished = false;
                 break;
             }
         }
@@ -248,14 +254,24 @@ impl Receiver {
     }
 }
 
-/// A level-triggered epoll set of sockets, each with a key.
+/// When a set names a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trigger {
+    /// As long as there is something in it.
+    Level,
+    /// When something comes: it has to be read until nothing is left. Spares the kernel a second look at each socket.
+    Edge,
+}
+
+/// An epoll set of sockets, each with a key.
 pub struct Poll {
     fd: OwnedFd,
+    trigger: Trigger,
     events: Vec<libc::epoll_event>,
 }
 
 impl Poll {
-    pub fn new() -> io::Result<Poll> {
+    pub fn new(trigger: Trigger) -> io::Result<Poll> {
         // SAFETY: plain system call; the descriptor it returns is ours.
         let fd = unsafe {
             let fd = libc::epoll_create1(libc::EPOLL_CLOEXEC);
@@ -264,11 +280,12 @@ impl Poll {
             }
             OwnedFd::from_raw_fd(fd)
         };
-        Ok(Poll { fd, events: vec![libc::epoll_event { events: 0, u64: 0 }; 1024] })
+        Ok(Poll { fd, trigger, events: vec![libc::epoll_event { events: 0, u64: 0 }; 1024] })
     }
 
     pub fn add(&self, socket: &MediaSocket, key: u64) -> io::Result<()> {
-        let mut e = libc::epoll_event { events: libc::EPOLLIN as u32, u64: key };
+        let edge = if self.trigger == Trigger::Edge { libc::EPOLLET } else { 0 };
+        let mut e = libc::epoll_event { events: (libc::EPOLLIN | edge) as u32, u64: key };
         self.control(libc::EPOLL_CTL_ADD, socket, &mut e)
     }
 
@@ -283,9 +300,8 @@ impl Poll {
         if r != 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Keys of the sockets that have something, without waiting. At most 1024; call again while it is full.
+    /// Appends the keys of the sockets that have something, without waiting. At most 1024; call again while it is full.
     pub fn ready(&mut self, keys: &mut Vec<u64>) {
-        keys.clear();
         // SAFETY: the event buffer has the length given.
         let n = unsafe {
             libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), self.events.len() as libc::c_int, 0)
@@ -337,11 +353,13 @@ mod tests {
         for i in 0..40u8 {
             a.send(Some(b.local()), &[i, 1, 2]).unwrap();
         }
-        let mut poll = Poll::new().unwrap();
+        let mut poll = Poll::new(Trigger::Edge).unwrap();
         poll.add(&b, 7).unwrap();
         let mut keys = vec![];
         poll.ready(&mut keys);
         assert_eq!(keys, [7]);
+        poll.ready(&mut keys);
+        assert_eq!(keys, [7], "an edge is told once");
         let mut got = vec![];
         let d = Receiver::new().drain(&b, |mut batch| {
             batch.each(None, |from, recv_ns, data| {

@@ -1,7 +1,6 @@
 //! Media, both ways. Pure: time comes in as an argument, nothing here does I/O, and nothing allocates per packet.
 
 pub mod clip; // short encoded clips, packetized once, shared by all senders
-pub mod prefetch; // memory asked for before it is needed
 pub mod receive; // one SSRC, one source: statistics, NACK, frames, end-to-end accounting
 pub mod rtcp; // RTCP compounds: a borrowing parser and a writer into the caller's buffer
 pub mod rtp; // RTP headers: parser and send template

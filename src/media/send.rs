@@ -36,8 +36,9 @@ pub struct MediaSender {
     sequence_before: u64,
     first_picture_id: u16,
     running: bool,
-    /// Slot of the frame under way, else of the next frame.
+    /// Slot of the frame under way, else of the next frame, and when it is due after `base`.
     slot: u64,
+    slot_ns: u64,
     /// The same frame's place in the clip and number in the stream.
     position: usize,
     frame: u32,
@@ -114,6 +115,7 @@ impl MediaSender {
             first_picture_id: random.next_u32() as u16,
             running: false,
             slot: 0,
+            slot_ns: 0,
             position: clip.key_frame_from(anywhere),
             frame: 0,
             sent_of_frame: 0,
@@ -137,7 +139,7 @@ impl MediaSender {
         if self.sent_of_frame == 0 {
             let slot = self.slot_at(now);
             let next = if self.slot_due(slot) < now { slot + 1 } else { slot };
-            self.slot = self.slot.max(next);
+            self.go_to(self.slot.max(next));
         }
     }
 
@@ -152,7 +154,7 @@ impl MediaSender {
 
     /// Planned time of the next packet; `None` when stopped.
     pub fn next_due(&self) -> Option<Instant> {
-        let due = self.base + Duration::from_nanos(self.pacer.release(frame_offset_ns(&self.clip, self.slot)));
+        let due = self.base + Duration::from_nanos(self.pacer.release(self.slot_ns));
         (self.running || self.sent_of_frame > 0).then_some(due)
     }
 
@@ -180,13 +182,13 @@ impl MediaSender {
         self.history.push(self.packets, sent);
         let len = self.write(self.packets, &sent, buf);
         self.octets += len as u64;
-        self.pacer.sent(frame_offset_ns(&self.clip, self.slot), len);
+        self.pacer.sent(self.slot_ns, len);
 
         let last = packet + 1 == packets.end;
         if last {
             self.sent_of_frame = 0;
             self.frame = self.frame.wrapping_add(1);
-            self.slot += 1;
+            self.go_to(self.slot + 1);
             self.position = self.clip.following(self.position);
         } else {
             self.sent_of_frame += 1;
@@ -267,12 +269,24 @@ impl MediaSender {
         }
     }
 
+    /// Asks for the memory that the next packet needs beside the sender itself.
+    #[inline]
+    pub fn prefetch(&self) {
+        self.history.prefetch(self.packets + 1);
+        self.clip.prefetch(self.clip.frames()[self.position].packets().start + self.sent_of_frame);
+    }
+
+    fn go_to(&mut self, slot: u64) {
+        self.slot = slot;
+        self.slot_ns = frame_offset_ns(&self.clip, slot);
+    }
+
     /// Decides which frame of the clip goes into which slot, now that one is due.
     fn begin_frame(&mut self, now: Instant) {
         if now.saturating_duration_since(self.slot_due(self.slot)) > LATE_MAX {
             let current = self.slot_at(now).max(self.slot);
             self.skipped_frames += current - self.slot;
-            self.slot = current;
+            self.go_to(current);
             self.pacer.reset();
         }
         if std::mem::take(&mut self.key_frame_wanted) {

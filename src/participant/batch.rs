@@ -2,7 +2,7 @@
 
 use super::slot::{Role, Slot};
 use super::{Participant, World};
-use crate::media::prefetch::prefetch;
+use crate::prefetch::prefetch;
 use crate::media::rtp;
 use std::net::SocketAddr;
 
@@ -54,22 +54,40 @@ impl Participant {
         batch.each(peer, |from, recv_ns, data| self.on_datagram(w, slot, from, recv_ns, data));
     }
 
-    /// First of two steps before [`Participant::on_batch`]: asks for what leads to a slot's memory.
+    /// First of three steps before [`Participant::on_batch`], and before media is sent: asks for what leads on.
     #[inline]
-    pub fn prefetch(&self, slot: u8) {
-        if let Some(Some(s)) = self.slots.get(usize::from(slot)) {
-            prefetch(&**s, usize::MAX);
-        }
+    pub fn prefetch(&self) {
+        prefetch(&self.slots, 1);
+        prefetch(&self.tracks, 1);
+        prefetch(&self.sources, 1);
+        prefetch(&self.media_at, 1);
+        prefetch(&self.care_at, 1);
+        prefetch(&self.report_at, 1);
+        prefetch(&self.connected_ns, 1);
+        prefetch(&self.loss_down, 1);
     }
 
-    /// Second step: asks for a slot's keys and tables.
+    /// Second step before [`Participant::on_batch`]: asks for the slot.
     #[inline]
-    pub fn prefetch_tables(&self, slot: u8) {
+    pub fn prefetch_slot(&self, slot: u8) {
         let Some(Some(s)) = self.slots.get(usize::from(slot)) else { return };
-        if let Some(srtp) = s.srtp.as_deref() {
+        prefetch(&s.srtp, 1);
+        prefetch(&s.by_ssrc, 1);
+        prefetch(&s.incoming, 1);
+        prefetch(&s.wake_at, 1);
+        prefetch(&s.nack_at, 1);
+        prefetch(&s.twcc, 1);
+        prefetch(&s.twcc_ext, 1);
+    }
+
+    /// Third step: asks for the slot's keys.
+    #[inline]
+    pub fn prefetch_keys(&self, slot: u8) {
+        if let Some(Some(s)) = self.slots.get(usize::from(slot))
+            && let Some(srtp) = s.srtp.as_deref()
+        {
             prefetch(&srtp.rtp_in, usize::MAX);
         }
-        prefetch(&s.incoming[..], 24);
     }
 }
 
@@ -92,12 +110,12 @@ impl Slot {
         }
         for i in streams.iter().flatten() {
             if let Role::Media(m) = &i.role {
-                prefetch(&**m, usize::MAX);
+                m.prefetch();
             }
         }
         streams.map(|i| match &i?.role {
             Role::Media(m) => {
-                m.stream.prefetch();
+                m.stream.prefetch_video();
                 Some(m.source_hint as u16)
             }
             Role::Rtx { .. } => None,

@@ -2,6 +2,7 @@
 
 use super::{Event, World};
 use crate::measure::{Flow, FlowCounters};
+use crate::prefetch::prefetch;
 use crate::media::receive::RxStream;
 use crate::media::rtcp::TwccRecorder;
 use crate::media::srtp::{RtcpOpener, RtcpSealer, RtpOpener, RtpSealer, RxIndex};
@@ -72,6 +73,16 @@ pub(super) struct Media {
     /// Where its source was last time among the participant's.
     pub source_hint: usize,
     pub key_asked: Option<Instant>,
+}
+
+impl Media {
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(&self.codec, 1);
+        prefetch(&self.last_ns, 1);
+        prefetch(&self.source_hint, 1);
+        self.stream.prefetch();
+    }
 }
 
 impl Slot {

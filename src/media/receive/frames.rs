@@ -5,7 +5,7 @@
 
 use super::bits::WINDOW;
 use super::payload::Start;
-use crate::media::prefetch::prefetch;
+use crate::prefetch::prefetch;
 
 /// Frames that may be under way at once: a second at 30 per second. When full, the oldest is given up.
 const UNDER_WAY: usize = 32;
