@@ -3,6 +3,7 @@
 use crate::plan::{Flows, Limits, Machine, Need, Plan, PlanTotals, limits, plan, totals};
 use crate::profile::units::{print_duration, print_join, print_senders, print_size, print_stay};
 use crate::profile::{Explained, Profile, Stay, Target, load_explained};
+use crate::signaling;
 use anyhow::Result;
 use std::fmt::Write as _;
 use std::io::Write;
@@ -43,7 +44,7 @@ fn run_to(args: &CheckArgs, machine: &Machine, out: &mut dyn Write, err: &mut dy
         return Ok(0);
     }
     let plan = plan(&profile);
-    let limits = limits(&profile, &plan, machine);
+    let limits = limits(&profile, &plan, signaling::transports(&profile.target), machine);
     write!(out, "{}", overview(&profile, &plan, &totals(&profile, &plan), &limits))?;
     out.flush()?;
     for problem in limits.problems() {

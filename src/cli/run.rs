@@ -6,6 +6,7 @@ use crate::history::{self, Event, Line, RunInfo, SCHEMA};
 use crate::plan::{self, Machine};
 use crate::profile::{self, Profile};
 use crate::report::{self, Progress, RunFolder};
+use crate::signaling;
 use anyhow::Result;
 use clap::Args;
 use std::cell::RefCell;
@@ -37,7 +38,7 @@ pub fn run(args: &RunArgs) -> Result<u8> {
         }
     };
     let plan = Arc::new(plan::plan(&profile));
-    let limits = plan::limits(&profile, &plan, &Machine::read());
+    let limits = plan::limits(&profile, &plan, signaling::transports(&profile.target), &Machine::read());
     if !limits.fit() {
         for problem in limits.problems() {
             write_err(&format!("{}: does not fit this machine: {problem}", args.profile.display()));

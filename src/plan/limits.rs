@@ -62,6 +62,15 @@ fn memory_available(meminfo: &str) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
+/// Transports that a driver opens for a participant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TransportsPer {
+    /// One for everything.
+    Participant,
+    /// One that sends and one that receives; where there is nothing to carry it is not opened.
+    Direction,
+}
+
 /// One resource.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Need {
@@ -125,12 +134,12 @@ impl Limits {
 
 /// What a plan needs of a machine. Pure. Successors join while the leg before them may still be leaving, so plans with
 /// stays get a tenth more.
-pub fn limits(profile: &Profile, plan: &Plan, machine: &Machine) -> Limits {
+pub fn limits(profile: &Profile, plan: &Plan, per: TransportsPer, machine: &Machine) -> Limits {
     let t = totals(profile, plan);
-    let (mut transports, mut participants) = match &profile.target {
-        Target::Embedded(_) => (t.participants, t.participants),
-        // A publishing and a subscribing peer connection; where one has nothing to carry it is not opened.
-        Target::External(_) => (t.senders + t.receivers, t.participants),
+    let mut participants = t.participants;
+    let mut transports = match per {
+        TransportsPer::Participant => t.participants,
+        TransportsPer::Direction => t.senders + t.receivers,
     };
     if t.legs > t.participants {
         transports += transports.div_ceil(10);

@@ -10,7 +10,7 @@ mod totals;
 mod tests;
 
 pub use build::{LAST_JOIN_BEFORE_END, SEAT_GAP, plan};
-pub use limits::{Limits, Machine, Need, limits};
+pub use limits::{Limits, Machine, Need, TransportsPer, limits};
 pub use totals::{Flows, PlanTotals, pps, totals, wire_bps};
 
 use crate::types::{Encoding, LegId, RoomId};

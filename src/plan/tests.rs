@@ -150,11 +150,14 @@ fn totals_count_streams_by_sender_and_listener() {
     assert_eq!((t.down.audio_streams, t.down.video_streams), (2 * 4 * 3 + 2 * 9, 2 * 4 * 3));
     assert_eq!(t.up.packets_per_s, 11 * 50 + 8 * 60);
     assert_eq!(t.participants_per_room_max, 10);
-    let need = limits(&profile, &p, &Machine { fds: Some(108), ports_per_address: Some(21), ..Machine::default() });
+    let small = Machine { fds: Some(108), ports_per_address: Some(21), ..Machine::default() };
+    let need = limits(&profile, &p, TransportsPer::Participant, &small);
     // One transport each on the embedded fleet; sockets, signalling and the process's own descriptors.
     assert_eq!((need.transports, need.fds.need, need.udp_ports.need), (22, 64 + 22 + 22, 22));
     assert!(need.fds.fits && !need.udp_ports.fits && !need.fit());
     assert_eq!(need.problems().len(), 1);
+    let need = limits(&profile, &p, TransportsPer::Direction, &small);
+    assert_eq!((need.transports, need.fds.need), (11 + 18, 64 + 22 + 29), "who only sends or only receives has one");
 }
 
 #[test]

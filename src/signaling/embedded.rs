@@ -3,7 +3,7 @@
 
 use super::{BoxFuture, Call, Driver, Ended, OfferWant, Order, Progress, TransportState};
 use crate::history::{FailReason, LegCause};
-use crate::plan::{PlannedLeg, PlannedRoom};
+use crate::plan::{PlannedLeg, PlannedRoom, TransportsPer};
 use crate::profile::ExternalTarget;
 use crate::types::Client;
 use anyhow::Context;
@@ -18,6 +18,8 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// A leave must be over within 5 s of its order.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(4500);
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(super) const TRANSPORTS: TransportsPer = TransportsPer::Participant;
 
 /// Slot of the only transport.
 const TRANSPORT: u8 = 0;

@@ -5,8 +5,8 @@ pub mod embedded; // our own fleet, one offer and one answer over HTTP
 pub mod janus; // Janus VideoRoom over WebSocket
 
 use crate::history::{FailReason, LegCause};
-use crate::plan::{PlannedLeg, PlannedRoom};
-use crate::profile::ExternalTarget;
+use crate::plan::{PlannedLeg, PlannedRoom, TransportsPer};
+use crate::profile::{ExternalTarget, Target};
 use crate::types::{Client, LegId, Suite};
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -17,16 +17,27 @@ use tokio::sync::{mpsc, oneshot};
 
 type Make = fn(&ExternalTarget, Client, Duration) -> anyhow::Result<Arc<dyn Driver>>;
 
-/// Drivers by their name in target files. A new one is a file and a line here.
-const DRIVERS: &[(&str, Make)] = &[("embedded", embedded::make), ("janus", janus::make)];
+/// Drivers by their name in target files, and what a participant opens there. A new one is a file and a line here.
+const DRIVERS: &[(&str, Make, TransportsPer)] =
+    &[("embedded", embedded::make, embedded::TRANSPORTS), ("janus", janus::make, janus::TRANSPORTS)];
 
 /// The driver that a target file names. Errors: no such driver, or settings that it cannot use.
 pub fn driver(target: &ExternalTarget, client: Client, join_timeout: Duration) -> anyhow::Result<Arc<dyn Driver>> {
-    match DRIVERS.iter().find(|(name, _)| *name == target.driver) {
-        Some((_, make)) => make(target, client, join_timeout),
+    match DRIVERS.iter().find(|(name, ..)| *name == target.driver) {
+        Some((_, make, _)) => make(target, client, join_timeout),
         None => {
-            let known: Vec<&str> = DRIVERS.iter().map(|(name, _)| *name).collect();
+            let known: Vec<&str> = DRIVERS.iter().map(|(name, ..)| *name).collect();
             anyhow::bail!("no driver {:?}; there are: {}", target.driver, known.join(", "))
+        }
+    }
+}
+
+/// How many transports the target's driver opens for a participant; for a driver that does not exist, the most.
+pub fn transports(target: &Target) -> TransportsPer {
+    match target {
+        Target::Embedded(_) => embedded::TRANSPORTS,
+        Target::External(t) => {
+            DRIVERS.iter().find(|(name, ..)| *name == t.driver).map_or(TransportsPer::Direction, |(.., per)| *per)
         }
     }
 }
@@ -249,7 +260,7 @@ impl Media {
 mod tests {
     #[test]
     fn target_files_may_name_every_driver() {
-        let names: Vec<&str> = super::DRIVERS.iter().map(|(name, _)| *name).collect();
+        let names: Vec<&str> = super::DRIVERS.iter().map(|(name, ..)| *name).collect();
         assert_eq!(names, crate::profile::DRIVERS);
     }
 }

@@ -3,7 +3,9 @@
 use super::fake_server::FakeServer;
 use super::support::{Place, ROOMFUL, Said, VIDEO, profile, rooms};
 use super::targets::{netns, program};
+use roomful::fleet::embedded::{EmbeddedFleet, EmbeddedOptions};
 use roomful::history::{Event, JoinFailure};
+use roomful::sfu::ServerStats;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
@@ -176,6 +178,55 @@ fn a_full_disk_costs_files_and_neither_the_run_nor_its_verdict() {
     assert!(history.is_some_and(|line| line.contains("could not be written")), "{}", run.stderr);
     assert!(run.stderr.contains("can't write out/run/summary.json: No space left on device"), "{}", run.stderr);
     assert!(run.stdout.contains("PASS: 12 of 12 joined"), "{}", run.stdout);
+}
+
+/// The server removes a participant that fell silent after 20 s; a join that is given up must not wait for that.
+#[test]
+fn a_join_given_up_frees_its_seat() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let options = EmbeddedOptions { program: Some(ROOMFUL.into()), ..EmbeddedOptions::default() };
+    let fleet = runtime.block_on(EmbeddedFleet::start(1, 10, &options)).unwrap();
+    // The joins are answered, and nothing that we send on the media path arrives.
+    let mute = rooms("mute", 1, 3, "network = { loss_up = \"100%\" }");
+    let text = profile("target.toml", &mute, "2s", ALL_JOIN).replace("\"10s\"\n[pass]", "\"1s\"\n[pass]");
+    let place = Place::against(fleet.base_url(), &text);
+    let run = place.run().finish();
+    assert_eq!(run.code, Some(3), "{run:?}");
+    assert_eq!(place.summary()["participants"]["failures"], json!({"timeout_ice": 3}));
+    let traffic = runtime.block_on(async {
+        let url = format!("{}/stats", fleet.servers()[0].http);
+        let stats: ServerStats = reqwest::get(url).await.unwrap().json().await.unwrap();
+        fleet.stop().await;
+        stats.traffic
+    });
+    assert_eq!((traffic.joins, traffic.participants, traffic.leaves, traffic.lost), (3, 0, 3, 0), "{traffic:?}");
+}
+
+#[test]
+fn too_few_ports_end_it_before_any_traffic() {
+    let place = Place::with(&profile("embedded", &rooms("meeting", 10, 4, ""), "2s", ALL_JOIN));
+    let few = "echo 50000 50009 > /proc/sys/net/ipv4/ip_local_port_range";
+    let run = run_after(&place, &["unshare", "--user", "--map-root-user", "--net"], few);
+    assert_eq!(run.code, Some(2), "{run:?}");
+    assert!(run.stderr.contains("40 UDP ports are needed, the source addresses have 10"), "{}", run.stderr);
+    assert!(run.stderr.contains("bind = "), "{}", run.stderr);
+    assert!(!place.out().exists(), "nothing has run");
+}
+
+/// As many participants as a profile may have are planned and counted, and refused with every reason at once.
+#[test]
+fn a_load_for_a_larger_machine_is_refused_by_run_and_check_alike() {
+    let place = Place::with(&profile("embedded", &rooms("stadium", 200, 1000, "send = 2"), "2s", ALL_JOIN));
+    for words in [&["run", "profile.toml"][..], &["check", "profile.toml"]] {
+        let mut command = Command::new(ROOMFUL);
+        command.args(words);
+        let said = place.start(command).finish();
+        assert_eq!(said.code, Some(2), "{said:?}");
+        for problem in ["UDP ports are needed", "MiB of memory are needed"] {
+            assert!(said.stderr.contains(problem), "{words:?}: {}", said.stderr);
+        }
+    }
+    assert!(!place.path("reports").exists(), "nothing has run");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::types::{Encoding, LegId, RoomId, ServerId, Suite};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::task::AbortHandle;
 
 /// A driver has 5 s to leave; this is the end of our patience with the driver itself.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(7);
@@ -41,7 +42,7 @@ pub(super) struct Leg {
     suite: Option<Suite>,
     remote: Option<SocketAddr>,
     orders: Option<UnboundedSender<Order>>,
-    task: Option<tokio::task::AbortHandle>,
+    task: Option<AbortHandle>,
 }
 
 impl Leg {
@@ -166,10 +167,11 @@ impl Run<'_> {
         now.saturating_duration_since(self.legs[leg.index()].planned).as_secs_f64() * 1000.0
     }
 
-    /// Stops a leg's signalling where it stands.
+    /// The leg ends here and now; its driver gets the time of a leave to free the seat that it may hold at the server,
+    /// or to learn that it holds none. Without anybody to give orders, drivers do what [`Order::Leave`] asks.
     fn give_up(&mut self, leg: LegId, end: End) {
-        if let Some(t) = self.legs[leg.index()].task.take() {
-            t.abort();
+        if let Some(task) = self.legs[leg.index()].task.take() {
+            self.stragglers.push((Instant::now() + LEAVE_PATIENCE, task));
         }
         self.end(leg, end);
     }
@@ -220,6 +222,13 @@ impl Run<'_> {
             let after_ms = limit.as_secs_f64() * 1000.0;
             self.give_up(leg, End::Failed { reason, detail, after_ms });
         }
+        self.stragglers.retain(|(until, task)| {
+            let late = now >= *until;
+            if late {
+                task.abort();
+            }
+            !late && !task.is_finished()
+        });
         let stuck: Vec<LegId> = self
             .leaving
             .iter()
@@ -231,7 +240,10 @@ impl Run<'_> {
             .collect();
         for leg in stuck {
             let detail = "the driver did not come back from its leave".to_owned();
-            self.give_up(leg, End::Over { cause: LegCause::LeftUnacknowledged, detail });
+            if let Some(task) = self.legs[leg.index()].task.take() {
+                task.abort();
+            }
+            self.end(leg, End::Over { cause: LegCause::LeftUnacknowledged, detail });
         }
     }
 

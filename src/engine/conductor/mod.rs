@@ -26,7 +26,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 /// How often joins are checked against their time-out.
 const CHECK: Duration = Duration::from_millis(50);
@@ -90,6 +90,8 @@ struct Run<'a> {
     notes: BTreeMap<&'static str, (String, Option<LegId>, u64)>,
     phase: Phase,
     tasks: JoinSet<(LegId, Ended)>,
+    /// Drivers whose legs are over, and when our patience with them is.
+    stragglers: Vec<(Instant, AbortHandle)>,
     milestones: UnboundedSender<(LegId, Milestone)>,
 }
 
@@ -125,6 +127,7 @@ impl Conductor {
             notes: BTreeMap::new(),
             phase: Phase::Warmup,
             tasks: JoinSet::new(),
+            stragglers: Vec::new(),
             milestones,
         };
         let r = run.conduct(&mut from_shards, &mut progress, show, stop).await;

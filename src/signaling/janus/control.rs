@@ -6,10 +6,12 @@ use anyhow::{Context, anyhow, bail};
 use rustls::ClientConfig;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks at a room that is to be empty.
+const EMPTY_CHECK: Duration = Duration::from_millis(20);
 
 /// What a room of ours looks like to Janus.
 pub struct RoomSpec<'a> {
@@ -71,6 +73,20 @@ impl Control {
             RoomEvent::Created | RoomEvent::Error { code: code::ROOM_EXISTS, .. } => Ok(()),
             RoomEvent::Error { code, reason } => bail!("room {} ({}): {code}: {reason}", spec.room, spec.name),
             other => bail!("room {} ({}): unexpected {other:?}", spec.room, spec.name),
+        }
+    }
+
+    /// Waits, for at most `patience`, until nobody is in a room any more. Sessions whose WebSocket was cut end a moment
+    /// later, and Janus 1.1.2 may use freed memory when its room is destroyed in that moment.
+    pub async fn wait_until_empty(&mut self, room: u64, patience: Duration) -> anyhow::Result<()> {
+        let until = Instant::now() + patience;
+        loop {
+            match self.room_request(json!({"request": "listparticipants", "room": room})).await? {
+                RoomEvent::Participants(0) | RoomEvent::Error { code: code::NO_SUCH_ROOM, .. } => return Ok(()),
+                RoomEvent::Participants(_) if Instant::now() < until => tokio::time::sleep(EMPTY_CHECK).await,
+                RoomEvent::Participants(_) => return Ok(()),
+                other => bail!("room {room}: {other:?}"),
+            }
         }
     }
 

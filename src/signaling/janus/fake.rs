@@ -137,6 +137,7 @@ fn answer_to(request: &Value, what: &str, fault: Fault, handles: &mut u64) -> Op
                          "accepting-new-sessions": true, "plugins": {"janus.plugin.videoroom": {}}}),
         "create" if request["body"].is_object() => sync(json!({"videoroom": "created"})),
         "destroy" if request["body"].is_object() => sync(json!({"videoroom": "destroyed"})),
+        "listparticipants" => sync(json!({"videoroom": "participants", "participants": []})),
         "create" | "attach" => {
             *handles += 1;
             json!({"janus": "success", "transaction": transaction, "data": {"id": *handles}})
@@ -278,7 +279,8 @@ async fn rooms_are_made_and_removed_and_no_session_stays() {
     }
     driver.finish().await;
     let session = ["info", "create", "attach"];
-    let expected = [&session[..], &["create", "destroy"], &session[..], &["destroy", "destroy"]].concat();
+    let expected =
+        [&session[..], &["create", "destroy"], &session[..], &["listparticipants", "destroy", "destroy"]].concat();
     assert_eq!(fake.requests(), expected);
 }
 

@@ -20,6 +20,11 @@ const LEAVE_PATIENCE: Duration = Duration::from_millis(2500);
 /// A driver must be back 5 s after the order to leave.
 const LEAVE_LIMIT: Duration = Duration::from_millis(4700);
 
+/// Janus 1.1.2 says `destroyed` or `kicked` to a participant before it is done with it, and does not hold on to its
+/// session meanwhile: one that destroys its session at once makes Janus use freed memory (docs/targets/janus.md). Its
+/// `hangup`, or this much time, and it is done.
+const PUT_OUT_PATIENCE: Duration = Duration::from_millis(250);
+
 /// Publishing transport, and the one that receives everybody else.
 pub const PUBLISH: u8 = 0;
 pub const SUBSCRIBE: u8 = 1;
@@ -40,6 +45,8 @@ pub enum Timer {
     KeepAlive,
     /// Ask again for feeds that were missing.
     Retry,
+    /// We were put out of the room, and Janus had time to finish with us.
+    PutOut,
     LeavePatience,
     LeaveLimit,
     /// The join's own time-out; armed by the shell, because connecting counts too.
@@ -117,6 +124,8 @@ pub struct Machine {
     publisher: Option<u64>,
     private_id: Option<u64>,
     in_room: bool,
+    /// How we were put out of the room; the end follows.
+    put_out: Option<&'static str>,
     /// Media could flow once: from then on an end is a drop, not a failed join.
     joined: bool,
     /// A negotiation of [`PUBLISH`] is under way; a restart asked for meanwhile waits.
@@ -145,6 +154,7 @@ impl Machine {
             publisher: None,
             private_id: None,
             in_room: false,
+            put_out: None,
             joined: false,
             publishing: false,
             restart: false,
@@ -233,6 +243,7 @@ impl Machine {
                 self.out.push_back(Output::Arm(Timer::KeepAlive, KEEP_ALIVE));
             }
             (Timer::Retry, _) => self.subscriber.retry(),
+            (Timer::PutOut, _) => self.end_put_out(),
             (Timer::LeavePatience, Phase::Leaving) => self.destroy(),
             (Timer::LeaveLimit, Phase::Leaving) => {
                 self.left(false, format!("no answer to the leave within {} ms", LEAVE_LIMIT.as_millis()));
@@ -335,10 +346,8 @@ impl Machine {
                     self.destroy();
                 }
             }
-            RoomEvent::Left | RoomEvent::Kicked => {
-                self.lost(LegCause::ClosedByServer, "Janus: kicked out of the room".to_owned());
-            }
-            RoomEvent::RoomDestroyed => self.lost(LegCause::ClosedByServer, "Janus: room destroyed".to_owned()),
+            RoomEvent::Left | RoomEvent::Kicked => self.put_out("kicked out of the room"),
+            RoomEvent::RoomDestroyed => self.put_out("room destroyed"),
             RoomEvent::Started => {
                 self.subscriber.started();
                 if !self.part.sends {
@@ -358,7 +367,7 @@ impl Machine {
                     return self.media_failed(&MediaError::BadSdp("Janus configured us without an answer".to_owned()));
                 }
             }
-            RoomEvent::Created => {}
+            RoomEvent::Created | RoomEvent::Participants(_) => {}
             RoomEvent::Other(text) => self.note("janus_unknown", text),
         }
         let Some(Jsep { offer, sdp }) = jsep else { return };

@@ -16,7 +16,7 @@ mod fake;
 
 use super::{BoxFuture, Call, Driver, Ended, Progress};
 use crate::history::FailReason;
-use crate::plan::PlannedRoom;
+use crate::plan::{PlannedRoom, TransportsPer};
 use crate::profile::{ExternalTarget, Secret, ServerEntry};
 use crate::types::{Client, RoomId};
 use anyhow::{Context, anyhow, bail};
@@ -28,11 +28,17 @@ use socket::Endpoint;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use wire::Credentials;
+
+/// A handle that publishes, and one that receives.
+pub(super) const TRANSPORTS: TransportsPer = TransportsPer::Direction;
 
 /// Room for successors who come before those whom they replace are gone.
 const SPARE_PUBLISHERS: u32 = 8;
+
+/// For how long rooms may still have participants before they are removed.
+const EMPTY_WITHIN: Duration = Duration::from_secs(2);
 
 /// See the module.
 pub struct JanusDriver {
@@ -151,8 +157,15 @@ impl JanusDriver {
             Ok(control) => control,
             Err(e) => return tracing::warn!(server = server.id, "rooms not removed: {e:#}"),
         };
+        // Strangers may stay for as long as they like: one patience for all rooms.
+        let until = Instant::now() + EMPTY_WITHIN;
         for room in rooms {
-            if let Err(e) = control.destroy_room(room).await {
+            let patience = until.saturating_duration_since(Instant::now());
+            let removed = match control.wait_until_empty(room, patience).await {
+                Ok(()) => control.destroy_room(room).await,
+                Err(e) => Err(e),
+            };
+            if let Err(e) = removed {
                 tracing::warn!(server = server.id, room, "room not removed: {e:#}");
                 break;
             }

@@ -139,6 +139,8 @@ pub enum RoomEvent {
     Updating,
     RoomDestroyed,
     Created,
+    /// The answer to `listparticipants`: how many.
+    Participants(usize),
     Error {
         code: i64,
         reason: String,
@@ -235,6 +237,7 @@ fn plugin_event(value: &Value) -> Option<RoomEvent> {
         "updating" => RoomEvent::Updating,
         "created" => RoomEvent::Created,
         "destroyed" => RoomEvent::RoomDestroyed,
+        "participants" => RoomEvent::Participants(data["participants"].as_array().map_or(0, Vec::len)),
         "event" => room_event(data),
         other => RoomEvent::Other(quote(other)),
     })

@@ -163,7 +163,12 @@ impl Client {
         let created = request["janus"] == "create";
         self.ws.send(Message::text(request.to_string())).await.unwrap();
         loop {
-            let Some(Ok(Message::Text(text))) = self.ws.next().await else { panic!("no answer to {request}") };
+            let text = match self.ws.next().await {
+                Some(Ok(Message::Text(text))) => text,
+                // libwebsockets pings; tungstenite answers.
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+                other => panic!("no answer to {request}: the WebSocket gave {other:?}"),
+            };
             let answer: Value = serde_json::from_str(&text).unwrap();
             if answer["transaction"] == "x" && answer["janus"] != "ack" {
                 if created {

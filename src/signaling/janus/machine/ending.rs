@@ -1,6 +1,6 @@
 //! How a leg ends: by its own leave, by the server, by what breaks.
 
-use super::{Ask, LEAVE_LIMIT, LEAVE_PATIENCE, Machine, Output, PUBLISH, Phase, SUBSCRIBE, Timer};
+use super::{Ask, LEAVE_LIMIT, LEAVE_PATIENCE, Machine, Output, PUBLISH, PUT_OUT_PATIENCE, Phase, SUBSCRIBE, Timer};
 use crate::history::{FailReason, LegCause};
 use crate::signaling::janus::wire;
 use crate::signaling::{Ended, TransportState};
@@ -20,6 +20,9 @@ impl Machine {
     }
 
     pub(super) fn hung_up(&mut self, sender: Option<u64>, reason: &str) {
+        if self.put_out.is_some() {
+            return self.end_put_out();
+        }
         let what = match sender {
             Some(handle) if self.subscriber.handle() == Some(handle) => "receiving",
             Some(handle) if self.publisher == Some(handle) => "publishing",
@@ -45,12 +48,28 @@ impl Machine {
                 let reason = if dtls { FailReason::Dtls } else { FailReason::TimeoutIce };
                 self.fail_or_lose(reason, LegCause::ClosedByServer, format!("transport {slot}: {why}"));
             }
+            // It follows, and Janus may still be busy with us.
+            TransportState::PeerClosed if self.put_out.is_some() => {}
             TransportState::PeerClosed => {
                 self.lost(LegCause::ClosedByServer, format!("close_notify on transport {slot}"));
             }
             TransportState::ConsentExpired => {
                 self.lost(LegCause::ConsentExpired, format!("no consent on transport {slot}"));
             }
+        }
+    }
+
+    /// The server put us out of the room: the end follows when it is safe for it.
+    pub(super) fn put_out(&mut self, how: &'static str) {
+        if matches!(self.phase, Phase::Joining | Phase::Signaled) && self.put_out.is_none() {
+            self.put_out = Some(how);
+            self.out.push_back(Output::Arm(Timer::PutOut, PUT_OUT_PATIENCE));
+        }
+    }
+
+    pub(super) fn end_put_out(&mut self) {
+        if let Some(how) = self.put_out {
+            self.lost(LegCause::ClosedByServer, format!("Janus: {how}"));
         }
     }
 

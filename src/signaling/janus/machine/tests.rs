@@ -365,9 +365,27 @@ fn ends_that_the_server_made_are_told_apart() {
     assert_eq!(hangup, (LegCause::ClosedByServer, "Janus hung up the publishing transport: DTLS alert".into()));
     assert_eq!(over(json!({"janus": "timeout", "session_id": SESSION})).0, LegCause::ClosedByServer);
     let plugin = |data: Value| json!({"janus": "event", "sender": ALICE, "plugindata": {"data": data}});
-    let kicked = over(plugin(json!({"videoroom": "event", "leaving": "ok", "reason": "kicked"})));
-    assert_eq!(kicked.0, LegCause::ClosedByServer);
-    assert_eq!(over(plugin(json!({"videoroom": "destroyed", "room": 1234}))).0, LegCause::ClosedByServer);
+    let kicked = plugin(json!({"videoroom": "event", "leaving": "ok", "reason": "kicked"}));
+    let destroyed = plugin(json!({"videoroom": "destroyed", "room": 1234}));
+    for (put_out, detail) in [(kicked, "Janus: kicked out of the room"), (destroyed, "Janus: room destroyed")] {
+        // Janus is not done with us: the session stays until it hangs up, or for a while.
+        for hangs_up in [true, false] {
+            let mut bench = Bench::new(part(true));
+            bench.publish();
+            bench.hear(put_out.clone());
+            assert_eq!(bench.ended(), None);
+            assert!(!bench.sent.iter().any(|sent| sent["janus"] == "destroy"));
+            match hangs_up {
+                true => bench.hear(json!({"janus": "hangup", "sender": ALICE, "reason": "Close PC"})),
+                false => {
+                    bench.machine.handle_timer(Timer::PutOut);
+                    bench.drain();
+                }
+            }
+            assert_eq!(bench.over(), (LegCause::ClosedByServer, detail));
+            assert_eq!(bench.last()["janus"], "destroy");
+        }
+    }
 
     let mut bench = Bench::new(part(true));
     bench.publish();
