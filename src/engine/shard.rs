@@ -488,6 +488,7 @@ impl Shard {
             e.prefetch();
         }
         if let Some(e) = entry(2) {
+            prefetch(&e.sockets[..], 2);
             e.participant.prefetch_tracks();
         }
         if let Some(e) = entry(1) {
@@ -575,6 +576,7 @@ impl Shard {
                     e.prefetch();
                 }
                 if let Some((e, slot)) = next(2) {
+                    prefetch(&e.sockets[..], 2);
                     e.participant.prefetch_slot(slot);
                 }
                 if let Some((e, slot)) = next(1) {

@@ -72,7 +72,6 @@ impl Participant {
     pub fn prefetch_slot(&self, slot: u8) {
         let Some(Some(s)) = self.slots.get(usize::from(slot)) else { return };
         prefetch(&s.srtp, 1);
-        prefetch(&s.by_ssrc, 1);
         prefetch(&s.incoming, 1);
         prefetch(&s.wake_at, 1);
         prefetch(&s.nack_at, 1);
@@ -80,13 +79,15 @@ impl Participant {
         prefetch(&s.twcc_ext, 1);
     }
 
-    /// Third step: asks for the slot's keys.
+    /// Third step: asks for the slot's keys and tables.
     #[inline]
     pub fn prefetch_keys(&self, slot: u8) {
         if let Some(Some(s)) = self.slots.get(usize::from(slot))
             && let Some(srtp) = s.srtp.as_deref()
         {
             prefetch(&srtp.rtp_in, usize::MAX);
+            s.by_ssrc.prefetch();
+            prefetch(&s.incoming[..], 8);
         }
     }
 }
@@ -101,16 +102,13 @@ impl Slot {
             let ssrc = u32::from_be_bytes([data[8], data[9], data[10], data[11]]);
             if data[0] >> 6 == 2
                 && !rtp::is_rtcp(data)
-                && let Some(n) = self.by_ssrc.get(&ssrc)
-                && let Some(i) = self.incoming.get(usize::from(*n))
+                && let Some(n) = self.by_ssrc.get(ssrc)
+                && let Some(i) = self.incoming.get(usize::from(n))
             {
-                prefetch(i, usize::MAX);
+                if let Role::Media(m) = &i.role {
+                    m.prefetch();
+                }
                 *stream = Some(i);
-            }
-        }
-        for i in streams.iter().flatten() {
-            if let Role::Media(m) = &i.role {
-                m.prefetch();
             }
         }
         streams.map(|i| match &i?.role {
@@ -118,7 +116,7 @@ impl Slot {
                 m.stream.prefetch_video();
                 Some(m.source_hint as u16)
             }
-            Role::Rtx { .. } => None,
+            Role::Rtx(_) => None,
         })
     }
 }

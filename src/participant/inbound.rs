@@ -42,10 +42,10 @@ impl Participant {
             s.loose[1].malformed += 1;
             return;
         };
-        let known = s.by_ssrc.get(&h.ssrc).copied();
+        let known = s.by_ssrc.get(h.ssrc);
         let index = match known {
             Some(n) => {
-                let rx = &s.incoming[usize::from(n)].index;
+                let rx = s.incoming[usize::from(n)].index();
                 let index = rx.estimate(h.seq);
                 if rx.is_replay(index) {
                     let kind = s.incoming[usize::from(n)].kind;
@@ -66,7 +66,7 @@ impl Participant {
             s.loose[1].malformed += 1;
             return;
         };
-        s.incoming[usize::from(n)].index.commit(index);
+        s.incoming[usize::from(n)].index_mut().commit(index);
         if let (Some(t), Some(seq)) = (&mut s.twcc, (s.twcc_ext != 0).then(|| h.extension(plain, s.twcc_ext)).flatten())
             && seq.len() == 2
         {
@@ -76,7 +76,7 @@ impl Participant {
         let Some(payload) = h.payload(plain) else { return };
         match &s.incoming[usize::from(n)].role {
             Role::Media(_) => self.on_packet(w, slot, n, h.seq, &h, payload, recv_ns, false),
-            Role::Rtx { .. } => {
+            Role::Rtx(_) => {
                 let Some((osn, rest)) = payload.split_first_chunk::<2>() else { return };
                 if let Some(main) = s.main_of(n).filter(|_| !rest.is_empty()) {
                     self.on_packet(w, slot, main, u16::from_be_bytes(*osn), &h, rest, recv_ns, true);
@@ -294,7 +294,7 @@ impl Slot {
     pub(super) fn media_streams(&mut self) -> impl Iterator<Item = (u32, Kind, bool, bool, &mut super::slot::Media)> {
         self.incoming.iter_mut().filter_map(|i| match &mut i.role {
             Role::Media(m) => Some((i.ssrc, i.kind, i.nack, i.pli, &mut **m)),
-            Role::Rtx { .. } => None,
+            Role::Rtx(_) => None,
         })
     }
 }
