@@ -98,10 +98,10 @@ fn common(suite: Suite) -> Arc<Common> {
 
 fn in_memory(n: usize, suite: Suite) {
     pin(0);
-    let (orders, media, joins) = (mpsc::unbounded_channel().0, mpsc::unbounded_channel().0, std::sync::mpsc::channel().0);
+    let (orders, media, joins) =
+        (mpsc::unbounded_channel().0, mpsc::unbounded_channel().0, std::sync::mpsc::channel().0);
     let forwarder = SocketAddr::from(([127, 0, 0, 1], 9));
-    let bench =
-        Bench { orders, media, joins, common: common(suite), forwarder, clips: ClipLibrary::load().unwrap() };
+    let bench = Bench { orders, media, joins, common: common(suite), forwarder, clips: ClipLibrary::load().unwrap() };
     memory::run(&bench, n.next_multiple_of(ROOM), MEASURED_SECONDS);
 }
 
@@ -119,6 +119,7 @@ fn one(n: usize, seconds: usize, suite: Suite, with_media: bool) {
         common: common.clone(),
         sources: vec![[127, 0, 0, 1].into()],
         epoch,
+        seed: 0,
         hold: [Duration::ZERO, Duration::MAX],
         orders: orders_rx,
         media: media_rx,
@@ -183,7 +184,7 @@ impl Bench {
     fn join(&self, i: usize, with_media: bool) {
         let spec = self.spec(i, with_media, realtime_ns());
         let leg = spec.leg.id;
-        self.orders.send(ToShard::Add { spec: Box::new(spec) }).ok().unwrap();
+        self.orders.send(ToShard::Add { spec: Box::new(spec), network: None }).ok().unwrap();
         self.orders.send(ToShard::Server { leg, server: ServerId(0) }).ok().unwrap();
         let offer = self.ask(|reply| MediaCommand::Offer { leg, slot: 0, want: want(with_media), reply });
         let (sdp, transport, offer) = self.answer(i, &offer, self.forwarder);
@@ -204,10 +205,11 @@ impl Bench {
             leave_at: Duration::from_secs(3600),
             audio: with_media.then_some(audio),
             video: with_media.then_some(video),
+            network: None,
         };
         let clips = [planned.audio, planned.video].map(|e| e.map(|e| self.clips.clip(e).unwrap()));
         let seed = i as u64;
-        Spec { leg: planned, clips, seed, planned_ns, loss_up: 0.0, loss_down: 0.0 }
+        Spec { leg: planned, clips, seed, planned_ns, network_delay_max: Duration::ZERO }
     }
 
     /// The forwarder's answer to an offer, and its transport.

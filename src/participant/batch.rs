@@ -2,8 +2,8 @@
 
 use super::slot::{Role, Slot};
 use super::{Participant, World};
-use crate::prefetch::prefetch;
 use crate::media::rtp;
+use crate::prefetch::prefetch;
 use std::net::SocketAddr;
 
 /// More than any Ethernet path carries to us; longer datagrams are cut and fail their tag.
@@ -64,7 +64,6 @@ impl Participant {
         prefetch(&self.care_at, 1);
         prefetch(&self.report_at, 1);
         prefetch(&self.connected_ns, 1);
-        prefetch(&self.loss_down, 1);
     }
 
     /// Second step before [`Participant::on_batch`]: asks for the slot.

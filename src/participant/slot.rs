@@ -2,10 +2,10 @@
 
 use super::{Event, World};
 use crate::measure::{Flow, FlowCounters};
-use crate::prefetch::prefetch;
 use crate::media::receive::RxStream;
 use crate::media::rtcp::TwccRecorder;
 use crate::media::srtp::{RtcpOpener, RtcpSealer, RtpOpener, RtpSealer, RxIndex};
+use crate::prefetch::prefetch;
 use crate::sdp::{Agreed, AgreedReceive, Negotiation};
 use crate::signaling::TransportState;
 use crate::transport::{self, Transport};
