@@ -198,6 +198,7 @@ impl Bench {
         let encoding = |codec, kbit: u64| Encoding { codec, bitrate: Bitrate(kbit * 1000) };
         let (audio, video) = (encoding(Codec::Opus, 32), encoding(Codec::Vp8, 500));
         let planned = PlannedLeg {
+            seat: 0,
             id: leg,
             room,
             name: format!("p{i}"),
@@ -209,7 +210,7 @@ impl Bench {
         };
         let clips = [planned.audio, planned.video].map(|e| e.map(|e| self.clips.clip(e).unwrap()));
         let seed = i as u64;
-        Spec { leg: planned, clips, seed, planned_ns, network_delay_max: Duration::ZERO }
+        Spec { leg: planned, clips, seed, planned_ns, network_delay_max: Duration::ZERO, talk: Default::default() }
     }
 
     /// The forwarder's answer to an offer, and its transport.

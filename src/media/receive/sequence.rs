@@ -137,6 +137,12 @@ impl Sequence {
         self.seen.count(from, to)
     }
 
+    /// Whether a packet not older than the window and the first one is missing.
+    pub fn lacks(&self, seq: u16) -> bool {
+        let behind = u64::from((self.highest as u16).wrapping_sub(seq));
+        self.started && behind < WINDOW && self.highest - behind >= self.lowest && !self.seen.get(self.highest - behind)
+    }
+
     pub fn highest(&self) -> u64 {
         self.highest
     }
