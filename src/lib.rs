@@ -16,6 +16,7 @@ pub mod measure; // pure: counters, HDR histograms, mergeable snapshots
 pub mod media; // pure: clips, stamps, packetizing, pacing, SRTP, RTCP
 pub mod participant; // pure: one participant's life on its transports
 pub mod plan; // pure: who joins which room when, from a seed
+pub mod prefetch; // memory asked for before it is needed
 pub mod profile; // what the user wrote, and what it means
 pub mod report; // terminal, JSON, HTML; reads results, runs nothing
 pub mod sdp; // pure: offers, answers, what was agreed
