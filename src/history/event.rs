@@ -188,9 +188,22 @@ pub struct LegEnd {
     pub video: FlowCounters,
     /// Highest e2e loss (0..1) in any 10 s, by kind; absent without data.
     pub worst_10s_loss: [Option<f64>; 2],
+    /// When media was expected and none arrived at all, from anybody: spans of at least 100 ms, the longest ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub silences: Vec<Silence>,
+    /// ICE restarts that were tried because a transport's checks went unanswered.
+    #[serde(default)]
+    pub ice_restarts: u32,
     /// Longest gap in any expected inbound flow, ms, and when it began (ms since start).
     pub longest_gap_ms: f64,
     pub longest_gap_at_ms: f64,
+}
+
+/// From and until, ms since the start of the run.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Silence {
+    pub from_ms: f64,
+    pub until_ms: f64,
 }
 
 /// One second, all servers. Ends at the line's `t`.

@@ -9,7 +9,7 @@ mod writer;
 
 pub use event::{
     Event, FailReason, Health, Interval, JoinFailure, LegCause, LegEnd, Line, Phase, RoomInterval, RunInfo, SCHEMA,
-    ServerFlow, ServerInfo, Setup, ShardHealth,
+    ServerFlow, ServerInfo, Setup, ShardHealth, Silence,
 };
 pub use reader::{Problem, ReadError, Reading, Scan, read, read_with_tail};
 pub use writer::{CreateError, FILE_NAME, Writer};

@@ -345,6 +345,8 @@ impl Synthetic {
             audio: crate::measure::FlowCounters::default(),
             video: crate::measure::FlowCounters::default(),
             worst_10s_loss: [Some(lossy), self.video.then_some(0.0)],
+            silences: Vec::new(),
+            ice_restarts: 0,
             longest_gap_ms: 60.0,
             longest_gap_at_ms: t - 5000.0,
         };

@@ -22,6 +22,8 @@ pub(super) struct SourceEntry {
     first_rtp_ns: Option<u64>,
     first_frame_ns: Option<u64>,
     told: bool,
+    /// What its sender had sent when it was looked at last.
+    sent: u64,
 }
 
 impl Participant {
@@ -148,6 +150,7 @@ impl Participant {
             self.sources.len() - 1
         };
         m.source_hint = k;
+        self.listener.heard(recv_ns);
         let e = &mut self.sources[k];
         e.first_rtp_ns.get_or_insert(recv_ns);
         if e.first_frame_ns.is_none() {
@@ -192,12 +195,15 @@ impl Participant {
                 }
             }
         }
+        let mut expected = false;
         let mut k = 0;
         while k < self.sources.len() {
             let e = &mut self.sources[k];
             let member = w.room.member(LegId(e.owner.sender));
             let ledger = member.and_then(|m| m.ledgers[e.kind.index()].as_ref());
             if let Some(ledger) = ledger {
+                let sent = ledger.latest();
+                expected |= ledger.stopped_at().is_none() && std::mem::replace(&mut e.sent, sent) != sent;
                 e.source.settle(ledger, w.now_ns);
                 if let Some(at) = ledger.stopped_at() {
                     e.source.set_flowing(false, at);
@@ -225,6 +231,7 @@ impl Participant {
                 k += 1;
             }
         }
+        self.listener.expect(w.now_ns, expected);
     }
 
     /// The leg ends: what was sent until now and could have arrived is expected.
@@ -287,6 +294,7 @@ fn new_source(
         first_rtp_ns: None,
         first_frame_ns: None,
         told: false,
+        sent: 0,
     })
 }
 

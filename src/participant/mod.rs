@@ -5,9 +5,11 @@ mod feedback;
 mod inbound;
 mod outbound;
 mod room;
+mod silence;
 mod slot;
 
 pub use room::{Member, Room};
+pub use silence::Silence;
 
 use crate::history::Setup;
 use crate::measure::{Flow, FlowCounters, Hist, Window10s};
@@ -21,6 +23,7 @@ use inbound::SourceEntry;
 use outbound::TxTrack;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha12Rng;
+use silence::Listener;
 use slot::Slot;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -148,6 +151,7 @@ pub struct Participant {
     total: [FlowCounters; 2],
     windows: [Window10s; 2],
     longest_gap: (f64, u64),
+    listener: Listener,
 }
 
 /// A participant's last word.
@@ -158,6 +162,8 @@ pub struct Totals {
     pub worst_10s_loss: [Option<f64>; 2],
     /// Longest inbound gap in ms, and when it began in ns of CLOCK_REALTIME.
     pub longest_gap: (f64, u64),
+    /// When media was expected and none arrived at all.
+    pub silences: Vec<Silence>,
 }
 
 impl Participant {
@@ -192,6 +198,7 @@ impl Participant {
             total: Default::default(),
             windows: Default::default(),
             longest_gap: (0.0, 0),
+            listener: Listener::default(),
         }
     }
 
@@ -427,6 +434,7 @@ impl Participant {
             video: self.total[1],
             worst_10s_loss: [self.windows[0].worst(), self.windows[1].worst()],
             longest_gap: self.longest_gap,
+            silences: self.listener.finish(w.now_ns),
         };
         (delta, totals)
     }

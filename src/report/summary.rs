@@ -155,7 +155,10 @@ const METRICS: &[(&str, &str)] = &[
     ("video.frame_jitter.{p50,p95,p99}", "ms"),
     ("video.freezes", "per minute"),
     ("video.frozen_share", "percent"),
-    ("legs.{judged,clean,glitched,migrated,reconnected,one_way,dropped,unclean_leave,inconclusive}", "count"),
+    (
+        "legs.{judged,clean,glitched,migrated,reconnected,one_way,dropped,unclean_leave,inconclusive,ice_restarts}",
+        "count",
+    ),
     ("generator.{cpu,cpu_max,machine_cpu,steal_max,inconclusive_share}", "percent"),
     ("generator.send_lateness.{p50,p99}", "ms"),
     ("generator.{socket_drops,send_errors,cores,resident_bytes_max}", "count"),

@@ -248,6 +248,58 @@ fn a_server_killed_in_mid_call_is_named() {
     assert!(sentence.contains(&format!("{name} lost")) && sentence.contains("4 legs"), "{sentence}");
 }
 
+/// They hear nothing for 15 s: that is a drop, long before consent ends and whatever their leave says.
+#[test]
+fn legs_of_a_killed_server_are_dropped_when_they_heard_nothing_for_15_s() {
+    let (place, there, name) = a_server_is_killed("20s");
+    for end in &there {
+        assert_eq!(end.cause, LegCause::LeftUnacknowledged);
+        let longest = end.silences.iter().map(|s| s.until_ms - s.from_ms).fold(0.0, f64::max);
+        assert!((15_000.0..20_000.0).contains(&longest), "{:?}", end.silences);
+        assert_eq!(end.ice_restarts, 1, "in vain");
+    }
+    let summary = place.summary();
+    assert_eq!(summary["legs"]["dropped"], 4);
+    let sentence = summary["sentence"].as_str().unwrap();
+    assert!(sentence.contains(&format!("4 of 8 legs dropped (limit 0): all on {name}")), "{sentence}");
+}
+
+/// A server that stands still answers no checks: its participants restart ICE, and when it goes on, they are back on
+/// new credentials, in the same calls.
+#[test]
+fn ice_restarts_bring_legs_back_from_a_server_that_stood_still() {
+    // What waited for the server bursts into our sockets when it goes on, and they need not hold it all.
+    let text = profile("embedded", &rooms("meeting", 4, 2, VIDEO), "18s", LIMITS) + "socket_drops_max = \"100%\"\n";
+    let place = Place::with(&text);
+    let mut run = place.run();
+    run.says("00:03 hold");
+    let (frozen, _) = fleet_of(run.pid())[1].clone();
+    signal(frozen, "STOP");
+    // A check each 4 to 6 s, and 10 s without an answer.
+    std::thread::sleep(std::time::Duration::from_secs(11));
+    signal(frozen, "CONT");
+    let run = run.finish();
+    assert_eq!(run.code, Some(3), "{run:?}");
+    let lines = place.lines();
+    let (there, elsewhere): (Vec<LegEnd>, Vec<LegEnd>) =
+        leg_ends(&lines).into_iter().partition(|end| end.ice_restarts > 0);
+    assert_eq!((there.len(), elsewhere.len()), (4, 4));
+    for end in &there {
+        assert_eq!((end.cause, end.ice_restarts), (LegCause::Left, 1), "{}", end.detail);
+        let silences: Vec<f64> =
+            end.silences.iter().map(|s| s.until_ms - s.from_ms).filter(|ms| *ms > 5000.0).collect();
+        assert!(matches!(silences[..], [ms] if (10_000.0..15_000.0).contains(&ms)), "{:?}", end.silences);
+    }
+    let summary = place.summary();
+    let legs = &summary["legs"];
+    let counts = ["clean", "glitched", "dropped", "ice_restarts"].map(|class| legs[class].as_u64().unwrap());
+    assert_eq!(counts, [4, 4, 0, 4], "{legs}");
+    let notes = summary["notes"].as_array().unwrap();
+    for code in ["ice_restart", "ice_restarted"] {
+        assert!(notes.iter().any(|note| note["code"] == code && note["count"] == 4), "{code}: {notes:?}");
+    }
+}
+
 #[test]
 #[ignore = "consent lasts for 30 s (RFC 7675); `make test-long` runs it"]
 fn legs_of_a_killed_server_are_dropped_when_consent_expires() {

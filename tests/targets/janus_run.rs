@@ -274,6 +274,34 @@ fn a_killed_janus_is_reported_as_what_it_was() {
     });
 }
 
+/// A Janus that stands still answers no checks: what publishes restarts ICE, what receives goes on by itself.
+#[test]
+fn ice_restarts_bring_legs_back_from_a_janus_that_stood_still() {
+    beside_others("ice_restarts_bring_legs_back_from_a_janus_that_stood_still", async || {
+        let janus = Janus::start(0).await;
+        let sets = ["load.join=20/s", "load.warmup=1s", "load.hold=18s", "rooms.0.count=2", BUSY_MACHINE];
+        let mut run = Run::start(&janus, "janus_run-stood-still", PROFILE, &sets);
+        run.holds().await;
+        janus.signal("STOP");
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        janus.signal("CONT");
+        let run = run.ended().await;
+        print_figures(&run);
+        assert_eq!((run.number("participants.joined"), run.number("legs.dropped")), (10.0, 0.0), "{}", run.printed);
+        assert_eq!(run.number("legs.ice_restarts"), 10.0);
+        let notes = run.summary["notes"].as_array().unwrap();
+        let count = |code: &str| notes.iter().find(|note| note["code"] == code).map(|note| note["count"].clone());
+        assert_eq!(count("ice_restart"), Some(10.into()), "{notes:?}");
+        assert_eq!(count("ice_restarted"), Some(10.into()), "{notes:?}");
+        for end in run.leg_ends() {
+            assert_eq!(end.cause, LegCause::Left, "{end:?}");
+            // Media came back in time: no silence after the one.
+            assert_eq!(end.silences.iter().filter(|s| s.until_ms - s.from_ms > 5000.0).count(), 1, "{end:?}");
+        }
+        janus.stop().await;
+    });
+}
+
 #[test]
 fn a_probe_says_what_it_met() {
     beside_others("a_probe_says_what_it_met", async || {

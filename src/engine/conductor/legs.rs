@@ -2,8 +2,8 @@
 
 use super::super::shard::ToShard;
 use super::Run;
-use crate::history::{Event, FailReason, JoinFailure, LegCause, LegEnd, ServerInfo};
-use crate::participant::{Milestones, Spec, Totals};
+use crate::history::{self, Event, FailReason, JoinFailure, LegCause, LegEnd, ServerInfo};
+use crate::participant::{Milestones, Silence, Spec, Totals};
 use crate::signaling::{Call, Ended, Media, Order, Progress as Milestone, TransportState};
 use crate::types::{Encoding, LegId, RoomId, ServerId, Suite};
 use std::net::SocketAddr;
@@ -13,6 +13,9 @@ use tokio::task::AbortHandle;
 
 /// A driver has 5 s to leave; this is the end of our patience with the driver itself.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(7);
+
+/// ICE restarts that a leg gets: a path that was lost so often is no path.
+const RESTARTS_MAX: u32 = 3;
 
 enum State {
     Waiting,
@@ -43,6 +46,9 @@ pub(super) struct Leg {
     remote: Option<SocketAddr>,
     orders: Option<UnboundedSender<Order>>,
     task: Option<AbortHandle>,
+    restarts: u32,
+    /// Transports (a bit each) that are to restart ICE and have no pair again yet.
+    restarting: u8,
 }
 
 impl Leg {
@@ -58,6 +64,8 @@ impl Leg {
             remote: None,
             orders: None,
             task: None,
+            restarts: 0,
+            restarting: 0,
         }
     }
 }
@@ -286,11 +294,28 @@ impl Run<'_> {
 
     /// What the media path says of a transport goes to the join's milestones and to the driver.
     pub(super) fn on_transport(&mut self, leg: LegId, slot: u8, state: TransportState, at: Instant) {
+        let can = self.c.driver.restarts_ice(slot);
         let l = &mut self.legs[leg.index()];
+        let bit = 1u8.checked_shl(slot.into()).unwrap_or(0);
+        let mut note = None;
         match &state {
             TransportState::IceConnected { remote } => {
                 l.milestones.ice.get_or_insert(at);
                 l.remote.get_or_insert(*remote);
+                let restarted = l.restarting & bit != 0;
+                l.restarting &= !bit;
+                if restarted {
+                    note = Some(("ice_restarted", format!("ICE found a path again, to {remote}")));
+                }
+            }
+            TransportState::Disconnected if can && matches!(l.state, State::In) && l.restarts < RESTARTS_MAX => {
+                l.restarts += 1;
+                l.restarting |= bit;
+                if let Some(o) = &l.orders {
+                    let _ = o.send(Order::RestartIce { slot });
+                }
+                let text = "a transport's checks went unanswered, so ICE was to restart".to_owned();
+                note = Some(("ice_restart", text));
             }
             TransportState::Connected { suite } => {
                 l.milestones.keys.get_or_insert(at);
@@ -301,13 +326,21 @@ impl Run<'_> {
         if let Some(o) = &l.orders {
             let _ = o.send(Order::Transport { slot, state });
         }
+        if let Some((code, text)) = note {
+            self.note(code, text, leg);
+        }
         self.maybe_joined(leg);
+    }
+
+    fn silence(&self, s: &Silence) -> history::Silence {
+        let ms = |at: u64| at.saturating_sub(self.c.epoch_ns) as f64 / 1e6;
+        history::Silence { from_ms: ms(s.from_ns), until_ms: ms(s.until_ns) }
     }
 
     pub(super) fn on_totals(&mut self, leg: LegId, t: Totals) {
         let room = self.c.plan.legs[leg.index()].room;
         let l = &mut self.legs[leg.index()];
-        let server = l.server;
+        let (server, restarts) = (l.server, l.restarts);
         let State::Ending { ended } = std::mem::replace(&mut l.state, State::Done) else { return };
         self.active -= 1;
         match ended {
@@ -327,6 +360,8 @@ impl Run<'_> {
                     audio: t.audio,
                     video: t.video,
                     worst_10s_loss: t.worst_10s_loss,
+                    silences: t.silences.iter().map(|s| self.silence(s)).collect(),
+                    ice_restarts: restarts,
                     longest_gap_ms: t.longest_gap.0,
                     longest_gap_at_ms: at,
                 }));
