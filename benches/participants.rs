@@ -102,6 +102,7 @@ fn one(n: usize, seconds: usize, suite: Suite, with_media: bool) {
         common,
         sources: vec![[127, 0, 0, 1].into()],
         epoch,
+        seed: 0,
         hold: [Duration::ZERO, Duration::MAX],
         orders: orders_rx,
         media: media_rx,
@@ -175,11 +176,12 @@ impl Bench {
             leave_at: Duration::from_secs(3600),
             audio: with_media.then_some(audio),
             video: with_media.then_some(video),
+            network: None,
         };
         let clips = [planned.audio, planned.video].map(|e| e.map(|e| self.clips.clip(e).unwrap()));
         let (seed, planned_ns) = (i as u64, realtime_ns());
-        let spec = Spec { leg: planned, clips, seed, planned_ns, loss_up: 0.0, loss_down: 0.0 };
-        self.orders.send(ToShard::Add { spec: Box::new(spec) }).ok().unwrap();
+        let spec = Spec { leg: planned, clips, seed, planned_ns, network_delay_max: Duration::ZERO };
+        self.orders.send(ToShard::Add { spec: Box::new(spec), network: None }).ok().unwrap();
         self.orders.send(ToShard::Server { leg, server: ServerId(0) }).ok().unwrap();
         let others = (ROOM - 1) as u16;
         let want = OfferWant { send: with_media, receive_audio: others, receive_video: others, ice_restart: false };

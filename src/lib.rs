@@ -9,6 +9,7 @@ pub mod cli; // one file a command
 pub mod engine; // shards: sockets, clock, timers; the only media I/O
 pub mod fleet; // the servers under test: start, discover, observe
 pub mod history; // the append-only record of what happened: event types, writer, reader
+pub mod impair; // pure: what a bad network does to datagrams, and an exact account of it
 pub mod measure; // pure: counters, HDR histograms, mergeable snapshots
 pub mod media; // pure: clips, stamps, packetizing, pacing, SRTP, RTCP
 pub mod participant; // pure: one participant's life on its transports

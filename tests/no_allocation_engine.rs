@@ -97,9 +97,10 @@ impl Pair {
                 leave_at: Duration::from_secs(3600),
                 audio: encoding(Codec::Opus, 32),
                 video: encoding(codec, 500),
+                network: None,
             };
             let clips = [leg.audio, leg.video].map(|e| e.map(|e| clips.clip(e).unwrap()));
-            let spec = Spec { leg, clips, seed: 3, planned_ns: EPOCH_NS, loss_up: 0.0, loss_down: 0.0 };
+            let spec = Spec { leg, clips, seed: 3, planned_ns: EPOCH_NS, network_delay_max: Duration::ZERO };
             let mut p = Participant::new(now, spec, &common);
             room.join(LegId(n), EPOCH_NS, p.sends());
             p.open(now, 0, addresses[n as usize]).unwrap();
@@ -230,4 +231,36 @@ fn participants_allocate_nothing_per_media_packet() {
         assert!(pair.sent > 1000 && pair.received > 1000, "{name}: {} {}", pair.sent, pair.received);
         assert_eq!(pair.allocations, 0, "{name}: in {} packets sent and {} received", pair.sent, pair.received);
     }
+}
+
+#[test]
+fn an_impaired_link_allocates_nothing_per_datagram() {
+    use roomful::impair::{Conditions, Delayed, Fate, Link, preset, seed};
+    let wifi = preset("bad-wifi").unwrap().up;
+    let conditions = Conditions { duplicate: 0.05, corrupt: 0.05, rate: preset("dsl").unwrap().up.rate, ..wifi };
+    let mut link = Link::new(conditions, seed(1, 2, 3));
+    let mut held: Delayed<u32> = Delayed::default();
+    // Buffers, heap and pool find their size: more than are ever under way below.
+    for i in 0..1000 {
+        held.push(i, 0, &[0; 1200]);
+    }
+    while let Some(p) = held.pop(1000) {
+        held.recycle(p);
+    }
+    let (mut left, before) = (0, ALLOCATIONS.get());
+    for i in 1..30_000u64 {
+        let now = i * 5_000_000;
+        while let Some(p) = held.pop(now) {
+            left += 1;
+            held.recycle(p);
+        }
+        let datagram = [0x80; 700];
+        if let Fate::Passed(p) = link.offer(now, &datagram[..100 + (i % 600) as usize]) {
+            for _ in 0..=usize::from(p.twice) {
+                p.corrupt(held.push(p.due_ns, i as u32, &datagram));
+            }
+        }
+    }
+    assert!(left > 5_000, "{left}");
+    assert_eq!(ALLOCATIONS.get() - before, 0, "in {left} datagrams");
 }

@@ -1,6 +1,6 @@
 //! `roomful fleet`: the embedded fleet on its own, to try things against.
 
-use crate::fleet::embedded::{EmbeddedFleet, EmbeddedOptions};
+use crate::fleet::embedded::{Advertise, EmbeddedFleet, EmbeddedOptions};
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,6 +16,10 @@ pub struct FleetArgs {
     /// Address that clients send media to.
     #[arg(long, default_value = "127.0.0.1")]
     pub media_ip: IpAddr,
+    /// SERVER=ADDRESS: answers of that server name this address instead of --media-ip, with the same port. For what
+    /// stands in front of it, as `roomful impair` does (repeatable).
+    #[arg(long, value_name = "SERVER=ADDRESS")]
+    pub advertise: Vec<Advertise>,
     /// Where the director listens; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:7080")]
     pub http: SocketAddr,
@@ -28,7 +32,12 @@ pub struct FleetArgs {
 pub fn run(args: &FleetArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let options = EmbeddedOptions { media_ip: args.media_ip, http: args.http, program: None };
+        let options = EmbeddedOptions {
+            media_ip: args.media_ip,
+            http: args.http,
+            advertise: args.advertise.clone(),
+            program: None,
+        };
         let mut fleet = EmbeddedFleet::start(args.servers, args.participants_max, &options).await?;
         write_help(&fleet, &mut std::io::stdout().lock())?;
         tokio::select! {

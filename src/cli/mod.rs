@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod fleet;
+pub mod impair;
 mod probe;
 pub mod report;
 pub mod run;
@@ -38,6 +39,7 @@ enum Command {
     Run(run::RunArgs),
     Check(CheckCommand),
     Fleet(fleet::FleetArgs),
+    Impair(impair::ImpairArgs),
     Report(report::ReportArgs),
     Schema(schema::SchemaArgs),
     /// The embedded fleet's director (started by roomful itself).
@@ -89,6 +91,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Check(a) if a.probe => return probe::run(&a.check),
         Command::Check(a) => check::run(&a.check)?,
         Command::Fleet(a) => fleet::run(&a).map(|()| 0)?,
+        Command::Impair(a) => return impair::run(&a),
         Command::Report(a) => report::run(&a)?,
         Command::Schema(a) => schema::run(&a)?,
         Command::Director(a) => crate::sfu::director::run(a).map(|()| 0)?,

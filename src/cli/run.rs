@@ -103,6 +103,7 @@ async fn perform(
             shape: "steady".to_owned(),
             seed: plan.seed,
             started_at: started.format(&Rfc3339)?,
+            epoch_ns: stage.conductor.epoch_ns,
             resolved: profile.resolved.clone(),
             hold_from_ms: ms(plan.hold_from),
             hold_until_ms: ms(plan.hold_until),

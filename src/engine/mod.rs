@@ -2,12 +2,15 @@
 //! signalling and writes the history.
 
 mod conductor;
+mod forwarder; // the impairer as a process in front of a server
 mod health;
+mod impaired; // a participant's own network, between socket and participant
 mod shard;
 pub mod socket;
 pub mod wheel;
 
 pub use conductor::{Conductor, Outcome, Progress, start_of_run};
+pub use forwarder::{ClientReport, Forwarder, ForwarderConfig, ForwarderReport};
 pub use shard::{FromShard, RoomRow, Shard, ShardConfig, ShardSecond, ToShard};
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,10 +1,12 @@
 //! One thread with its participants: sockets, clock, batching, timers. Whole rooms live on one shard, so nothing here
 //! needs a lock.
 
+use super::impaired::{Access, Downwards, Held, Upwards, Whose, since};
 use super::realtime_ns;
 use super::socket::{MediaSocket, Poll, Receiver, thread_cpu_ns};
 use super::wheel::Wheel;
 use crate::history::ShardHealth;
+use crate::impair::{Conditions, Counters};
 use crate::measure::{Flow, FlowCounters, Hist};
 use crate::participant::{Common, Event, Meter, Participant, Room, SLOTS_MAX, Sink, Spec, Totals, World};
 use crate::signaling::{MediaCommand, MediaError, TransportState};
@@ -25,6 +27,8 @@ const ROOM_ROW_SECONDS: u32 = 10;
 pub enum ToShard {
     Add {
         spec: Box<Spec>,
+        /// Its network, up and down; `None`: a perfect one.
+        network: Option<Box<[Conditions; 2]>>,
     },
     /// Where the leg's room is, once known.
     Server {
@@ -69,6 +73,8 @@ pub enum FromShard {
     Totals {
         leg: LegId,
         totals: Box<Totals>,
+        /// What its network did, up and down.
+        impaired: Option<[Counters; 2]>,
     },
     Second(Box<ShardSecond>),
     /// The shard can't go on.
@@ -107,6 +113,8 @@ pub struct ShardConfig {
     pub sources: Vec<IpAddr>,
     /// Start of the run.
     pub epoch: Instant,
+    /// Of the run: what impaired networks draw from.
+    pub seed: u64,
     /// Beginning and end of the hold, since the start of the run: no room's row reaches across them.
     pub hold: [Duration; 2],
     pub orders: UnboundedReceiver<ToShard>,
@@ -119,6 +127,7 @@ struct Entry {
     room: RoomId,
     server: Option<ServerId>,
     sockets: Vec<Option<SlotSocket>>,
+    access: Option<Box<Access>>,
     /// Earliest tick it is scheduled for.
     wake_at: Option<Instant>,
     connected: bool,
@@ -167,6 +176,7 @@ pub struct Shard {
     eager: Poll,
     media: Poll,
     receiver: Receiver,
+    held: Held,
     io: Io,
     buf: Box<[u8; 2048]>,
     events: Vec<Event>,
@@ -181,23 +191,31 @@ pub struct Shard {
 struct Out<'a> {
     sockets: &'a [Option<SlotSocket>],
     io: &'a mut Io,
+    upwards: Option<Upwards<'a>>,
 }
 
 impl Sink for Out<'_> {
     fn send(&mut self, slot: u8, to: SocketAddr, datagram: &[u8]) {
-        let Some(Some(s)) = self.sockets.get(usize::from(slot)) else { return };
-        let to = (s.peer != Some(to)).then_some(to);
-        match s.socket.send(to, datagram) {
-            Ok(()) => self.io.packets_out += 1,
-            Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
-                // The error is of an earlier packet and took this one's place: send it again.
-                self.io.refused += 1;
-                if s.socket.send(to, datagram).is_ok() {
-                    self.io.packets_out += 1;
-                }
-            }
-            Err(_) => self.io.send_errors += 1,
+        match &mut self.upwards {
+            None => send(self.sockets, self.io, slot, to, datagram),
+            Some(u) => u.offer(slot, to, datagram, |d| send(self.sockets, self.io, slot, to, d)),
         }
+    }
+}
+
+fn send(sockets: &[Option<SlotSocket>], io: &mut Io, slot: u8, to: SocketAddr, datagram: &[u8]) {
+    let Some(Some(s)) = sockets.get(usize::from(slot)) else { return };
+    let to = (s.peer != Some(to)).then_some(to);
+    match s.socket.send(to, datagram) {
+        Ok(()) => io.packets_out += 1,
+        Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
+            // The error is of an earlier packet and took this one's place: send it again.
+            io.refused += 1;
+            if s.socket.send(to, datagram).is_ok() {
+                io.packets_out += 1;
+            }
+        }
+        Err(_) => io.send_errors += 1,
     }
 }
 
@@ -216,6 +234,7 @@ impl Shard {
             eager: Poll::new()?,
             media: Poll::new()?,
             receiver: Receiver::new(),
+            held: Held::default(),
             io: Io::default(),
             buf: Box::new([0; 2048]),
             events: Vec::new(),
@@ -244,6 +263,9 @@ impl Shard {
             if now >= self.next_sweep {
                 self.next_sweep = now + MEDIA_SWEEP;
                 self.sweep(false, &mut keys);
+            }
+            if !self.held.is_empty() {
+                self.release();
             }
             if now >= self.config.epoch + Duration::from_secs(self.second + 1) {
                 self.end_second(now);
@@ -278,7 +300,7 @@ impl Shard {
 
     fn obey(&mut self, now: Instant, order: ToShard) {
         match order {
-            ToShard::Add { spec } => self.add(now, *spec),
+            ToShard::Add { spec, network } => self.add(now, *spec, network),
             ToShard::Server { leg, server } => self.set_server(leg, server),
             ToShard::Quiet { leg } => {
                 if let Some(ix) = self.by_leg.get(&leg).copied() {
@@ -290,7 +312,8 @@ impl Shard {
         }
     }
 
-    fn add(&mut self, now: Instant, spec: Spec) {
+    fn add(&mut self, now: Instant, spec: Spec, network: Option<Box<[Conditions; 2]>>) {
+        let access = network.map(|n| Box::new(Access::new(n[0], n[1], self.config.seed, spec.leg.id)));
         let (leg, room, planned_ns) = (spec.leg.id, spec.leg.room, spec.planned_ns);
         let participant = Participant::new(now, spec, &self.config.common);
         let r = self.rooms.entry(room).or_insert_with(|| RoomState {
@@ -303,8 +326,15 @@ impl Shard {
             flows: Default::default(),
         });
         r.room.join(leg, planned_ns, participant.sends());
-        let entry =
-            Box::new(Entry { participant, room, server: None, sockets: Vec::new(), wake_at: None, connected: false });
+        let entry = Box::new(Entry {
+            participant,
+            room,
+            server: None,
+            sockets: Vec::new(),
+            access,
+            wake_at: None,
+            connected: false,
+        });
         let ix = match self.free.pop() {
             Some(ix) => {
                 self.entries[ix as usize] = Some(entry);
@@ -350,7 +380,33 @@ impl Shard {
         if let Some(r) = self.rooms.get_mut(&e.room) {
             r.add(&flows, &delta);
         }
-        let _ = self.config.out.send(FromShard::Totals { leg, totals: Box::new(totals) });
+        let impaired = e.access.map(|a| a.counters());
+        let _ = self.config.out.send(FromShard::Totals { leg, totals: Box::new(totals), impaired });
+    }
+
+    /// Sends and delivers what impaired networks have held back long enough.
+    fn release(&mut self) {
+        let now_ns = since(self.config.epoch, Instant::now());
+        while let Some(p) = self.held.up.pop(Held::leaving_ns(now_ns)) {
+            let w = p.tag.whose;
+            if let Some(Some(e)) = self.entries.get(w.ix as usize)
+                && e.participant.leg() == w.leg
+            {
+                send(&e.sockets, &mut self.io, w.slot, p.tag.to, &p.data);
+            }
+            self.held.up.recycle(p);
+        }
+        while let Some(mut p) = self.held.down.pop(now_ns) {
+            let (w, from, recv_ns) = (p.tag.whose, p.tag.from, p.tag.recv_ns);
+            if let Some(Some(e)) = self.entries.get(w.ix as usize)
+                && e.participant.leg() == w.leg
+            {
+                self.with(w.ix, |participant, world| {
+                    participant.on_datagram(world, w.slot, from, recv_ns, &mut p.data);
+                });
+            }
+            self.held.down.recycle(p);
+        }
     }
 
     fn on_media_command(&mut self, now: Instant, c: MediaCommand) {
@@ -422,7 +478,11 @@ impl Shard {
             Some(s) => self.meters.get_mut(s.index()).unwrap_or(&mut self.unknown),
             None => &mut self.unknown,
         };
-        let mut sink = Out { sockets: &e.sockets, io: &mut self.io };
+        let whose = Whose { ix, leg: e.participant.leg(), slot: 0 };
+        let epoch = self.config.epoch;
+        let held = &mut self.held.up;
+        let upwards = e.access.as_deref_mut().map(|a| Upwards { link: &mut a.up, held, whose, epoch });
+        let mut sink = Out { sockets: &e.sockets, io: &mut self.io, upwards };
         let mut w = World {
             now: Instant::now(),
             now_ns: realtime_ns(),
@@ -548,11 +608,26 @@ impl Shard {
             Some(s) => self.meters.get_mut(s.index()).unwrap_or(&mut self.unknown),
             None => &mut self.unknown,
         };
-        let mut sink = Out { sockets: &e.sockets, io: &mut self.io };
+        let (now, now_ns) = (Instant::now(), realtime_ns());
+        let (mut upwards, mut downwards) = (None, None);
+        if let Some(a) = e.access.as_deref_mut() {
+            let whose = Whose { ix, leg: e.participant.leg(), slot };
+            let (epoch, h) = (self.config.epoch, &mut self.held);
+            upwards = Some(Upwards { link: &mut a.up, held: &mut h.up, whose, epoch });
+            downwards = Some(Downwards {
+                link: &mut a.down,
+                held: &mut h.down,
+                copy: &mut h.copy,
+                whose,
+                now_ns: since(epoch, now),
+                now_real_ns: now_ns,
+            });
+        }
+        let mut sink = Out { sockets: &e.sockets, io: &mut self.io, upwards };
         let (peer, participant) = (s.peer, &mut e.participant);
         let mut w = World {
-            now: Instant::now(),
-            now_ns: realtime_ns(),
+            now,
+            now_ns,
             clock: realtime_ns,
             room: &mut room.room,
             meter,
@@ -562,8 +637,12 @@ impl Shard {
             events: &mut self.events,
         };
         let drained = self.receiver.drain(&s.socket, |d| {
-            if let Some(from) = d.from.or(peer) {
-                participant.on_datagram(&mut w, slot, from, d.recv_ns, d.data);
+            let Some(from) = d.from.or(peer) else { return };
+            match &mut downwards {
+                None => participant.on_datagram(&mut w, slot, from, d.recv_ns, d.data),
+                Some(down) => down.offer(from, d.recv_ns, d.data, |recv_ns, data| {
+                    participant.on_datagram(&mut w, slot, from, recv_ns, data);
+                }),
             }
         });
         self.io.packets_in += u64::from(drained.datagrams);

@@ -28,9 +28,14 @@ pub struct MediaSocket {
 impl MediaSocket {
     /// Binds to an address and a port of the kernel's choice.
     pub fn bind(ip: IpAddr) -> io::Result<MediaSocket> {
-        let domain = if ip.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+        MediaSocket::bind_to(SocketAddr::new(ip, 0))
+    }
+
+    /// Binds to an address and port; port 0 is one of the kernel's choice.
+    pub fn bind_to(address: SocketAddr) -> io::Result<MediaSocket> {
+        let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
         let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
-        socket.bind(&SocketAddr::new(ip, 0).into())?;
+        socket.bind(&address.into())?;
         let on: libc::c_int = 1;
         for option in [libc::SO_TIMESTAMPNS, libc::SO_RXQ_OVFL] {
             // SAFETY: a valid descriptor, and a value of the length we pass.
@@ -291,10 +296,24 @@ impl Poll {
 
     /// Keys of the sockets that have something, without waiting. At most 1024; call again while it is full.
     pub fn ready(&mut self, keys: &mut Vec<u64>) {
+        self.wait_ms(keys, 0);
+    }
+
+    /// The same, waiting up to `most` for the first. epoll counts in milliseconds; what is left of one is slept.
+    pub fn wait(&mut self, keys: &mut Vec<u64>, most: std::time::Duration) {
+        let ms = most.as_millis() as libc::c_int;
+        self.wait_ms(keys, ms);
+        if keys.is_empty() && ms == 0 && !most.is_zero() {
+            std::thread::sleep(most);
+            self.wait_ms(keys, 0);
+        }
+    }
+
+    fn wait_ms(&mut self, keys: &mut Vec<u64>, ms: libc::c_int) {
         keys.clear();
         // SAFETY: the event buffer has the length given.
         let n = unsafe {
-            libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), self.events.len() as libc::c_int, 0)
+            libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), self.events.len() as libc::c_int, ms)
         };
         keys.extend(self.events.iter().take(n.max(0) as usize).map(|e| e.u64));
     }

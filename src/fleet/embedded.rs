@@ -1,6 +1,7 @@
 //! The embedded fleet as child processes: a director, and servers under it. They live no longer than this process,
 //! however it ends: each has a pipe to its parent as stdin, and ends with it.
 
+pub use crate::sfu::director::Advertise;
 use crate::sfu::{DirectorReady, first_line};
 use anyhow::Context;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -19,6 +20,8 @@ pub struct EmbeddedOptions {
     pub media_ip: IpAddr,
     /// Address of the director; servers listen on the same IP.
     pub http: SocketAddr,
+    /// Servers whose answers name another address than `media_ip`, that of what stands in front of them.
+    pub advertise: Vec<Advertise>,
     /// The roomful program; this one if `None`.
     pub program: Option<PathBuf>,
 }
@@ -27,7 +30,7 @@ impl Default for EmbeddedOptions {
     /// Loopback, free ports, this program.
     fn default() -> EmbeddedOptions {
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        EmbeddedOptions { media_ip: loopback, http: SocketAddr::new(loopback, 0), program: None }
+        EmbeddedOptions { media_ip: loopback, http: SocketAddr::new(loopback, 0), advertise: Vec::new(), program: None }
     }
 }
 
@@ -70,6 +73,7 @@ impl EmbeddedFleet {
             .args(["--participants-max", &participants_max.to_string()])
             .args(["--media-ip", &options.media_ip.to_string()])
             .args(["--http", &options.http.to_string()])
+            .args(options.advertise.iter().flat_map(|a| ["--advertise".to_owned(), a.to_string()]))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Ctrl-C at the terminal reaches only us, who end the calls before the servers.

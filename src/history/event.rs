@@ -1,5 +1,6 @@
 //! Event types of the history. Adding a field is fine; renaming one breaks old runs.
 
+use crate::impair::Counters;
 use crate::measure::{Flow, FlowCounters, Hist};
 use crate::plan::{PlannedLeg, PlannedRoom};
 use crate::types::{LegId, RoomId, ServerId, Suite};
@@ -62,6 +63,9 @@ pub struct RunInfo {
     pub seed: u64,
     /// RFC 3339, UTC.
     pub started_at: String,
+    /// CLOCK_REALTIME in ns at `t` = 0; 0 where it was not recorded.
+    #[serde(default)]
+    pub epoch_ns: u64,
     /// Whole resolved profile as TOML text without secrets: what `report` judges by.
     pub resolved: String,
     /// Planned start of judging and end of judging, ms since start.
@@ -197,6 +201,9 @@ pub struct LegEnd {
     /// Longest gap in any expected inbound flow, ms, and when it began (ms since start).
     pub longest_gap_ms: f64,
     pub longest_gap_at_ms: f64,
+    /// What our own impairer did to its datagrams, up and down, where the profile put it behind a network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub impaired: Option<[Counters; 2]>,
 }
 
 /// From and until, ms since the start of the run.

@@ -125,6 +125,7 @@ impl Synthetic {
 
     fn run(&self) -> RunInfo {
         RunInfo {
+            epoch_ns: 0,
             schema: SCHEMA,
             version: "0.1.0".into(),
             id: "5e1f-synthetic".into(),
@@ -158,6 +159,7 @@ impl Synthetic {
                     leave_at: Duration::from_secs(self.hold.end.into()),
                     audio: Some(Encoding { codec: Codec::Opus, bitrate: Bitrate(32_000) }),
                     video: self.video.then_some(Encoding { codec: Codec::Vp8, bitrate: Bitrate(500_000) }),
+                    network: None,
                 };
                 let middle = f64::from(self.hold.start + self.hold.end) * 500.0;
                 Leg {
@@ -349,6 +351,7 @@ impl Synthetic {
             ice_restarts: 0,
             longest_gap_ms: 60.0,
             longest_gap_at_ms: t - 5000.0,
+            impaired: None,
         };
         Line { t, event: Event::LegEnd(end) }
     }

@@ -60,6 +60,8 @@ counters!(
         nacks_sent, nacks_received, plis_sent, plis_received, firs_received, twcc_sent, twcc_received, remb_received,
         /// Packets sent again on NACK.
         retransmitted,
+        /// By the server's receiver reports: packets of ours that it expected, and of these, missed.
+        reported_expected, reported_lost,
         /// SRTP or SRTCP packets whose tag did not verify, replays.
         auth_failed, replayed,
         /// Datagrams that parse as nothing.

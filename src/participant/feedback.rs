@@ -6,7 +6,6 @@ use crate::media::receive::ReceptionReport;
 use crate::media::rtcp::{self, Packet, ReportBlock, SenderInfo, Writer};
 use crate::media::srtp::TAG_MAX;
 use crate::types::Kind;
-use rand::RngExt as _;
 use std::time::Duration;
 
 /// An RTCP datagram's longest plain part: within any path's MTU with SRTCP and UDP around it.
@@ -78,7 +77,8 @@ impl Participant {
     }
 
     fn on_report_block(&mut self, w: &mut World<'_>, slot: u8, arrived: u32, b: &ReportBlock) {
-        let Some(t) = self.tracks.iter().find(|t| t.ssrc == b.ssrc) else { return };
+        let Some(t) = self.tracks.iter_mut().find(|t| t.ssrc == b.ssrc) else { return };
+        t.on_report(b.highest_seq, b.cumulative_lost);
         let Some(us) = rtcp::rtt_us(arrived, b.lsr, b.dlsr) else { return };
         w.meter.rtt[t.kind.index()].record_us(us);
         if let Ok(s) = self.slot(slot) {
@@ -243,9 +243,6 @@ impl Participant {
             return;
         }
         let Ok(len) = srtp.rtcp_out.seal(plain, n) else { return };
-        if self.loss_up > 0.0 && self.rng.random_bool(self.loss_up) {
-            return;
-        }
         w.sink.send(slot, to, &plain[..len]);
     }
 }

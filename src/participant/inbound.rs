@@ -8,6 +8,7 @@ use crate::media::receive::{Handover, Owner, Packet, Source, StampSeen, Timing};
 use crate::media::rtp;
 use crate::media::stamp::{self, Found};
 use crate::types::{Codec, Kind, LegId};
+use std::time::Duration;
 
 /// What was sent within this before a leg's end may still have been under way; what is older counts.
 const IN_FLIGHT_NS: u64 = 300_000_000;
@@ -45,18 +46,13 @@ impl Participant {
             return;
         };
         let known = s.by_ssrc.get(&h.ssrc).copied();
-        let index = match known {
+        let (index, replay) = match known {
             Some(n) => {
                 let rx = &s.incoming[usize::from(n)].index;
                 let index = rx.estimate(h.seq);
-                if rx.is_replay(index) {
-                    let kind = s.incoming[usize::from(n)].kind;
-                    s.loose[kind.index()].replayed += 1;
-                    return;
-                }
-                index
+                (index, rx.is_replay(index))
             }
-            None => u64::from(h.seq),
+            None => (u64::from(h.seq), false),
         };
         let Ok(len) = srtp.rtp_in.open(data, h.header_len, index) else {
             let kind = known.map_or(Kind::Video, |n| s.incoming[usize::from(n)].kind);
@@ -68,6 +64,10 @@ impl Participant {
             s.loose[1].malformed += 1;
             return;
         };
+        if replay {
+            self.on_replay(w, slot, n, &h, plain, recv_ns);
+            return;
+        }
         s.incoming[usize::from(n)].index.commit(index);
         if let (Some(t), Some(seq)) = (&mut s.twcc, (s.twcc_ext != 0).then(|| h.extension(plain, s.twcc_ext)).flatten())
             && seq.len() == 2
@@ -84,6 +84,20 @@ impl Participant {
                     self.on_packet(w, slot, main, u16::from_be_bytes(*osn), &h, rest, recv_ns, true);
                 }
             }
+        }
+    }
+
+    /// A packet that came before (RFC 3711 3.3.2), and whose tag verifies: the network or the server sent it twice. It
+    /// counts as a duplicate and as nothing else.
+    #[cold]
+    fn on_replay(&mut self, w: &mut World<'_>, slot: u8, n: u16, h: &rtp::Header, plain: &[u8], recv_ns: u64) {
+        let Some(s) = self.slots.get_mut(usize::from(slot)).and_then(|s| s.as_deref_mut()) else { return };
+        let i = &s.incoming[usize::from(n)];
+        s.loose[i.kind.index()].replayed += 1;
+        if matches!(i.role, Role::Media(_))
+            && let Some(payload) = h.payload(plain)
+        {
+            self.on_packet(w, slot, n, h.seq, h, payload, recv_ns, false);
         }
     }
 
@@ -143,7 +157,15 @@ impl Participant {
         } else if let Some(k) = self.sources.iter().position(|e| e.owner == owner) {
             k
         } else {
-            let Some(e) = new_source(w.room, self.leg, self.planned_ns, self.connected_ns, owner, m.codec) else {
+            let Some(e) = new_source(
+                w.room,
+                self.leg,
+                self.planned_ns,
+                self.connected_ns,
+                owner,
+                m.codec,
+                self.network_delay_max,
+            ) else {
                 return;
             };
             self.sources.push(e);
@@ -178,7 +200,15 @@ impl Participant {
                 }
                 // Any codec of the kind will do: only the kind matters to a source.
                 let codec = if kind == Kind::Audio { Codec::Opus } else { Codec::Vp8 };
-                self.sources.extend(new_source(w.room, self.leg, self.planned_ns, Some(connected), owner, codec));
+                self.sources.extend(new_source(
+                    w.room,
+                    self.leg,
+                    self.planned_ns,
+                    Some(connected),
+                    owner,
+                    codec,
+                    self.network_delay_max,
+                ));
             }
         }
     }
@@ -236,7 +266,7 @@ impl Participant {
 
     /// The leg ends: what was sent until now and could have arrived is expected.
     pub(super) fn finish_sources(&mut self, w: &mut World<'_>) {
-        let until_ns = w.now_ns.saturating_sub(IN_FLIGHT_NS);
+        let until_ns = w.now_ns.saturating_sub(IN_FLIGHT_NS + self.network_delay_max.as_nanos() as u64);
         for e in &mut self.sources {
             if let Some(l) = w.room.member(LegId(e.owner.sender)).and_then(|m| m.ledgers[e.kind.index()].as_ref()) {
                 e.source.finish(l, until_ns);
@@ -277,6 +307,7 @@ fn new_source(
     connected_ns: Option<u64>,
     owner: Owner,
     codec: Codec,
+    network_delay_max: Duration,
 ) -> Option<SourceEntry> {
     // A server that sends us our own media back, or somebody's of another room, is not a source we expect.
     if owner.sender == me.0 {
@@ -286,10 +317,12 @@ fn new_source(
     let kind = codec.kind();
     m.ledgers[kind.index()].as_ref()?;
     let subscribed = connected_ns?.max(m.connected_ns?);
+    let usual = Timing::default();
+    let timing = Timing { grace_ns: usual.grace_ns + network_delay_max.as_nanos() as u64, ..usual };
     Some(SourceEntry {
         owner,
         kind,
-        source: Source::new(owner, codec, subscribed, Timing::default()),
+        source: Source::new(owner, codec, subscribed, timing),
         planned_ns: planned_ns.max(m.planned_ns),
         first_rtp_ns: None,
         first_frame_ns: None,

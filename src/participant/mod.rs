@@ -123,8 +123,8 @@ pub struct Spec {
     pub seed: u64,
     /// Planned start, in ns of CLOCK_REALTIME, the clock of stamps.
     pub planned_ns: u64,
-    pub loss_up: f64,
-    pub loss_down: f64,
+    /// What impaired networks may add to the way of this room's media: for so much longer it is still under way.
+    pub network_delay_max: Duration,
 }
 
 pub struct Participant {
@@ -137,8 +137,7 @@ pub struct Participant {
     slots: Vec<Option<Box<Slot>>>,
     tracks: Vec<TxTrack>,
     sources: Vec<SourceEntry>,
-    loss_up: f64,
-    loss_down: f64,
+    network_delay_max: Duration,
     /// When the next media packet of any track is due.
     media_at: Option<Instant>,
     care_at: Instant,
@@ -186,8 +185,7 @@ impl Participant {
             slots: Vec::new(),
             tracks,
             sources: Vec::new(),
-            loss_up: spec.loss_up,
-            loss_down: spec.loss_down,
+            network_delay_max: spec.network_delay_max,
             media_at: None,
             care_at: phase(&mut rng, CARE_INTERVAL),
             report_at: phase(&mut rng, REPORT_INTERVAL),
@@ -305,9 +303,6 @@ impl Participant {
 
     /// One datagram from the socket of a slot. `recv_ns` is the kernel's receive time.
     pub fn on_datagram(&mut self, w: &mut World<'_>, slot: u8, from: SocketAddr, recv_ns: u64, data: &mut [u8]) {
-        if self.loss_down > 0.0 && self.rng.random_bool(self.loss_down) {
-            return;
-        }
         match data.first() {
             Some(128..=191) => self.on_media(w, slot, recv_ns, data),
             _ => {
@@ -447,9 +442,6 @@ impl Participant {
             connected |= s.on_event(w, slot, e);
         }
         while let Some((to, d)) = s.transport.poll_transmit() {
-            if self.loss_up > 0.0 && self.rng.random_bool(self.loss_up) {
-                continue;
-            }
             w.sink.send(slot, to, &d);
         }
         s.wake_at = s.transport.poll_timeout();

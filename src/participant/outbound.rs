@@ -17,6 +17,9 @@ use std::time::Instant;
 /// Sent packets whose header extensions are remembered, so that a repetition is the same packet to the byte.
 const SENT_RING: usize = 512;
 
+/// Packets between two reports; a report comes every few seconds.
+const REPORTED_MAX: i64 = 1 << 20;
+
 /// One outgoing track.
 pub(super) struct TxTrack {
     pub kind: Kind,
@@ -33,6 +36,8 @@ pub(super) struct TxTrack {
     rtx_roc: u32,
     count: FlowCounters,
     taken: FlowCounters,
+    /// Highest sequence number and packets lost, by the server's last report.
+    reported: Option<(u32, i32)>,
 }
 
 /// What the negotiation said about an outgoing track.
@@ -73,7 +78,22 @@ impl TxTrack {
             rtx_roc: 0,
             count: FlowCounters::default(),
             taken: FlowCounters::default(),
+            reported: None,
         }
+    }
+
+    /// What the server reports of this track (RFC 3550 6.4.1): from one report to the next, so that lost reports cost
+    /// nothing. The first one is the baseline.
+    pub fn on_report(&mut self, highest: u32, lost: i32) {
+        let before = self.reported.replace((highest, lost));
+        let Some((highest_before, lost_before)) = before else { return };
+        let expected = i64::from(highest.wrapping_sub(highest_before) as i32);
+        // A server that begins to count anew.
+        if !(0..=REPORTED_MAX).contains(&expected) {
+            return;
+        }
+        self.count.reported_expected += expected;
+        self.count.reported_lost += i64::from(lost) - i64::from(lost_before);
     }
 
     pub fn local(&self) -> LocalTrack {
@@ -182,9 +202,6 @@ impl Participant {
                 if let Some(l) = w.room.ledger_mut(&mut t.room_hint, t.leg, t.kind) {
                     l.on_sent(now_ns, t.sender.packets_sent());
                 }
-                if self.loss_up > 0.0 && self.rng.random_bool(self.loss_up) {
-                    continue;
-                }
                 w.sink.send(slot, to, &w.buf[..n]);
             }
         }
@@ -225,9 +242,6 @@ impl Participant {
         };
         let Ok(n) = n else { return };
         t.count.retransmitted += 1;
-        if self.loss_up > 0.0 && self.rng.random_bool(self.loss_up) {
-            return;
-        }
         w.sink.send(slot, to, &w.buf[..n]);
     }
 }

@@ -34,6 +34,7 @@ pub fn plan(profile: &Profile) -> Plan {
     let hold_from = last + profile.load.warmup;
     let hold_until = hold_from + profile.load.hold;
 
+    behind_networks(profile, &mut seats);
     let mut legs = Vec::with_capacity(seats.len());
     for (seat, join_at) in seats.iter_mut().zip(times) {
         fill(seat, &profile.rooms[seat.room.group], profile.seed, join_at, hold_until, &mut legs);
@@ -80,6 +81,30 @@ struct Seat<'a> {
     /// From 0; the first ones send.
     index: u32,
     order: u64,
+    network: Option<usize>,
+}
+
+/// Gives each network of a group its share of the group's seats: as many as the share says, which ones by the seed.
+fn behind_networks(profile: &Profile, seats: &mut [Seat<'_>]) {
+    for (group, g) in profile.rooms.iter().enumerate().filter(|(_, g)| !g.networks.is_empty()) {
+        let mut of_group: Vec<(u64, usize)> = Vec::new();
+        for (i, seat) in seats.iter().enumerate().filter(|(_, s)| s.room.group == group) {
+            of_group.push((stream(profile.seed, Purpose::Network, &seat.room.name, seat.index.into()).next_u64(), i));
+        }
+        of_group.sort_unstable();
+        let n = of_group.len() as f64;
+        let (mut share, mut next) = (0.0, of_group.iter());
+        let mut taken = 0;
+        for (k, network) in g.networks.iter().enumerate() {
+            share += network.share;
+            // By the running sum, so that rounding never adds up to more than there are.
+            let upto = (share * n).round() as usize;
+            for (_, i) in next.by_ref().take(upto - taken) {
+                seats[*i].network = Some(k);
+            }
+            taken = upto;
+        }
+    }
 }
 
 /// All seats in the order in which they are taken.
@@ -87,7 +112,7 @@ fn seats<'a>(profile: &Profile, rooms: &'a [PlannedRoom]) -> Vec<Seat<'a>> {
     let mut seats = Vec::new();
     for room in rooms {
         let mut rng = room_stream(profile, room, Purpose::Order);
-        seats.extend((0..room.size).map(|index| Seat { room, index, order: rng.next_u64() }));
+        seats.extend((0..room.size).map(|index| Seat { room, index, order: rng.next_u64(), network: None }));
     }
     seats.sort_by_key(|s| (s.order, s.room.id, s.index));
     seats
@@ -113,6 +138,7 @@ fn fill(seat: &mut Seat<'_>, group: &RoomGroup, seed: u64, first: Duration, end:
             leave_at,
             audio: encoding(group.audio),
             video: encoding(group.video),
+            network: seat.network,
         });
         join_at = leave_at + SEAT_GAP;
         if join_at + LAST_JOIN_BEFORE_END > end {
@@ -145,6 +171,7 @@ enum Purpose {
     Order = 2,
     Stay = 3,
     Arrivals = 4,
+    Network = 20,
 }
 
 fn room_stream(profile: &Profile, room: &PlannedRoom, purpose: Purpose) -> ChaCha12Rng {

@@ -56,6 +56,9 @@ pub struct PlannedLeg {
     pub leave_at: Duration,
     pub audio: Option<Encoding>,
     pub video: Option<Encoding>,
+    /// Which of its group's networks it is behind; `None`: a perfect one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<usize>,
 }
 
 impl PlannedLeg {

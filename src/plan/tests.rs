@@ -206,3 +206,21 @@ const SEED_7: [&str; 12] = [
     "a-1/p5.2 8189263..13792115",
     "a-1/p4.2 8625404..13792115",
 ];
+
+#[test]
+fn networks_get_their_share_of_the_seats_to_the_seat_and_successors_keep_it() {
+    let networks = "network = [{ preset = \"bad-wifi\", share = \"20%\" }, { preset = \"lte\", share = \"10%\" }]\n";
+    let shared = group("m", 25, "4", &format!("stay = \"20s\"\n{networks}"));
+    let of = |seed: u64| plan(&profile(seed, &[&shared, &group("clean", 3, "2", "")], "50/s", 60));
+    let plan = of(3);
+    let mut by_seat: BTreeMap<&str, Option<usize>> = BTreeMap::new();
+    for leg in &plan.legs {
+        let seat = leg.name.split('.').next().unwrap();
+        assert_eq!(*by_seat.entry(seat).or_insert(leg.network), leg.network, "{}", leg.name);
+    }
+    let count = |n| by_seat.values().filter(|v| **v == n).count();
+    assert_eq!((count(Some(0)), count(Some(1)), count(None)), (20, 10, 76));
+    assert!(by_seat.iter().all(|(seat, n)| seat.starts_with("m-") || n.is_none()));
+    assert_eq!(plan, of(3));
+    assert_ne!(plan.legs, of(4).legs);
+}

@@ -31,6 +31,11 @@ pub enum Form {
         word: &'static str,
     },
     Flag,
+    /// A number that need not be whole.
+    Number {
+        min: f64,
+        max: f64,
+    },
     /// Seconds.
     Duration {
         min: f64,
@@ -41,6 +46,10 @@ pub enum Form {
         max: f64,
     },
     Size,
+    /// Bits per second, or `none`.
+    BitRate,
+    /// A duration or bytes.
+    Queue,
     /// An encoding of this kind, or `none`.
     Encoding(Kind),
     Stay,
@@ -50,6 +59,11 @@ pub enum Form {
     Url,
     Table,
     Tables,
+    /// A table with the keys of another one; where there may be `many`, an array of them too.
+    Like {
+        table: &'static str,
+        many: bool,
+    },
     /// Metric = limit.
     Pass,
     /// Name = literal, `{ env = … }` or `{ file = … }`.
@@ -66,10 +80,14 @@ pub enum Need {
 }
 
 use Form::{
-    Addresses, Count, CountOr, Duration, Encoding, Flag, Join, Networks, Pass, Secrets, Share, Size, Stay, Tables,
-    Text, Url, Word,
+    Addresses, BitRate, Count, CountOr, Duration, Encoding, Flag, Join, Like, Networks, Number, Pass, Queue, Secrets,
+    Share, Size, Stay, Tables, Text, Url, Word,
 };
 use Need::{Default as Or, Optional, Required};
+
+/// The table of a network, and that of one of its directions.
+pub(super) const NETWORK: &str = "rooms[].network";
+pub(super) const DIRECTION: &str = "rooms[].network.up";
 
 /// Largest seed: what JSON readers keep exact.
 pub const SEED_MAX: u64 = (1 << 53) - 1;
@@ -90,6 +108,7 @@ pub const KEYS: &[Key] = &[
     key("", "shards", CountOr { min: 1, max: 1024, word: "auto" }, Or("\"auto\""), "Media threads. auto: one a core, the last core left to signalling when there are more than two."),
     key("", "embedded", Form::Table, Or("{}"), "The embedded fleet; used when target = \"embedded\"."),
     key("", "rooms", Tables, Required, "Groups of rooms."),
+    key("", "network", Like { table: NETWORK, many: true }, Optional, "The network of every group that has none of its own: as in [[rooms]]."),
     key("", "load", Form::Table, Required, "When participants come and how long they are judged."),
     key("", "pass", Pass, Required, "Thresholds: metric = limit. Judged per server, the worst decides."),
     key("", "health", Form::Table, Or("{}"), "Beyond these the generator itself is the suspect, and the interval is inconclusive."),
@@ -105,9 +124,31 @@ pub const KEYS: &[Key] = &[
     key("rooms[]", "audio", Encoding(Kind::Audio), Or("\"none\""), "What senders send: \"opus@32kbit/s\" or \"none\"."),
     key("rooms[]", "video", Encoding(Kind::Video), Or("\"none\""), "What senders send: \"vp8@500kbit/s\", \"h264@1500kbit/s\" … or \"none\"."),
     key("rooms[]", "stay", Stay, Or("\"hold\""), "How long one participant stays: \"hold\" (to the end), \"3m\", \"3m..6m\", \"lognormal(3m, 0.6)\" (median, sigma of the logarithm). A successor takes the seat."),
-    key("rooms[]", "network", Form::Table, Or("{}"), "What the network between these participants and the server does, by our own impairer."),
-    key("rooms[].network", "loss_up", Share { max: 100.0 }, Or("\"0%\""), "Packets dropped on the way to the server, each by itself."),
-    key("rooms[].network", "loss_down", Share { max: 100.0 }, Or("\"0%\""), "Packets dropped on the way back."),
+    key("rooms[]", "network", Like { table: NETWORK, many: true }, Optional, "What the network between these participants and the server does, by our own impairer; an array of such tables gives each its share of the participants. Left out: as [network] says, else perfect."),
+    key(NETWORK, "preset", Word(crate::impair::PRESETS), Optional, "A network by name, for both directions; other keys replace what it says."),
+    key(NETWORK, "share", Share { max: 100.0 }, Or("\"100%\""), "Share of the group's seats behind this network, drawn by the seed; the others' network is perfect."),
+    key(NETWORK, "loss_up", Share { max: 100.0 }, Optional, "Short for `up = { loss = … }`: datagrams dropped on the way to the server, each by itself."),
+    key(NETWORK, "loss_down", Share { max: 100.0 }, Optional, "Short for `down = { loss = … }`: datagrams dropped on the way back."),
+    key(NETWORK, "up", Form::Table, Optional, "From the participant to the server."),
+    key(NETWORK, "down", Like { table: DIRECTION, many: false }, Optional, "From the server to the participant; the same keys as `up`."),
+    key(DIRECTION, "loss", Share { max: 100.0 }, Optional, "Long-run share of datagrams that is lost. Alone: each by itself."),
+    key(DIRECTION, "burst", Number { min: 1.0, max: 10_000.0 }, Optional, "Loss comes in bursts (Gilbert–Elliott): mean number of datagrams that a bad spell lasts."),
+    key(DIRECTION, "burst_loss", Share { max: 100.0 }, Optional, "Loss inside a bad spell. Left out: 100%."),
+    key(DIRECTION, "base_loss", Share { max: 100.0 }, Optional, "Loss outside of bad spells. Left out: 0%."),
+    key(DIRECTION, "delay", Duration { min: 0.0, max: 5.0 }, Optional, "What every datagram takes."),
+    key(DIRECTION, "jitter", Duration { min: 0.0, max: 1.0 }, Optional, "Delay on top that differs from datagram to datagram: its mean."),
+    key(DIRECTION, "jitter_shape", Word(&["uniform", "exponential"]), Optional, "uniform: between 0 and twice the mean; exponential: many short, few long ones, at most ten means. Left out: uniform."),
+    key(DIRECTION, "jitter_reorders", Flag, Optional, "Whether jitter may let a datagram overtake another, which no queue does. Left out: false."),
+    key(DIRECTION, "reorder", Share { max: 100.0 }, Optional, "Share of datagrams held back, so that those behind overtake them."),
+    key(DIRECTION, "reorder_by", Duration { min: 0.0, max: 5.0 }, Optional, "How long they are held back. Left out: 20ms."),
+    key(DIRECTION, "duplicate", Share { max: 100.0 }, Optional, "Share of datagrams that arrive twice, one right behind the other."),
+    key(DIRECTION, "corrupt", Share { max: 100.0 }, Optional, "Share of datagrams in which one bit is turned over."),
+    key(DIRECTION, "rate", BitRate, Optional, "Bottleneck: bits per second on the wire, IPv4 and UDP headers included (28 bytes a datagram), or \"none\"."),
+    key(DIRECTION, "queue", Queue, Optional, "What may wait in front of the bottleneck; the rest is dropped: \"200ms\" or \"64kB\". Left out: 200ms."),
+    key(DIRECTION, "blackout", Duration { min: 0.0, max: 3600.0 }, Optional, "Nothing passes for so long."),
+    key(DIRECTION, "blackout_after", Duration { min: 0.0, max: 604_800.0 }, Optional, "When that begins, from the participant's first datagram in this direction. Left out: 0s."),
+    key(DIRECTION, "blackout_every", Duration { min: 0.001, max: 604_800.0 }, Optional, "From one beginning to the next. Left out: once."),
+    key(DIRECTION, "after", Duration { min: 0.0, max: 604_800.0 }, Optional, "Until so long after the participant's first datagram in this direction, it is perfect. Left out: 0s."),
 
     key("load", "join", Join, Required, "Open loop, whatever the target does: \"8/s\" evenly, \"poisson(8/s)\", \"ramp(1/s..20/s, 30s)\", \"burst(50, 10s)\"."),
     key("load", "warmup", Duration { min: 0.0, max: 86_400.0 }, Or("\"5s\""), "From the last planned first join to the start of judging."),
@@ -185,6 +226,13 @@ pub(super) fn complete(
     }
 }
 
+/// The same for a lone `network`, which stands in `top`.
+pub(super) fn complete_network(top: &mut Table, errors: &mut Errors) {
+    if let (Some(key), Some(node)) = (find("", "network"), top.get_mut("network")) {
+        descend(key, node, "network", false, errors);
+    }
+}
+
 fn descend(key: &Key, node: &mut Node, path: &str, lenient: bool, errors: &mut Errors) {
     let at = node.at.clone();
     let found = node.describe();
@@ -199,6 +247,18 @@ fn descend(key: &Key, node: &mut Node, path: &str, lenient: bool, errors: &mut E
     match (key.form, &mut node.value) {
         (Form::Table, Value::Table(table)) => complete(table, &at, inner(""), path, lenient, errors),
         (Form::Table, _) => errors.push(&at, path, format!("is a table, [{path}], not {found}")),
+        (Like { table: like, .. }, Value::Table(table)) => complete(table, &at, like, path, lenient, errors),
+        (Like { table: like, many: true }, Value::Array(items)) => {
+            for (i, item) in items.iter_mut().enumerate() {
+                let (at, found) = (item.at.clone(), item.describe());
+                let path = format!("{path}[{i}]");
+                match &mut item.value {
+                    Value::Table(table) => complete(table, &at, like, &path, lenient, errors),
+                    _ => errors.push(&at, path, format!("is a table, {{ … }}, not {found}")),
+                }
+            }
+        }
+        (Like { .. }, _) => errors.push(&at, path, format!("is a table, {{ … }}, not {found}")),
         (Tables, Value::Array(items)) => {
             if items.is_empty() && !lenient {
                 errors.push(&at, path, format!("is empty; write at least one [[{path}]]"));
@@ -269,7 +329,7 @@ mod tests {
         for k in KEYS.iter().filter(|k| !k.table.is_empty()) {
             let (parent, name) = k.table.rsplit_once('.').unwrap_or(("", k.table));
             let owner = find(parent, name.trim_end_matches("[]")).unwrap();
-            assert!(matches!(owner.form, Form::Table | Tables), "{k:?}");
+            assert!(matches!(owner.form, Form::Table | Tables | Like { .. }), "{k:?}");
             assert_eq!(owner.form == Tables, name.ends_with("[]"), "{k:?}");
         }
     }

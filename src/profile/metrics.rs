@@ -140,6 +140,9 @@ pub(super) const TABLE: &[(&str, Unit, &str)] = &[
     ("{audio,video}.e2e.expected", Unit::Count, "packets sent while the receiver was subscribed, by stamps and ledger"),
     ("{audio,video}.e2e.received", Unit::Count, "of these, received"),
     ("{audio,video}.e2e.loss", Unit::Percent, "loss from participant to participant"),
+    ("{audio,video}.up.expected", Unit::Count, "packets that servers expected from participants, by their reports"),
+    ("{audio,video}.up.lost", Unit::Count, "of these, missed by the server, before anything was sent again"),
+    ("{audio,video}.up.loss", Unit::Percent, "loss on the way to the server, by its own reports"),
     (
         "{audio,video}.lossy_legs_share",
         Unit::Percent,

@@ -5,6 +5,7 @@ mod error;
 pub mod keys; // every key: form, range, default, meaning
 mod load;
 pub mod metrics; // every metric a threshold may name, with its unit
+pub mod network; // what a network between participants and server is like
 mod read;
 mod resolved;
 mod schema;

@@ -2,14 +2,12 @@
 
 use super::error::{Errors, Origin};
 use super::keys::{self, Form};
-use super::resolved::{
-    EmbeddedTarget, HealthLimits, Join, Load, Network, Op, RoomGroup, Senders, Shape, Size, Stay, Threshold,
-};
+use super::resolved::{EmbeddedTarget, HealthLimits, Join, Load, Op, RoomGroup, Senders, Shape, Size, Stay, Threshold};
 use super::tree::{Node, Table, Value};
 use super::units::{
     parse_duration, parse_encoding, parse_join, parse_percent, parse_size, parse_stay, print_duration, print_percent,
 };
-use super::{metrics, units};
+use super::{metrics, network, units};
 use crate::types::{Client, Encoding, Kind};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -50,6 +48,7 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
         let (servers, participants_max) = (v.count("servers"), v.count("participants_max"));
         Some(EmbeddedTarget { servers: servers? as u32, participants_max: participants_max? as u32 })
     });
+    let common = network::read(&mut top);
     let rooms = top.each("rooms", room_group);
     let load = top.inside("load", load);
     let health = top.inside("health", health);
@@ -58,6 +57,12 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
     if let Some(rooms) = &rooms {
         whole_load(root, rooms, load.as_ref(), top.errors);
     }
+    let (mut rooms, common) = (rooms, common);
+    if let (Some(rooms), Some(common)) = (&mut rooms, &mut common.clone()) {
+        let silent = |i: usize| own_network(root, i).is_none();
+        rooms.iter_mut().enumerate().filter(|(i, _)| silent(*i)).for_each(|(_, g)| g.networks.clone_from(common));
+    }
+    common.as_ref()?;
     Some(Parts {
         name,
         shape: shape?,
@@ -73,6 +78,12 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
     })
 }
 
+/// The `network` that a group of rooms gives itself.
+fn own_network(root: &Node, group: usize) -> Option<&Node> {
+    let Value::Array(groups) = &root.as_table()?.get("rooms")?.value else { return None };
+    groups.get(group)?.as_table()?.get("network")
+}
+
 fn room_group(v: &mut View<'_>) -> Option<RoomGroup> {
     let name = v.name("name", 40, |c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
     let count = v.count("count");
@@ -80,10 +91,7 @@ fn room_group(v: &mut View<'_>) -> Option<RoomGroup> {
     let send = v.count_or("send");
     let (audio, video) = (v.encoding("audio"), v.encoding("video"));
     let stay = v.parsed("stay", |t| parse_stay(t).and_then(check_stay));
-    let network = v.inside("network", |v| {
-        let (loss_up, loss_down) = (v.share("loss_up"), v.share("loss_down"));
-        Some(Network { loss_up: loss_up?, loss_down: loss_down? })
-    });
+    let networks = v.node("network").is_some().then(|| network::read(v));
     if let (Some(send), Some(size)) = (send, size) {
         let most = size_max(size);
         if send.is_some_and(|n| n > i64::from(most)) {
@@ -101,7 +109,8 @@ fn room_group(v: &mut View<'_>) -> Option<RoomGroup> {
         audio: audio?,
         video: video?,
         stay: stay?,
-        network: network?,
+        // Those without a word of their own get the profile's.
+        networks: networks.map_or(Some(Vec::new()), |n| n)?,
     })
 }
 
@@ -429,7 +438,7 @@ impl<'a> View<'a> {
         }
     }
 
-    fn duration(&mut self, key: &str) -> Option<Duration> {
+    pub(super) fn duration(&mut self, key: &str) -> Option<Duration> {
         let Some(Form::Duration { min, max }) = self.form(key) else { return None };
         self.parsed(key, |text| {
             let d = parse_duration(text)?;
@@ -443,7 +452,7 @@ impl<'a> View<'a> {
         })
     }
 
-    fn share(&mut self, key: &str) -> Option<f64> {
+    pub(super) fn share(&mut self, key: &str) -> Option<f64> {
         let Some(Form::Share { max }) = self.form(key) else { return None };
         self.parsed(key, |text| {
             let share = parse_percent(text)?;
@@ -452,6 +461,26 @@ impl<'a> View<'a> {
                 false => Err(format!("{text} is out of range: 0% to {}", print_percent(max / 100.0))),
             }
         })
+    }
+
+    pub(super) fn number(&mut self, key: &str) -> Option<f64> {
+        let Some(Form::Number { min, max }) = self.form(key) else { return None };
+        let node = self.table.get(key)?;
+        let n = match node.value {
+            Value::Integer(n) => n as f64,
+            Value::Float(f) => f,
+            _ => {
+                self.wrong(key, format!("is a bare number, {min} to {max}, not {}", node.describe()));
+                return None;
+            }
+        };
+        match (min..=max).contains(&n) {
+            true => Some(n),
+            false => {
+                self.wrong(key, format!("{n} is out of range: {min} to {max}"));
+                None
+            }
+        }
     }
 
     fn size(&mut self, key: &str) -> Option<Size> {
@@ -528,6 +557,26 @@ impl<'a> View<'a> {
         read(&mut view)
     }
 
+    /// A table with the keys of another, or an array of such tables; empty where there is none.
+    pub(super) fn like<T>(&mut self, key: &str, read: impl Fn(&mut View<'_>) -> Option<T>) -> Option<Vec<T>> {
+        let Some(node) = self.table.get(key) else { return Some(Vec::new()) };
+        let Some(Form::Like { table: spec, .. }) = self.form(key) else { return None };
+        let path = keys::join(&self.path, key);
+        match &node.value {
+            Value::Array(items) => {
+                let made: Vec<Option<T>> = items
+                    .iter()
+                    .enumerate()
+                    .map(|(i, n)| {
+                        View::new(n, spec, format!("{path}[{i}]"), self.errors).and_then(|mut v| read(&mut v))
+                    })
+                    .collect();
+                made.into_iter().collect()
+            }
+            _ => View::new(node, spec, path, self.errors).and_then(|mut v| Some(vec![read(&mut v)?])),
+        }
+    }
+
     pub(super) fn each<T>(&mut self, key: &str, read: impl Fn(&mut View<'_>) -> Option<T>) -> Option<Vec<T>> {
         let Value::Array(items) = &self.table.get(key)?.value else { return None };
         let spec = format!("{}[]", keys::join(self.spec, key));
@@ -549,6 +598,8 @@ fn example(form: Form) -> &'static str {
     match form {
         Form::Duration { .. } => "\"20s\"",
         Form::Share { .. } => "\"2%\"",
+        Form::BitRate => "\"2Mbit/s\"",
+        Form::Queue => "\"200ms\"",
         Form::Encoding(Kind::Audio) => "\"opus@32kbit/s\"",
         Form::Encoding(Kind::Video) => "\"vp8@500kbit/s\"",
         Form::Stay => "\"3m..6m\"",

@@ -1,5 +1,6 @@
 //! What a profile means.
 
+use crate::impair::Conditions;
 use crate::types::{Client, Encoding};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -93,7 +94,16 @@ pub struct RoomGroup {
     pub audio: Option<Encoding>,
     pub video: Option<Encoding>,
     pub stay: Stay,
-    pub network: Network,
+    /// Each with its share of the seats; the rest has a perfect network.
+    pub networks: Vec<Network>,
+}
+
+impl RoomGroup {
+    /// Longest time that the impaired networks of two of its participants add to a datagram's way.
+    pub fn network_delay_max(&self) -> Duration {
+        let longest = |f: fn(&Network) -> Duration| self.networks.iter().map(f).max().unwrap_or_default();
+        longest(|n| n.up.longest()) + longest(|n| n.down.longest())
+    }
 }
 
 /// Participants of a room.
@@ -123,12 +133,15 @@ pub enum Stay {
     },
 }
 
-/// What the network between these participants and the server does, by our own impairer inside the engine.
-#[derive(Clone, Copy, PartialEq, Default, Debug)]
+/// A network between participants and server, made by our own impairer inside the engine.
+#[derive(Clone, PartialEq, Debug)]
 pub struct Network {
-    /// Share (0..1) of packets dropped, independent, from the participants to the server and back.
-    pub loss_up: f64,
-    pub loss_down: f64,
+    /// The preset it began from.
+    pub preset: Option<&'static str>,
+    /// Share (0..=1) of the group's seats behind it.
+    pub share: f64,
+    pub up: Conditions,
+    pub down: Conditions,
 }
 
 /// `[load]`.

@@ -51,6 +51,14 @@ fn property(key: &Key) -> Value {
     let mut made = match key.form {
         Form::Table if key.name == "target_file" => json!({ "$ref": "#/$defs/target_file" }),
         Form::Table => inner(""),
+        Form::Like { table: like, many: false } => table(like),
+        // Of these keywords, those about objects say nothing of an array, and the other way round.
+        Form::Like { table: like, many: true } => {
+            let mut made = table(like);
+            made["items"] = table(like);
+            made["type"] = json!(["object", "array"]);
+            made
+        }
         Form::Tables => json!({ "type": "array", "minItems": 1, "items": inner("[]") }),
         form => value(form),
     };
@@ -76,6 +84,9 @@ fn value(form: Form) -> Value {
             json!({ "anyOf": [{ "const": word }, { "type": "integer", "minimum": min, "maximum": max }] })
         }
         Form::Flag => json!({ "type": "boolean" }),
+        Form::Number { min, max } => json!({ "type": "number", "minimum": min, "maximum": max }),
+        Form::BitRate => text(r"^(none|[0-9]+(\.[0-9]+)? ?[kM]?bit/s)$".into()),
+        Form::Queue => text(r"^[0-9]+(\.[0-9]+)? ?(us|ms|s|B|kB|MB)$".into()),
         Form::Duration { .. } => text(DURATION.into()),
         Form::Share { .. } => text(SHARE.into()),
         Form::Size => json!({ "anyOf": [
@@ -107,7 +118,7 @@ fn value(form: Form) -> Value {
             { "type": "object", "additionalProperties": false, "required": ["file"],
               "properties": { "file": { "type": "string" }, "optional": { "type": "boolean" } } },
         ] } }),
-        Form::Table | Form::Tables => json!({}),
+        Form::Table | Form::Tables | Form::Like { .. } => json!({}),
     }
 }
 

@@ -48,6 +48,31 @@ size = 14
 send = 2
 video = "vp8@150kbit/s"
 stay = "lognormal(3m, 0.6)"
+[[rooms.network]]
+preset = "bad-wifi"
+share = "20%"
+down = { delay = "9ms" }
+[[rooms.network]]
+share = "10%"
+[rooms.network.up]
+loss = "2%"
+burst = 4.5
+burst_loss = "60%"
+base_loss = "0.1%"
+delay = "260ms"
+jitter = "3ms"
+jitter_shape = "exponential"
+jitter_reorders = true
+reorder = "0.1%"
+reorder_by = "15ms"
+duplicate = "0.2%"
+corrupt = "0.01%"
+rate = "1.5Mbit/s"
+queue = "64kB"
+blackout = "800ms"
+blackout_after = "20s"
+blackout_every = "30s"
+after = "5s"
 [load]
 join = "ramp(1/s..20/s, 30s)"
 warmup = "1500ms"
@@ -129,7 +154,7 @@ fn a_small_profile_gets_its_defaults() {
     let Target::Embedded(fleet) = &p.target else { panic!("{:?}", p.target) };
     assert_eq!((fleet.servers, fleet.participants_max), (2, 500));
     assert_eq!((p.rooms[0].send, p.rooms[0].stay), (Senders::All, Stay::WholeHold));
-    assert_eq!(p.rooms[0].network, Network::default());
+    assert_eq!(p.rooms[0].networks, []);
     assert_eq!((p.load.warmup, p.load.join_timeout), (Duration::from_secs(5), Duration::from_secs(15)));
     assert_eq!(p.health, HealthLimits::default());
 }
@@ -139,10 +164,13 @@ fn every_key_arrives() {
     let p = everything();
     assert_eq!((p.name.as_str(), p.seed, p.client, p.shards), ("all keys", (1 << 53) - 1, Client::Light, Some(2)));
     assert_eq!(p.bind.len(), 2);
-    assert_eq!(
-        (p.rooms[0].size, p.rooms[0].network.loss_up, p.rooms[0].network.loss_down),
-        (Size::Range(2, 6), 0.02, 0.0035)
-    );
+    let loss = |c: crate::impair::Conditions| c.loss.share();
+    let n = &p.rooms[0].networks[0];
+    assert_eq!((p.rooms[0].size, n.share, loss(n.up), loss(n.down)), (Size::Range(2, 6), 1.0, 0.02, 0.0035));
+    let [wifi, sky] = p.rooms[1].networks.as_slice() else { panic!("{:?}", p.rooms[1].networks) };
+    assert_eq!((wifi.preset, wifi.share, sky.share), (Some("bad-wifi"), 0.2, 0.1));
+    assert_eq!((wifi.up.loss.share(), wifi.down.delay), (0.03, Duration::from_millis(9)));
+    assert_eq!(sky.up.rate.unwrap().queue, crate::impair::Queue::Bytes(64_000));
     assert_eq!((p.rooms[1].send, p.rooms[1].audio), (Senders::Some(2), None));
     assert_eq!(p.rooms[1].video.unwrap().codec, Codec::Vp8);
     assert_eq!(p.load.join, Join::Ramp { from: 1.0, to: 20.0, over: Duration::from_secs(30) });
@@ -286,6 +314,86 @@ fn one_wrong_thing_is_one_error() {
             "size = 4",
             "size = 4\nnetwork = { loss_up = \"101%\" }",
             "p.toml:7: rooms[0].network.loss_up: 101% is out of range",
+        ),
+        (
+            "size = 4",
+            "size = 4\nnetwork = { preset = \"wify\" }",
+            "p.toml:7: rooms[0].network.preset: \"wify\" is unknown; did you mean \"wifi\"?",
+        ),
+        (
+            "size = 4",
+            "size = 4\nnetwork = { preset = \"moon\" }",
+            "p.toml:7: rooms[0].network.preset: \"moon\" is unknown; write \"lan\" or ",
+        ),
+        (
+            "size = 4",
+            "size = 4\nnetwork = [{ share = \"60%\" }, { share = \"50%\" }]",
+            "p.toml:7: rooms[0].network: its shares add up to 110.0000%",
+        ),
+        (
+            "size = 4",
+            "size = 4\nnetwork = { loss_up = \"1%\", up = { loss = \"2%\" } }",
+            "p.toml:7: rooms[0].network.loss_up: and `up.loss` say the same thing twice",
+        ),
+        (
+            "size = 4",
+            "size = 4\nnetwork = { down = { delay = \"6s\" } }",
+            "p.toml:7: rooms[0].network.down.delay: 6s is out of range: 0s to 5s",
+        ),
+        (
+            "size = 4",
+            "size = 4\nnetwork = { up = { burst = 5 } }",
+            "p.toml:7: rooms[0].network.up.burst: means nothing without `loss`",
+        ),
+        (
+            "size = 4",
+            "size = 4\nnetwork = { up = { loss = \"2%\", burst_loss = \"9%\" } }",
+            "p.toml:7: rooms[0].network.up.burst_loss: means nothing without `burst`",
+        ),
+        (
+            "size = 4",
+            "size = 4\nnetwork = { up = { loss = \"9%\", burst = 5, burst_loss = \"5%\" } }",
+            "p.toml:7: rooms[0].network.up.loss: a loss of 9% lies outside",
+        ),
+        (
+            "size = 4",
+            "size = 4\nnetwork = { up = { loss = \"1%\", burst = 0.5 } }",
+            "p.toml:7: rooms[0].network.up.burst: 0.5 is out of range",
+        ),
+        (
+            "size = 4",
+            "size = 4\nnetwork = { up = { queue = \"1s\" } }",
+            "p.toml:7: rooms[0].network.up.queue: means nothing without `rate`",
+        ),
+        (
+            "size = 4",
+            "size = 4\nnetwork = { up = { rate = \"2\" } }",
+            "p.toml:7: rooms[0].network.up.rate: \"2\" is no bit rate",
+        ),
+        (
+            "size = 4",
+            "size = 4\nnetwork = { up = { rate = \"2Mbit/s\", queue = \"9s\" } }",
+            "p.toml:7: rooms[0].network.up.queue: 9s is out of range",
+        ),
+        (
+            "size = 4",
+            "size = 4\nnetwork = { up = { reorder_by = \"1ms\" } }",
+            "p.toml:7: rooms[0].network.up.reorder_by: means nothing without `reorder`",
+        ),
+        (
+            "size = 4",
+            "size = 4\nnetwork = { up = { jitter_reorders = true } }",
+            "p.toml:7: rooms[0].network.up.jitter_reorders: means nothing without `jitter`",
+        ),
+        (
+            "size = 4",
+            "size = 4\nnetwork = { up = { blackout = \"2s\", blackout_every = \"1s\" } }",
+            "p.toml:7: rooms[0].network.up.blackout_every: a black-out must end",
+        ),
+        (
+            "[load]",
+            "[network]\npresett = \"lte\"\n[load]",
+            "p.toml:10: network.presett: unknown key; did you mean `preset`?",
         ),
         ("size = 4", "size = 4\nnetwork = { loss = \"1%\" }", "p.toml:7: rooms[0].network.loss: unknown key"),
         ("size = 4", "size = 4\nnetwork = 3", "p.toml:7: rooms[0].network: is a table"),

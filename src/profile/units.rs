@@ -3,6 +3,7 @@
 //! `print_…` gives a text that parses to the same value.
 
 use super::resolved::{Join, Senders, Size, Stay};
+use crate::impair::Queue;
 use crate::types::{Bitrate, Codec, Encoding};
 use std::time::Duration;
 
@@ -126,6 +127,65 @@ pub fn parse_encoding(text: &str) -> Result<Encoding, String> {
         let list: Vec<String> = of_codec.map(|e| format!("\"{e}\"")).collect();
         format!("there is no {codec} clip at {number}{unit}; write {}", list.join(" or "))
     })
+}
+
+/// `2Mbit/s`, `384kbit/s`; `none` is none.
+pub fn parse_bit_rate(text: &str) -> Result<Option<u64>, String> {
+    let text = text.trim();
+    if text == "none" {
+        return Ok(None);
+    }
+    let (number, unit) = split_number(text);
+    let wrong = || format!("{text:?} is no bit rate; write \"2Mbit/s\", \"384kbit/s\" or \"none\"");
+    let scale = match unit {
+        "bit/s" => 1.0,
+        "kbit/s" => 1e3,
+        "Mbit/s" => 1e6,
+        _ => return Err(wrong()),
+    };
+    let bits = (parse_number(number).ok_or_else(wrong)? * scale).round();
+    match (1e3..=1e11).contains(&bits) {
+        true => Ok(Some(bits as u64)),
+        false => Err(format!("{text} is out of range: 1kbit/s to 100000Mbit/s")),
+    }
+}
+
+pub fn print_bit_rate(rate: Option<u64>) -> String {
+    match rate {
+        None => "none".to_owned(),
+        Some(bits) if bits.is_multiple_of(1000) => format!("{}kbit/s", bits / 1000),
+        Some(bits) => format!("{bits}bit/s"),
+    }
+}
+
+/// `200ms`, `64kB`.
+pub fn parse_queue(text: &str) -> Result<Queue, String> {
+    let (number, unit) = split_number(text.trim());
+    let wrong = || format!("{text:?} is no queue; write \"200ms\" or \"64kB\"");
+    let scale = match unit {
+        "B" => 1.0,
+        "kB" => 1e3,
+        "MB" => 1e6,
+        _ => {
+            let d = parse_duration(text).map_err(|_| wrong())?;
+            return match d <= Duration::from_secs(5) {
+                true => Ok(Queue::Time(d)),
+                false => Err(format!("{text} is out of range: 0s to 5s")),
+            };
+        }
+    };
+    let bytes = (parse_number(number).ok_or_else(wrong)? * scale).round();
+    match (1_500.0..=1e9).contains(&bytes) {
+        true => Ok(Queue::Bytes(bytes as u64)),
+        false => Err(format!("{text} is out of range: 1500B to 1000MB")),
+    }
+}
+
+pub fn print_queue(queue: Queue) -> String {
+    match queue {
+        Queue::Time(d) => print_duration(d),
+        Queue::Bytes(b) => format!("{b}B"),
+    }
 }
 
 /// `2..6`, both ends included.
@@ -335,6 +395,11 @@ mod tests {
             ] {
                 prop_assert_eq!(parse_join(&print_join(join)), Ok(join));
             }
+            let bits = 1000 + u64::from(a) * u64::from(more);
+            prop_assert_eq!(parse_bit_rate(&print_bit_rate(Some(bits))), Ok(Some(bits)));
+            for queue in [Queue::Bytes(1500 + bits), Queue::Time(Duration::from_micros(ns % 5_000_000))] {
+                prop_assert_eq!(parse_queue(&print_queue(queue)), Ok(queue));
+            }
             let range = Size::Range(a, a + more);
             prop_assert_eq!(parse_size(print_size(range).trim_matches('"')), Ok(range));
         }
@@ -342,6 +407,7 @@ mod tests {
         #[test]
         fn nothing_makes_the_parsers_panic(text in "\\PC{0,24}") {
             let _ = (parse_duration(&text), parse_rate(&text), parse_percent(&text), parse_encoding(&text));
+            let _ = (parse_bit_rate(&text), parse_queue(&text));
             let _ = (parse_size(&text), parse_stay(&text), parse_join(&text));
         }
     }

@@ -1,8 +1,11 @@
 //! A profile as TOML again: every default filled in, no secrets. Loads to the same meaning.
 
-use super::resolved::{ExternalTarget, Profile, RoomGroup, Shape, Target};
+use super::resolved::{ExternalTarget, Network, Profile, RoomGroup, Shape, Target};
 use super::target::SecretSource;
-use super::units::{print_duration, print_join, print_percent, print_senders, print_size, print_stay};
+use super::units::{
+    print_bit_rate, print_duration, print_join, print_percent, print_queue, print_senders, print_size, print_stay,
+};
+use crate::impair::{Conditions, Distribution, Loss};
 use crate::types::{Client, Encoding};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -58,18 +61,55 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
 
 fn room_group(g: &RoomGroup) -> String {
     let encoding = |e: Option<Encoding>| quote(&e.map_or("none".to_owned(), |e| e.to_string()));
-    [
+    let mut lines = vec![
         format!("\n[[rooms]]\nname = {}\ncount = {}\nsize = {}", quote(&g.name), g.count, print_size(g.size)),
         format!("send = {}", print_senders(g.send)),
         format!("audio = {}\nvideo = {}", encoding(g.audio), encoding(g.video)),
         format!("stay = {}", quote(&print_stay(g.stay))),
-        format!(
-            "network = {{ loss_up = {}, loss_down = {} }}",
-            quote(&print_percent(g.network.loss_up)),
-            quote(&print_percent(g.network.loss_down))
-        ),
-    ]
-    .join("\n")
+    ];
+    if !g.networks.is_empty() {
+        let all: Vec<String> = g.networks.iter().map(network).collect();
+        lines.push(format!("network = [{}]", all.join(", ")));
+    }
+    lines.join("\n")
+}
+
+fn network(n: &Network) -> String {
+    let mut keys = Vec::new();
+    keys.extend(n.preset.map(|p| format!("preset = {}", quote(p))));
+    keys.push(format!("share = {}", quote(&print_percent(n.share))));
+    // Every key is written, those of a preset too: what it meant is what is kept.
+    for (name, c) in [("up", &n.up), ("down", &n.down)] {
+        keys.push(format!("{name} = {{ {} }}", direction(c).join(", ")));
+    }
+    format!("{{ {} }}", keys.join(", "))
+}
+
+fn direction(c: &Conditions) -> Vec<String> {
+    let percent = |name: &str, share: f64| format!("{name} = {}", quote(&print_percent(share)));
+    let duration = |name: &str, d: std::time::Duration| format!("{name} = {}", quote(&print_duration(d)));
+    let mut keys = vec![percent("loss", c.loss.share())];
+    if let Loss::Bursts { mean, bad, good, .. } = c.loss {
+        keys.extend([format!("burst = {mean}"), percent("burst_loss", bad), percent("base_loss", good)]);
+    }
+    keys.push(duration("delay", c.delay));
+    keys.push(duration("jitter", c.jitter.map_or_else(Default::default, |j| j.mean)));
+    if let Some(j) = c.jitter {
+        let shape = if j.distribution == Distribution::Exponential { "exponential" } else { "uniform" };
+        keys.extend([format!("jitter_shape = {}", quote(shape)), format!("jitter_reorders = {}", j.reorders)]);
+    }
+    keys.push(percent("reorder", c.hold_back.map_or(0.0, |h| h.share)));
+    keys.extend(c.hold_back.map(|h| duration("reorder_by", h.by)));
+    keys.extend([percent("duplicate", c.duplicate), percent("corrupt", c.corrupt)]);
+    keys.push(format!("rate = {}", quote(&print_bit_rate(c.rate.map(|r| r.bits_per_s)))));
+    keys.extend(c.rate.map(|r| format!("queue = {}", quote(&print_queue(r.queue)))));
+    keys.push(duration("blackout", c.blackout.map_or_else(Default::default, |b| b.lasts)));
+    if let Some(b) = c.blackout {
+        keys.push(duration("blackout_after", b.after));
+        keys.extend(b.every.map(|e| duration("blackout_every", e)));
+    }
+    keys.push(duration("after", c.after));
+    keys
 }
 
 fn target_file(t: &ExternalTarget, secrets: &BTreeMap<String, SecretSource>) -> String {

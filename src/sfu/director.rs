@@ -38,6 +38,9 @@ pub struct DirectorArgs {
     /// Address for media of all servers.
     #[arg(long, default_value = "127.0.0.1")]
     pub media_ip: IpAddr,
+    /// SERVER=ADDRESS: that server's answers name this address instead, with its own port (repeatable).
+    #[arg(long, value_name = "SERVER=ADDRESS")]
+    pub advertise: Vec<Advertise>,
     /// Participants a server takes.
     #[arg(long, default_value_t = 200)]
     pub participants_max: u32,
@@ -47,6 +50,29 @@ pub struct DirectorArgs {
     /// The program whose `sfu-server` command is a server; this one by default.
     #[arg(long)]
     pub program: Option<PathBuf>,
+}
+
+/// Where clients find a server that something stands in front of, a NAT or `roomful impair`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Advertise {
+    pub server: String,
+    pub address: IpAddr,
+}
+
+impl std::str::FromStr for Advertise {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Advertise, String> {
+        let wrong = || format!("{text:?}: write it as in s1=127.0.0.2");
+        let (server, address) = text.split_once('=').ok_or_else(wrong)?;
+        Ok(Advertise { server: server.to_owned(), address: address.parse().map_err(|_| wrong())? })
+    }
+}
+
+impl std::fmt::Display for Advertise {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}={}", self.server, self.address)
+    }
 }
 
 /// The process's whole life; prints [`DirectorReady`] as one line of JSON when all servers take joins.
@@ -107,8 +133,11 @@ async fn start_server(args: &DirectorArgs, n: u32) -> anyhow::Result<(Child, Ser
         Some(program) => program.clone(),
         None => std::env::current_exe().context("can't find this program")?,
     };
+    let advertised = args.advertise.iter().find(|a| a.server == id);
+    let advertise = advertised.map(|a| ["--advertise".to_owned(), a.address.to_string()]);
     let mut child = Command::new(&program)
         .args(["sfu-server", "--id", &id])
+        .args(advertise.into_iter().flatten())
         .args(["--http", &SocketAddr::new(args.http.ip(), 0).to_string()])
         .args(["--media", &args.media_ip.to_string()])
         .args(["--participants-max", &args.participants_max.to_string()])

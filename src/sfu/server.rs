@@ -44,6 +44,9 @@ pub struct ServerArgs {
     /// Port for media; 0 takes a free one.
     #[arg(long, default_value_t = 0)]
     pub media_port: u16,
+    /// Address that answers name instead of --media, with the same port: of what forwards to this server.
+    #[arg(long)]
+    pub advertise: Option<IpAddr>,
     /// Joins beyond this are refused with 503.
     #[arg(long, default_value_t = 200)]
     pub participants_max: usize,
@@ -63,7 +66,8 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
     anyhow::ensure!(!args.media.is_unspecified(), "--media: answers must name an address, {} is none", args.media);
     let socket = media_socket(SocketAddr::new(args.media, args.media_port))?;
     let media = socket.local_addr()?;
-    let config = SfuConfig::new(media, args.participants_max)?;
+    let advertised = SocketAddr::new(args.advertise.unwrap_or(args.media), media.port());
+    let config = SfuConfig::new(advertised, args.participants_max)?;
     let listener = tokio::net::TcpListener::bind(args.http)
         .await
         .with_context(|| format!("--http: can't listen on {}", args.http))?;
@@ -81,7 +85,7 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
     })?;
 
     let ready = ServerReady { id: args.id.clone(), pid: std::process::id(), http: base.clone(), media };
-    let shared = Arc::new(Shared { id: args.id, base, config, commands, send_errors });
+    let shared = Arc::new(Shared { id: args.id, base, config, bound: media, commands, send_errors });
     let app = Router::new()
         .route("/rooms/{room}/participants/{name}", post(join))
         .route("/sessions/{session}", delete(leave).patch(restart))
@@ -195,6 +199,8 @@ struct Shared {
     id: String,
     base: String,
     config: SfuConfig,
+    /// Where the media socket really is.
+    bound: SocketAddr,
     commands: mpsc::UnboundedSender<Command>,
     send_errors: Arc<AtomicU64>,
 }
@@ -214,7 +220,7 @@ impl Shared {
             participants_max: self.config.participants_max as u64,
             cpu_seconds: process::cpu_seconds(),
             resident_bytes: process::resident_bytes(),
-            socket_drops: process::socket_drops(self.config.media),
+            socket_drops: process::socket_drops(self.bound),
             send_errors: self.send_errors.load(Relaxed),
             rooms,
             traffic,

@@ -59,6 +59,7 @@ fn leg(sends: bool) -> PlannedLeg {
         leave_at: Duration::ZERO,
         audio: encoding(Codec::Opus),
         video: encoding(Codec::Vp8),
+        network: None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The whole judgement of a run.
 
+use super::direction::direction;
 use super::frame::Frame;
 use super::gather::{Counts, Gathered, Gatherer, LegClass, lossy_limit};
 use super::generator::{Generator, diagnosis, generator};
@@ -7,6 +8,7 @@ use super::metrics::{AudioMetrics, LossyLegs, SetupMetrics, SetupTimes, VideoMet
 use super::sentence::{Case, sentence};
 use super::series::Series;
 use super::thresholds::{self, Outcome, Whole};
+use super::words::number;
 use super::{Verdict, clock};
 use crate::history::{Reading, RunInfo};
 use crate::measure::Flow;
@@ -15,6 +17,9 @@ use crate::types::{Kind, ServerId};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeMap;
+
+/// A server's loss is noted with its way from here on, whatever the limits are.
+const NOTED_LOSS: f64 = 0.001;
 
 /// Rooms in the table of the worst.
 const ROOMS_WORST: usize = 12;
@@ -374,6 +379,15 @@ fn notes(all: &Gathered, frame: &Frame) -> Vec<NoteRow> {
     if open > 0 {
         let text = format!("{open} legs were still open when the history ended; they are not judged");
         rows.push(NoteRow { code: "legs_open".into(), text, count: open });
+    }
+    for (id, s) in &all.servers {
+        for (kind, flow) in [("audio", &s.audio), ("video", &s.video)] {
+            let loss = flow.count.e2e_loss().filter(|l| *l >= NOTED_LOSS);
+            if let (Some(loss), Some(way)) = (loss, direction(flow)) {
+                let text = format!("{} lost {} % of {kind} {way}", frame.server_name(*id), number(percent(loss)));
+                rows.push(NoteRow { code: format!("loss_{kind}"), text, count: 1 });
+            }
+        }
     }
     rows.extend(all.notes.iter().map(|(code, n)| NoteRow { code: code.clone(), text: n.text.clone(), count: n.count }));
     rows

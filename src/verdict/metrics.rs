@@ -57,6 +57,14 @@ pub struct E2eCounts {
     pub loss: Option<f64>,
 }
 
+/// What the server reports (RFC 3550 6.4.1) of the media sent to it, before anything was sent again.
+#[derive(Clone, Copy, PartialEq, Default, Debug, Serialize)]
+pub struct UpCounts {
+    pub expected: i64,
+    pub lost: i64,
+    pub loss: Option<f64>,
+}
+
 /// What audio and video have in common.
 #[derive(Clone, PartialEq, Default, Debug, Serialize)]
 pub struct MediaMetrics {
@@ -68,6 +76,7 @@ pub struct MediaMetrics {
     pub lossy_legs_share: Option<f64>,
     pub rtp: RtpCounts,
     pub e2e: E2eCounts,
+    pub up: UpCounts,
     pub jitter: Percentiles,
     pub delay: Percentiles,
     pub rtt: Percentiles,
@@ -120,6 +129,12 @@ pub(super) fn flow_metric(flow: &Flow, kind: Kind, path: &str) -> Option<f64> {
         "loss" => return c.e2e_loss().or_else(|| c.rtp_loss()).map(percent),
         "rtp.loss" => return c.rtp_loss().map(percent),
         "e2e.loss" => return c.e2e_loss().map(percent),
+        "up.loss" => {
+            let share = c.reported_lost.max(0) as f64 / c.reported_expected as f64;
+            return (c.reported_expected > 0).then(|| percent(share));
+        }
+        "up.expected" => c.reported_expected,
+        "up.lost" => c.reported_lost,
         "freezes" if kind == Kind::Video => return per_watched(c.freezes).map(|v| rounded(v * 60_000.0)),
         "frozen_share" if kind == Kind::Video => return per_watched(c.frozen_ms).map(percent),
         "silence_max" if kind == Kind::Audio => flow.silence_max_ms,
@@ -171,6 +186,7 @@ impl MediaMetrics {
                 loss: metric("rtp.loss"),
             },
             e2e: E2eCounts { expected: c.e2e_expected, received: c.e2e_received, loss: metric("e2e.loss") },
+            up: UpCounts { expected: c.reported_expected, lost: c.reported_lost, loss: metric("up.loss") },
             jitter: Percentiles::of(&flow.jitter),
             delay: Percentiles::of(&flow.delay),
             rtt: Percentiles::of(&flow.rtt),

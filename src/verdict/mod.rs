@@ -1,6 +1,7 @@
 //! Pure: from a history to a verdict. The same history and limits give the same judgement, byte for byte, whoever
 //! asks and whenever. Definitions: docs/measurement.md.
 
+mod direction;
 mod frame;
 mod gather;
 mod generator;
@@ -17,7 +18,8 @@ mod words;
 pub use generator::{Generator, Lateness};
 pub use judgement::{FailureRow, Hold, Joins, Judgement, Legs, NoteRow, Participants, RoomRow, ServerRow, judge};
 pub use metrics::{
-    AudioMetrics, E2eCounts, LossSource, MediaMetrics, Percentiles, PhaseMetrics, RtpCounts, SetupMetrics, VideoMetrics,
+    AudioMetrics, E2eCounts, LossSource, MediaMetrics, Percentiles, PhaseMetrics, RtpCounts, SetupMetrics, UpCounts,
+    VideoMetrics,
 };
 pub use series::{GeneratorPoint, JoinPoint, KindPoint, MediaPoint, Series, ServerPoint};
 pub use thresholds::Outcome;

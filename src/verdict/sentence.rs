@@ -1,5 +1,6 @@
 //! The verdict itself, and the one line that says it: the number, the place, the time and the margin.
 
+use super::direction::direction;
 use super::gather::{Counts, Failed, Gathered, Leg, LegClass};
 use super::generator::{Diagnosis, Generator};
 use super::judgement::{Hold, reason_key};
@@ -152,7 +153,10 @@ impl Case<'_> {
             Subject::Media | Subject::Setup | Subject::Legs | Subject::Generator => {
                 let place = o.server.clone();
                 let text = match (o.metric.split_once('.'), &place) {
-                    (Some((kind, "loss")), Some(server)) => format!("{server} lost {value}{unit} of {kind} {limit}"),
+                    (Some((kind, "loss" | "e2e.loss" | "rtp.loss")), Some(server)) => {
+                        let way = self.way(server, kind).map(|w| format!(" {w},")).unwrap_or_default();
+                        format!("{server} lost {value}{unit} of {kind} {limit}{way}")
+                    }
                     (_, Some(server)) => format!("{server}: {} {value}{unit} {limit}", metric_words(&o.metric)),
                     (_, None) => format!("{} {value}{unit} {limit}", metric_words(&o.metric)),
                 };
@@ -160,6 +164,12 @@ impl Case<'_> {
                 text + &self.when(o) + &legs
             }
         }
+    }
+
+    /// On which way a server's loss happened.
+    fn way(&self, server: &str, kind: &str) -> Option<String> {
+        let (_, s) = self.all.servers.iter().find(|(id, _)| (self.name)(**id) == server)?;
+        direction(if kind == "audio" { &s.audio } else { &s.video })
     }
 
     fn when(&self, o: &Outcome) -> String {

@@ -1,11 +1,14 @@
 //! Rooms fill, media flows, and the numbers say what happened on the links.
 
-use crate::sim::{Links, Sim, encoding};
+use crate::sim::{Network, Sim, encoding, loses};
+use roomful::impair::Conditions;
 use roomful::signaling::TransportState;
 use roomful::types::{Client, Codec, LegId, Suite};
 use std::time::Duration;
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
+const PERFECT: Conditions = Conditions::PERFECT;
+const CLEAN: Network = [PERFECT, PERFECT];
 
 fn opus() -> Option<roomful::types::Encoding> {
     Some(encoding(Codec::Opus, 32))
@@ -35,7 +38,7 @@ fn a_room_of_four_loses_nothing_and_measures_its_delay() {
     ] {
         let mut sim = Sim::with_suites(1, client, &[suite], MS(20));
         for _ in 0..4 {
-            sim.join(opus(), video(codec), 3, Links::default());
+            sim.join(opus(), video(codec), 3, CLEAN);
             sim.run(MS(150));
         }
         sim.run(Duration::from_secs(20));
@@ -70,8 +73,8 @@ fn dropped_packets_come_back_exact_and_video_recovers() {
     // str0m resends by RTX only, so this is Chrome's part.
     for seed in 2..6 {
         let mut sim = Sim::new(seed, Client::Chrome, MS(15));
-        let lossy = Links { loss_down: 0.05, ..Links::default() };
-        sim.join(opus(), video(Codec::Vp8), 1, Links::default());
+        let lossy = [PERFECT, loses(0.05)];
+        sim.join(opus(), video(Codec::Vp8), 1, CLEAN);
         sim.join(opus(), video(Codec::Vp8), 1, lossy);
         sim.run(Duration::from_secs(30));
         end(&mut sim);
@@ -97,9 +100,9 @@ fn dropped_packets_come_back_exact_and_video_recovers() {
 #[test]
 fn loss_on_the_way_in_is_seen_by_stamps_where_the_server_hides_it() {
     let mut sim = Sim::new(5, Client::Light, MS(5));
-    let lossy = Links { loss_up: 0.04, ..Links::default() };
+    let lossy = [loses(0.04), PERFECT];
     sim.join(opus(), None, 1, lossy);
-    sim.join(opus(), None, 1, Links::default());
+    sim.join(opus(), None, 1, CLEAN);
     sim.run(Duration::from_secs(30));
     end(&mut sim);
     let c = &sim.members[1].counts[0];
@@ -112,10 +115,10 @@ fn loss_on_the_way_in_is_seen_by_stamps_where_the_server_hides_it() {
 #[test]
 fn a_late_joiner_and_a_leaver_cost_nobody_a_packet() {
     let mut sim = Sim::new(6, Client::Chrome, MS(10));
-    sim.join(opus(), video(Codec::Vp8), 2, Links::default());
-    sim.join(opus(), video(Codec::Vp8), 2, Links::default());
+    sim.join(opus(), video(Codec::Vp8), 2, CLEAN);
+    sim.join(opus(), video(Codec::Vp8), 2, CLEAN);
     sim.run(Duration::from_secs(5));
-    let late = sim.join(opus(), video(Codec::Vp8), 2, Links::default());
+    let late = sim.join(opus(), video(Codec::Vp8), 2, CLEAN);
     sim.run(Duration::from_secs(5));
     let (_, rtp, frame) = *sim.members[late].first.iter().find(|f| f.0 == LegId(0) && f.2.is_some()).unwrap();
     assert!(rtp.unwrap() < 1000.0 && frame.unwrap() < 1500.0, "{rtp:?} {frame:?}");
@@ -124,7 +127,7 @@ fn a_late_joiner_and_a_leaver_cost_nobody_a_packet() {
     sim.leave(1);
     sim.run(Duration::from_secs(5));
     // Somebody new takes the free slot: same SSRC, another sender.
-    sim.join(opus(), video(Codec::Vp8), 2, Links::default());
+    sim.join(opus(), video(Codec::Vp8), 2, CLEAN);
     sim.run(Duration::from_secs(5));
     end(&mut sim);
     for (n, m) in sim.members.iter().enumerate() {
@@ -138,8 +141,8 @@ fn a_late_joiner_and_a_leaver_cost_nobody_a_packet() {
 #[test]
 fn a_watcher_that_sends_nothing_receives() {
     let mut sim = Sim::new(7, Client::Chrome, MS(10));
-    sim.join(opus(), video(Codec::H264), 1, Links::default());
-    sim.join(None, None, 1, Links::default());
+    sim.join(opus(), video(Codec::H264), 1, CLEAN);
+    sim.join(None, None, 1, CLEAN);
     sim.run(Duration::from_secs(10));
     end(&mut sim);
     let m = &sim.members[1];
@@ -152,8 +155,8 @@ fn a_watcher_that_sends_nothing_receives() {
 fn the_same_seed_gives_the_same_plan_of_losses() {
     let run = |seed| {
         let mut sim = Sim::new(seed, Client::Light, MS(15));
-        sim.join(opus(), None, 1, Links::default());
-        sim.join(opus(), None, 1, Links { loss_down: 0.1, ..Links::default() });
+        sim.join(opus(), None, 1, CLEAN);
+        sim.join(opus(), None, 1, [PERFECT, loses(0.1)]);
         sim.run(Duration::from_secs(10));
         end(&mut sim);
         (sim.members[1].dropped, sim.members[1].counts[0].sent)

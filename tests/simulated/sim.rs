@@ -2,6 +2,7 @@
 
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha12Rng;
+use roomful::impair::{Conditions, Fate, Link, Loss, seed};
 use roomful::measure::{Flow, FlowCounters, Hist};
 use roomful::media::clip::ClipLibrary;
 use roomful::participant::{Common, Event, Meter, Participant, Room, Sink, Spec, Totals, World};
@@ -33,18 +34,19 @@ fn clips() -> &'static ClipLibrary {
     CLIPS.get_or_init(|| ClipLibrary::load().unwrap())
 }
 
-/// What a participant's links do.
-#[derive(Clone, Copy, Default)]
-pub struct Links {
-    /// Share of RTP datagrams dropped on the way to the SFU, and back.
-    pub loss_up: f64,
-    pub loss_down: f64,
+/// What a participant's network does, up and down, beside the simulation's own delay.
+pub type Network = [Conditions; 2];
+
+/// That each RTP datagram is lost by itself.
+pub fn loses(share: f64) -> Conditions {
+    Conditions { loss: Loss::Independent(share), ..Conditions::default() }
 }
 
 pub struct Member {
     pub participant: Participant,
     pub addr: SocketAddr,
-    pub links: Links,
+    /// Up and down, with their records. What is no RTP passes beside them, unless all are impaired.
+    pub links: [Link; 2],
     pub states: Vec<TransportState>,
     pub first: Vec<(LegId, Option<f64>, Option<f64>)>,
     pub session: String,
@@ -104,7 +106,13 @@ pub struct Sim {
     flights: BinaryHeap<Flight>,
     order: u64,
     rng: ChaCha12Rng,
+    seed: u64,
+    /// Else only RTP is.
+    pub all_impaired: bool,
+    pub network_delay_max: Duration,
     next_second: Instant,
+    /// When participants were sampled, CLOCK_REALTIME in ns.
+    pub sampled_ns: Vec<u64>,
 }
 
 pub fn encoding(codec: Codec, kbit: u64) -> Encoding {
@@ -141,16 +149,20 @@ impl Sim {
             flights: BinaryHeap::new(),
             order: 0,
             rng: ChaCha12Rng::seed_from_u64(seed),
+            seed,
+            all_impaired: false,
+            network_delay_max: Duration::ZERO,
             next_second: now + Duration::from_secs(1),
+            sampled_ns: Vec::new(),
         }
     }
 
-    fn now_ns(&self) -> u64 {
+    pub fn now_ns(&self) -> u64 {
         EPOCH_NS + self.now.duration_since(self.start).as_nanos() as u64
     }
 
     /// A participant joins now; signalling takes no time. `slots` receive slots of each kind.
-    pub fn join(&mut self, audio: Option<Encoding>, video: Option<Encoding>, slots: u16, links: Links) -> usize {
+    pub fn join(&mut self, audio: Option<Encoding>, video: Option<Encoding>, slots: u16, network: Network) -> usize {
         let n = self.members.len();
         let leg = PlannedLeg {
             id: LegId(n as u32),
@@ -160,6 +172,7 @@ impl Sim {
             leave_at: Duration::from_secs(3600),
             audio,
             video,
+            network: None,
         };
         let clip = |e: Option<Encoding>| e.map(|e| clips().clip(e).unwrap());
         let planned_ns = self.now_ns();
@@ -168,16 +181,16 @@ impl Sim {
             clips: [clip(audio), clip(video)],
             seed: self.rng.random(),
             planned_ns,
-            loss_up: 0.0,
-            loss_down: 0.0,
+            network_delay_max: self.network_delay_max,
         };
         let participant = Participant::new(self.now, spec, &self.common);
         self.room.join(LegId(n as u32), planned_ns, participant.sends());
         let addr = SocketAddr::new([10, 0, 1, n as u8].into(), 6000);
+        let link_seed = self.seed;
         self.members.push(Member {
             participant,
             addr,
-            links,
+            links: [0, 1].map(|way| Link::new(network[way], seed(link_seed, n as u64, way as u64)).recorded()),
             states: vec![],
             first: vec![],
             session: String::new(),
@@ -248,32 +261,42 @@ impl Sim {
                 Event::Connect { .. } | Event::Disconnect { .. } | Event::Closed { .. } | Event::Note { .. } => {}
             }
         }
-        let (addr, loss) = (m.addr, m.links.loss_up);
+        let addr = m.addr;
         for (to, data) in out.0 {
             assert_eq!(to, self.sfu_addr, "a packet to somebody who is not the SFU");
-            if is_rtp(&data) && loss > 0.0 && self.rng.random_bool(loss) {
-                self.members[n].dropped[0] += 1;
-                continue;
-            }
-            self.fly(None, addr, data);
+            self.through(n, 0, None, addr, data);
         }
         r
     }
 
-    fn fly(&mut self, to: Option<usize>, from: SocketAddr, data: Vec<u8>) {
+    /// Through a member's link, then on its way.
+    fn through(&mut self, n: usize, way: usize, to: Option<usize>, from: SocketAddr, data: Vec<u8>) {
+        if !self.all_impaired && !is_rtp(&data) {
+            return self.fly(self.now, to, from, data);
+        }
+        let now_ns = self.now_ns();
+        let m = &mut self.members[n];
+        let Fate::Passed(p) = m.links[way].offer(now_ns, &data) else {
+            m.dropped[way] += 1;
+            return;
+        };
+        let at = self.now + Duration::from_nanos(p.due_ns - now_ns);
+        for _ in 0..=usize::from(p.twice) {
+            let mut data = data.clone();
+            p.corrupt(&mut data);
+            self.fly(at, to, from, data);
+        }
+    }
+
+    fn fly(&mut self, at: Instant, to: Option<usize>, from: SocketAddr, data: Vec<u8>) {
         self.order += 1;
-        self.flights.push(Flight { at: self.now + self.delay, order: self.order, to, from, data });
+        self.flights.push(Flight { at: at + self.delay, order: self.order, to, from, data });
     }
 
     fn drain_sfu(&mut self) {
         while let Some(d) = self.sfu.poll_transmit() {
             let Some(n) = self.members.iter().position(|m| m.addr == d.to && !m.gone) else { continue };
-            let loss = self.members[n].links.loss_down;
-            if is_rtp(&d.contents) && loss > 0.0 && self.rng.random_bool(loss) {
-                self.members[n].dropped[1] += 1;
-                continue;
-            }
-            self.fly(Some(n), self.sfu_addr, d.contents);
+            self.through(n, 1, Some(n), self.sfu_addr, d.contents);
         }
     }
 
@@ -321,6 +344,7 @@ impl Sim {
             self.drain_sfu();
             if self.now >= self.next_second {
                 self.next_second += Duration::from_secs(1);
+                self.sampled_ns.push(self.now_ns());
                 for n in 0..self.members.len() {
                     if self.members[n].gone {
                         continue;

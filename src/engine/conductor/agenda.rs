@@ -26,6 +26,7 @@ pub(super) enum Due {
 pub(super) struct Agenda {
     plan: Arc<Plan>,
     epoch: Instant,
+    last_packets: Duration,
     hold_entered: bool,
     next_join: usize,
     /// Legs that leave before the end, in the order of their leaves.
@@ -45,11 +46,23 @@ struct Closing {
 }
 
 impl Agenda {
-    pub fn new(plan: Arc<Plan>, epoch: Instant) -> Agenda {
+    /// `network_delay`: what impaired networks may add to the way of the last packets.
+    pub fn new(plan: Arc<Plan>, epoch: Instant, network_delay: Duration) -> Agenda {
         let mut leaves: Vec<LegId> = plan.legs.iter().filter(|l| l.leave_at < plan.hold_until).map(|l| l.id).collect();
         leaves.sort_by_key(|l| plan.legs[l.index()].leave_at);
         let end_at = epoch + plan.hold_until;
-        Agenda { plan, epoch, hold_entered: false, next_join: 0, leaves, quieted: 0, left: 0, end_at, closing: None }
+        Agenda {
+            plan,
+            epoch,
+            last_packets: LAST_PACKETS + network_delay,
+            hold_entered: false,
+            next_join: 0,
+            leaves,
+            quieted: 0,
+            left: 0,
+            end_at,
+            closing: None,
+        }
     }
 
     /// Takes the next thing that is due, until nothing is.
@@ -107,7 +120,7 @@ impl Agenda {
 
     /// The answer to [`Due::End`]: these were told to be quiet and leave, at a people's pace.
     pub fn close(&mut self, now: Instant, legs: Vec<LegId>) {
-        self.closing = Some(Closing { from: now + LAST_PACKETS, legs, left: 0 });
+        self.closing = Some(Closing { from: now + self.last_packets, legs, left: 0 });
     }
 
     /// No leg is to come, and the run's time is not up.
@@ -130,7 +143,7 @@ impl Agenda {
 
     fn leave_at(&self) -> Option<Instant> {
         let next = self.leaves[..self.quieted].get(self.left)?;
-        Some(self.epoch + self.plan.legs[next.index()].leave_at + LAST_PACKETS)
+        Some(self.epoch + self.plan.legs[next.index()].leave_at + self.last_packets)
     }
 }
 
@@ -149,6 +162,7 @@ mod tests {
             leave_at: Duration::from_millis(*leave),
             audio: None,
             video: None,
+            network: None,
         };
         Arc::new(Plan {
             seed: 1,
@@ -178,7 +192,7 @@ mod tests {
     #[test]
     fn everything_comes_at_its_planned_time() {
         let epoch = Instant::now();
-        let mut a = Agenda::new(plan(&[(0, 3000), (500, 60_000), (2000, 60_000)]), epoch);
+        let mut a = Agenda::new(plan(&[(0, 3000), (500, 60_000), (2000, 60_000)]), epoch, Duration::ZERO);
         assert!(!a.nobody_to_come());
         let seen = follow(&mut a, epoch, 11_000);
         let wanted = [
@@ -200,7 +214,7 @@ mod tests {
     fn a_run_cut_short_starts_nobody_and_still_ends_leaves_it_began() {
         let epoch = Instant::now();
         let at = |ms| epoch + Duration::from_millis(ms);
-        let mut a = Agenda::new(plan(&[(0, 1000), (0, 60_000), (5000, 60_000)]), epoch);
+        let mut a = Agenda::new(plan(&[(0, 1000), (0, 60_000), (5000, 60_000)]), epoch, Duration::ZERO);
         assert_eq!(follow(&mut a, epoch, 1000).len(), 3);
         a.cut(at(1100));
         assert_eq!(a.due(at(1100)), Some(Due::End));

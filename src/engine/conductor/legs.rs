@@ -3,6 +3,7 @@
 use super::super::shard::ToShard;
 use super::Run;
 use crate::history::{self, Event, FailReason, JoinFailure, LegCause, LegEnd, ServerInfo};
+use crate::impair::Counters;
 use crate::participant::{Milestones, Silence, Spec, Totals};
 use crate::signaling::{Call, Ended, Media, Order, Progress as Milestone, TransportState};
 use crate::types::{Encoding, LegId, RoomId, ServerId, Suite};
@@ -100,12 +101,12 @@ impl Run<'_> {
             clips: [clip(leg.audio), clip(leg.video)],
             seed: self.c.plan.seed ^ (u64::from(leg.id.0) << 32 | 0x5eed),
             planned_ns: self.c.epoch_ns + leg.join_at.as_nanos() as u64,
-            loss_up: group.network.loss_up,
-            loss_down: group.network.loss_down,
+            network_delay_max: group.network_delay_max(),
         };
+        let network = leg.network.and_then(|n| group.networks.get(n)).map(|n| Box::new([n.up, n.down]));
         let shard = self.shard_of(leg.room);
         let s = &self.shards[shard];
-        let _ = s.orders.send(ToShard::Add { spec: Box::new(spec) });
+        let _ = s.orders.send(ToShard::Add { spec: Box::new(spec), network });
         let (orders, orders_rx) = unbounded_channel();
         let (milestones, mut from_driver) = unbounded_channel();
         let call = Call {
@@ -337,7 +338,7 @@ impl Run<'_> {
         history::Silence { from_ms: ms(s.from_ns), until_ms: ms(s.until_ns) }
     }
 
-    pub(super) fn on_totals(&mut self, leg: LegId, t: Totals) {
+    pub(super) fn on_totals(&mut self, leg: LegId, t: Totals, impaired: Option<[Counters; 2]>) {
         let room = self.c.plan.legs[leg.index()].room;
         let l = &mut self.legs[leg.index()];
         let (server, restarts) = (l.server, l.restarts);
@@ -364,6 +365,7 @@ impl Run<'_> {
                     ice_restarts: restarts,
                     longest_gap_ms: t.longest_gap.0,
                     longest_gap_at_ms: at,
+                    impaired,
                 }));
             }
         }

@@ -12,7 +12,7 @@ use crate::history::{Event, Health, Interval, Line, Phase};
 use crate::media::clip::ClipLibrary;
 use crate::participant::Common;
 use crate::plan::Plan;
-use crate::profile::Profile;
+use crate::profile::{Profile, RoomGroup};
 use crate::signaling::{Driver, Ended, MediaCommand, Progress as Milestone};
 use crate::types::{LegId, RoomId};
 use agenda::{Agenda, Due};
@@ -150,6 +150,7 @@ impl Conductor {
             common: self.common.clone(),
             sources: self.sources.clone(),
             epoch: self.epoch,
+            seed: self.plan.seed,
             hold: [self.plan.hold_from, self.plan.hold_until],
             orders: orders_rx,
             media: media_rx,
@@ -172,7 +173,8 @@ impl Run<'_> {
         // Rooms come before anything that names them.
         self.note_event(Event::Rooms { rooms: self.c.plan.rooms.clone() });
         self.note_event(Event::Phase { phase: Phase::Warmup });
-        let mut agenda = Agenda::new(self.c.plan.clone(), self.c.epoch);
+        let network_delay = self.c.profile.rooms.iter().map(RoomGroup::network_delay_max).max().unwrap_or_default();
+        let mut agenda = Agenda::new(self.c.plan.clone(), self.c.epoch, network_delay);
         let mut interrupted = false;
         let mut check = tokio::time::interval(CHECK);
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -289,7 +291,7 @@ impl Run<'_> {
                 self.note_event(Event::FirstMedia { leg, from, first_rtp_ms: rtp_ms, first_frame_ms: frame_ms });
             }
             FromShard::Note { leg, code, text } => self.note(code, text, leg),
-            FromShard::Totals { leg, totals } => self.on_totals(leg, *totals),
+            FromShard::Totals { leg, totals, impaired } => self.on_totals(leg, *totals, impaired),
             FromShard::Second(s) => self.on_second(*s, show),
             FromShard::Fatal(why) => bail!("a media thread can't go on: {why}"),
         }

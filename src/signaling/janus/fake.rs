@@ -208,6 +208,7 @@ impl Leg {
             leave_at: Duration::from_secs(60),
             audio: Some(Encoding { codec: Codec::Opus, bitrate: Bitrate(32_000) }),
             video: None,
+            network: None,
         };
         let call = Call {
             leg,

@@ -44,6 +44,7 @@ impl TextLeg {
             leave_at: Duration::from_secs(600),
             audio: encoding(Codec::Opus, 32_000),
             video: encoding(Codec::Vp8, 500_000),
+            network: None,
         };
         let media = Media::new(leg.id, to_media);
         let call = Call { leg, room: room.clone(), media, orders: orders_in, progress: progress_out };

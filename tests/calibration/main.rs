@@ -1,0 +1,138 @@
+//! Calibration: impairments whose size is known, and what the report says of them. `make calibrate` runs the whole grid
+//! and writes docs/calibration.md; the short form is a test like any other.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod grid;
+mod real;
+#[path = "../simulated/sim.rs"]
+#[allow(dead_code, reason = "the simulated ring uses the rest")]
+mod sim;
+mod table;
+mod truth;
+mod virtual_time;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use table::Cell;
+
+fn assert_in(cells: &[Cell]) {
+    let failed: Vec<String> = cells.iter().flat_map(Cell::failed).collect();
+    assert!(failed.is_empty(), "out of bounds:\n{}\n\n{}", failed.join("\n"), table::markdown(cells));
+}
+
+#[test]
+fn known_impairments_come_back_exact_in_virtual_time() {
+    let cells: Vec<Cell> = grid::virtual_time(16).iter().map(|s| virtual_time::cell(s, 1)).collect();
+    assert_in(&cells);
+    assert!(cells.iter().all(|c| c.verdict() == "in"), "virtual time is never unknown");
+}
+
+/// A checker that would let anything pass would be none.
+#[test]
+fn a_measurement_that_is_off_by_one_packet_is_out_of_bounds() {
+    let mut cell = virtual_time::cell(&grid::virtual_time(16)[2], 1);
+    for what in ["audio e2e lost", "audio rtp lost", "audio reordered", "audio duplicate", "video rtp lost"] {
+        let check = cell.checks.iter_mut().find(|c| c.what == what).unwrap();
+        check.measured += 1.0;
+        let failed = cell.failed();
+        assert!(failed.len() == 1 && failed[0].contains(what), "{failed:?}");
+        cell.checks.iter_mut().find(|c| c.what == what).unwrap().measured -= 1.0;
+    }
+    let delay = cell.checks.iter_mut().find(|c| c.what == "audio delay p50 ms").unwrap();
+    delay.measured += 0.55 + 0.02 * delay.truth;
+    assert_eq!(cell.verdict(), "OUT");
+    cell.unknown = Some("late".into());
+    assert_eq!((cell.verdict(), cell.failed().len()), ("unknown", 0));
+    assert!(!table::markdown(&[cell]).contains('/'), "an unhealthy generator gives no numbers");
+}
+
+/// What the report says of the impaired server's audio.
+fn named(ran: &real::Ran, way: &str) -> f64 {
+    let summary = &ran.summary;
+    let sentence = summary["sentence"].as_str().unwrap();
+    assert_eq!(summary["verdict"], "fail", "{sentence}");
+    assert!(sentence.starts_with("s1 lost ") && sentence.contains(" of audio "), "{sentence}");
+    assert!(sentence.contains(way) && !sentence.contains("s2"), "{sentence}");
+    let servers = summary["servers"].as_array().unwrap();
+    let loss = |id: &str| servers.iter().find(|s| s["id"] == id).unwrap()["audio"]["loss"].as_f64().unwrap();
+    assert_eq!(loss("s2"), 0.0);
+    loss("s1")
+}
+
+#[test]
+fn an_impairment_nobody_told_of_is_named_and_half_of_it_reads_half() {
+    let run = |network| {
+        let setting = real::Setting { name: "loss down", network, hold: 10, strict: false };
+        let ran = real::run(&setting);
+        assert_in(&real::cells(&setting, &ran));
+        ran
+    };
+    let whole = run("{ down = { loss = \"12%\", after = \"4s\" } }");
+    let half = run("{ down = { loss = \"6%\", after = \"4s\" } }");
+    let (whole, half) = (named(&whole, "way down"), named(&half, "way down"));
+    // Some 450 packets of audio each: five standard deviations of their ratio.
+    assert!((0.2..0.85).contains(&(half / whole)), "{half} of {whole}");
+}
+
+#[test]
+fn loss_on_the_way_up_is_told_from_loss_on_the_way_down() {
+    let network = "{ up = { loss = \"8%\", delay = \"30ms\", after = \"4s\" }, \
+                   down = { duplicate = \"3%\", reorder = \"3%\", reorder_by = \"50ms\", jitter = \"5ms\", after = \"4s\" } }";
+    let setting = real::Setting { name: "loss up", network, hold: 8, strict: false };
+    let ran = real::run(&setting);
+    assert_in(&real::cells(&setting, &ran));
+    named(&ran, "way up");
+}
+
+/// Keeps every core busy while it lives.
+struct Hogs(std::sync::Arc<AtomicBool>);
+
+impl Hogs {
+    fn new() -> Hogs {
+        let stop = std::sync::Arc::new(AtomicBool::new(false));
+        for _ in 0..2 * std::thread::available_parallelism().unwrap().get() {
+            let stop = stop.clone();
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        Hogs(stop)
+    }
+}
+
+impl Drop for Hogs {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn times_are_unknown_on_a_machine_whose_cores_are_hogged() {
+    let _hogs = Hogs::new();
+    let setting = real::Setting { name: "hogged", network: "{ down = { delay = \"30ms\" } }", hold: 2, strict: true };
+    let [_, times] = real::cells(&setting, &real::run(&setting));
+    assert_eq!(times.verdict(), "unknown", "{times:?}");
+}
+
+#[test]
+#[ignore = "minutes; `make calibrate` runs it and `make test-long` too"]
+fn the_whole_grid() {
+    let mut simulated: Vec<Cell> = grid::virtual_time(60).iter().map(|s| virtual_time::cell(s, 7)).collect();
+    for s in grid::virtual_time(20) {
+        for seed in 20..23 {
+            let cell = virtual_time::cell(&s, seed);
+            assert_in(&[cell]);
+        }
+    }
+    simulated.iter_mut().for_each(|c| c.set = c.name.clone());
+    let sockets: Vec<Cell> = grid::real().iter().flat_map(|s| real::cells(s, &real::run(s))).collect();
+    let page = grid::page(&simulated, &sockets);
+    println!("{page}");
+    if let Ok(path) = std::env::var("ROOMFUL_CALIBRATION") {
+        std::fs::write(path, &page).unwrap();
+    }
+    assert_in(&simulated);
+    assert_in(&sockets);
+}

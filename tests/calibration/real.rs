@@ -1,0 +1,291 @@
+//! The same over real sockets, with somebody who does not tell the tool: `roomful impair` stands in front of one of two
+//! servers of the embedded fleet, `roomful run` loads both, and its report must say what the impairer's log says. Where
+//! the machine was not up to it, nothing is said.
+
+use crate::table::{Cell, Check};
+use crate::truth::{OPUS, Stream, VP8, delays, quantile, streams};
+use roomful::history::{Event, Line};
+use roomful::impair::Record;
+use roomful::measure::{FlowCounters, Hist};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const ROOMFUL: &str = env!("CARGO_BIN_EXE_roomful");
+/// Nothing here takes a third of it.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Beyond these, times are the machine's as much as the network's, whatever the run's own limits are.
+const LATENESS_P99_MAX_MS: f64 = 2.0;
+const MACHINE_CPU_MAX: f64 = 0.85;
+
+pub struct Setting {
+    pub name: &'static str,
+    /// As `--network`.
+    pub network: &'static str,
+    pub hold: u64,
+    /// By the default limits of health; else by none, for tests that share their cores with others: being late loses
+    /// nothing.
+    pub strict: bool,
+}
+
+const NO_LIMITS: &str = "[health]\nshard_cpu_max = \"100%\"\nsteal_max = \"100%\"\nlateness_p99_max = \"10s\"\n";
+
+/// Ends with the test, however that ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    /// Its lines on standard output until one holds `word`.
+    fn until(&mut self, word: &str) -> Vec<String> {
+        let mut lines = Vec::new();
+        for line in BufReader::new(self.0.stdout.take().unwrap()).lines() {
+            lines.push(line.unwrap());
+            if lines.last().unwrap().contains(word) {
+                break;
+            }
+        }
+        assert!(lines.last().is_some_and(|l| l.contains(word)), "ended before {word:?}: {lines:?}");
+        lines
+    }
+
+    fn end(&mut self, signal: &str) {
+        let status = Command::new("kill").args([format!("-{signal}"), self.0.id().to_string()]).status().unwrap();
+        assert!(status.success());
+        self.wait();
+    }
+
+    fn wait(&mut self) -> Option<i32> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < end, "hangs");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn start(args: &[&str], stdout: Stdio, stderr: Stdio) -> Running {
+    let child = Command::new(ROOMFUL).args(args).stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn();
+    Running(child.unwrap())
+}
+
+/// What one run left.
+pub struct Ran {
+    pub summary: Value,
+    lines: Vec<Line>,
+    /// Up and down, by client.
+    records: BTreeMap<String, [Vec<Record>; 2]>,
+    /// Datagrams that this machine lost: UDP buffers anywhere.
+    machine_drops: u64,
+    own_drops: bool,
+}
+
+/// One room of two on each of two servers, one of each sends; the impairer before the first server.
+pub fn run(s: &Setting) -> Ran {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let file = |name: &str| Stdio::from(std::fs::File::create(path(name)).unwrap());
+    let drops_before = udp_drops();
+    let fleet_args = ["fleet", "--servers", "2", "--http", "127.0.0.1:0", "--advertise", "s1=127.0.0.2"];
+    let mut fleet = start(&fleet_args, Stdio::piped(), Stdio::null());
+    let said = fleet.until("Ctrl-C");
+    let media = said.iter().find(|l| l.starts_with("server s1")).and_then(|l| l.split_whitespace().nth(5)).unwrap();
+    let port = media.rsplit_once(':').unwrap().1;
+    let base = said.iter().find_map(|l| l.strip_prefix("State ")).unwrap().trim().trim_end_matches("/registry");
+
+    let (listen, to) = (format!("127.0.0.2:{port}"), format!("127.0.0.1:{port}"));
+    let (log, patience) = (path("log"), format!("{}s", PATIENCE.as_secs()));
+    let args = ["impair", "--listen", &listen, "--to", &to, "--network", s.network, "--log", &log, "--for", &patience];
+    let mut impair = start(&args, file("impair.out"), file("impair.err"));
+    let end = Instant::now() + Duration::from_secs(20);
+    while !std::fs::read_to_string(path("impair.out")).unwrap().contains("seed") {
+        assert!(Instant::now() < end, "{}", std::fs::read_to_string(path("impair.err")).unwrap());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+
+    let target =
+        format!("driver = \"embedded\"\nallow = [\"127.0.0.0/8\"]\n[[servers]]\nid = \"fleet\"\nurl = \"{base}\"\n");
+    std::fs::write(path("target.toml"), target).unwrap();
+    let profile = format!(
+        "shape = \"steady\"\ntarget = \"target.toml\"\nseed = 5\n[[rooms]]\nname = \"pair\"\ncount = 2\nsize = 2\nsend = 1\n\
+         audio = \"opus@32kbit/s\"\nvideo = \"vp8@150kbit/s\"\n[load]\njoin = \"20/s\"\nwarmup = \"5s\"\nhold = \"{}s\"\n\
+         [pass]\n\"audio.loss\" = \"<= 0.1%\"\n\"legs.dropped\" = \"== 0\"\n{}",
+        s.hold,
+        if s.strict { "" } else { NO_LIMITS }
+    );
+    std::fs::write(path("profile.toml"), profile).unwrap();
+    let (profile, out) = (path("profile.toml"), path("out"));
+    let mut tool = start(&["run", &profile, "--out", &out], file("run.out"), file("run.err"));
+    let code = tool.wait();
+    assert!(matches!(code, Some(0 | 3 | 4)), "{code:?}: {}", std::fs::read_to_string(path("run.err")).unwrap());
+    impair.end("TERM");
+    fleet.end("INT");
+
+    let summary = std::fs::read_to_string(dir.path().join("out/summary.json")).unwrap();
+    let mut lines = Vec::new();
+    roomful::history::read(&dir.path().join("out/history.jsonl")).unwrap().each(|_| true, |line| lines.push(line));
+    let own = std::fs::read_to_string(path("impair.out")).unwrap();
+    Ran {
+        summary: serde_json::from_str(&summary).unwrap(),
+        lines,
+        records: read_log(Path::new(&log)),
+        machine_drops: udp_drops() - drops_before,
+        own_drops: own.contains("dropped by this machine"),
+    }
+}
+
+fn read_log(path: &Path) -> BTreeMap<String, [Vec<Record>; 2]> {
+    let mut out: BTreeMap<String, [Vec<Record>; 2]> = BTreeMap::new();
+    for line in std::fs::read_to_string(path).unwrap().lines() {
+        let mut words = line.splitn(3, ' ');
+        let (client, way) = (words.next().unwrap(), words.next().unwrap());
+        let record: Record = words.next().unwrap().parse().unwrap();
+        out.entry(client.into()).or_default()[usize::from(way == "down")].push(record);
+    }
+    out
+}
+
+/// Datagrams that the kernel of this machine dropped for want of buffers (RFC 4113's udpInErrors, and Linux' own).
+fn udp_drops() -> u64 {
+    let text = std::fs::read_to_string("/proc/net/snmp").unwrap();
+    let mut udp = text.lines().filter(|l| l.starts_with("Udp: "));
+    let (names, values) = (udp.next().unwrap(), udp.next().unwrap());
+    let wanted = ["InErrors", "RcvbufErrors", "SndbufErrors"];
+    names
+        .split(' ')
+        .zip(values.split(' '))
+        .filter(|(n, _)| wanted.contains(n))
+        .map(|(_, v)| v.parse::<u64>().unwrap())
+        .sum()
+}
+
+impl Ran {
+    fn server(&self) -> roomful::types::ServerId {
+        let named = self.lines.iter().find_map(|l| match &l.event {
+            Event::Server(info) if info.name == "s1" => Some(info.id),
+            _ => None,
+        });
+        named.unwrap()
+    }
+
+    /// Totals of the legs on the impaired server.
+    fn counts(&self) -> [FlowCounters; 2] {
+        let mut sum = <[FlowCounters; 2]>::default();
+        for line in &self.lines {
+            if let Event::LegEnd(end) = &line.event
+                && end.server == Some(self.server())
+            {
+                sum[0] += &end.audio;
+                sum[1] += &end.video;
+            }
+        }
+        sum
+    }
+
+    /// Why this machine's counts prove nothing.
+    fn counts_unknown(&self) -> Option<String> {
+        if self.machine_drops > 0 || self.own_drops {
+            return Some("this machine dropped datagrams of its own".into());
+        }
+        let unhealthy = self.lines.iter().find_map(|l| match &l.event {
+            Event::Health(h) => h.unhealthy.first().cloned(),
+            _ => None,
+        });
+        unhealthy.map(|why| format!("generator: {why}"))
+    }
+
+    /// Why its times prove nothing.
+    fn times_unknown(&self) -> Option<String> {
+        let busy = self.lines.iter().find_map(|l| {
+            let Event::Health(h) = &l.event else { return None };
+            let late = h.shards.iter().filter_map(|s| s.send_lateness.quantile_ms(0.99)).fold(0.0, f64::max);
+            if h.machine_cpu > MACHINE_CPU_MAX {
+                return Some(format!("machine busy to {:.0} %", h.machine_cpu * 100.0));
+            }
+            (late > LATENESS_P99_MAX_MS).then(|| format!("generator {late:.1} ms late"))
+        });
+        self.counts_unknown().or(busy)
+    }
+}
+
+fn merged(records: &BTreeMap<String, [Vec<Record>; 2]>, way: usize, pt: u8) -> Vec<Stream> {
+    records.values().flat_map(|r| streams(&r[way], &[pt]).into_values()).collect()
+}
+
+/// Counts to the packet, and times where the machine was quiet.
+pub fn cells(s: &Setting, ran: &Ran) -> [Cell; 2] {
+    let [a, v] = ran.counts();
+    let [up, down] = [0, 1].map(|way| merged(&ran.records, way, OPUS));
+    let lost = |streams: &[Stream]| streams.iter().map(|s| s.lost().len() as i64).sum::<i64>();
+    let mut checks = vec![Check::exact("audio e2e lost", lost(&up) + lost(&down), a.e2e_expected - a.e2e_received)];
+    let mut rtp = [0i64; 3];
+    for s in &down {
+        let r = s.rtp();
+        rtp = [rtp[0] + r.expected - r.received, rtp[1] + r.reordered, rtp[2] + r.duplicate];
+    }
+    checks.push(Check::exact("audio rtp lost", rtp[0], a.rtp_expected - a.rtp_received));
+    checks.push(Check::exact("audio reordered", rtp[1], a.reordered));
+    checks.push(Check::exact("audio duplicate", rtp[2], a.duplicate));
+    let (video_up, video) = (merged(&ran.records, 0, VP8), merged(&ran.records, 1, VP8));
+    let missing: i64 = video.iter().map(Stream::rtp).map(|r| r.expected - r.received).sum();
+    // What comes late may have been asked for meanwhile, and then it counts as recovered; see the grid in virtual time.
+    let late = lost(&video_up) + video.iter().map(|s| s.rtp().reordered).sum::<i64>();
+    let rtx: i64 = merged(&ran.records, 1, VP8 + 1).iter().map(|s| s.sent() as i64).sum();
+    let bound = if late > 0 { (late + rtx) as f64 } else { 0.0 };
+    checks.push(Check::within("video rtp lost", missing as f64, (v.rtp_expected - v.rtp_received) as f64, bound, ""));
+    let counts = Cell { name: s.name.into(), set: s.name.into(), unknown: ran.counts_unknown(), checks };
+
+    let mut checks = Vec::new();
+    let (mut delay, mut jitter) = (Hist::new(), Hist::new());
+    let mut ticks = Vec::new();
+    let epoch = ran.lines.iter().find_map(|l| match &l.event {
+        Event::Run(run) => Some(run.epoch_ns),
+        _ => None,
+    });
+    let server = ran.server();
+    for line in &ran.lines {
+        if let Event::Interval(i) = &line.event
+            && let Some(f) = i.servers.iter().find(|f| f.server == server)
+        {
+            delay.merge(&f.audio.delay);
+            jitter.merge(&f.audio.jitter);
+            ticks.extend(epoch.map(|e| e + (line.t * 1e6) as u64));
+        }
+    }
+    if let ([up], [down]) = (up.as_slice(), down.as_slice()) {
+        let truth: Vec<f64> = delays(up, down, 0).iter().map(|ns| *ns as f64 / 1e6).collect();
+        for (what, q) in [("audio delay p50 ms", 0.5), ("audio delay p99 ms", 0.99)] {
+            let (truth, got) = (quantile(&mut truth.clone(), q).unwrap_or(0.0), delay.quantile_ms(q).unwrap_or(0.0));
+            checks.push(Check::within(what, truth, got, 0.5 + 0.02 * truth, ""));
+        }
+        // The sample is taken at the second's end, of what had been read by then: up to one sweep before it.
+        let at = |back_ms: u64| -> Option<f64> {
+            let ticks: Vec<u64> = ticks.iter().map(|t| t - back_ms * 1_000_000).collect();
+            quantile(&mut down.jitter_at(&ticks), 0.5).map(|ns| ns / 1e6)
+        };
+        if let (Some(early), Some(late), Some(got)) = (at(5), at(0), jitter.quantile_ms(0.5)) {
+            let truth = (early + late) / 2.0;
+            // Beside the 5 %: two samples' difference, and what kernel and process add without any network.
+            let bound = 0.05 * truth + (early - late).abs() / 2.0 + 0.1;
+            checks.push(Check::within("audio jitter p50 ms", truth, got, bound, ""));
+        }
+    }
+    let times = Cell {
+        name: format!("{}, times", s.name),
+        set: format!("{}, times", s.name),
+        unknown: ran.times_unknown(),
+        checks,
+    };
+    [counts, times]
+}
