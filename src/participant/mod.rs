@@ -125,6 +125,18 @@ pub struct Spec {
     pub planned_ns: u64,
     /// What impaired networks may add to the way of this room's media: for so much longer it is still under way.
     pub network_delay_max: Duration,
+    pub talk: TalkSpec,
+}
+
+/// How its microphone is used.
+#[derive(Clone, Default)]
+pub struct TalkSpec {
+    /// Seed of the room's conversation, the seats that take part, and which one this is; `None`: all speak all the time.
+    pub floor: Option<(u64, u32, u32)>,
+    /// Seed, and mean time without and with mute.
+    pub mutes: Option<(u64, Duration, Duration)>,
+    /// When the room's conversation began; `None`: with this participant.
+    pub epoch: Option<Instant>,
 }
 
 pub struct Participant {
@@ -159,6 +171,8 @@ pub struct Totals {
     pub audio: FlowCounters,
     pub video: FlowCounters,
     pub worst_10s_loss: [Option<f64>; 2],
+    /// When these ended, ns of CLOCK_REALTIME.
+    pub worst_10s_at_ns: [Option<u64>; 2],
     /// Longest inbound gap in ms, and when it began in ns of CLOCK_REALTIME.
     pub longest_gap: (f64, u64),
     /// When media was expected and none arrived at all.
@@ -171,7 +185,11 @@ impl Participant {
         let mut tracks = Vec::new();
         for (kind, clip) in Kind::BOTH.into_iter().zip(spec.clips) {
             if let Some(clip) = clip {
-                tracks.push(TxTrack::new(kind, clip, common.run, spec.leg.id, &mut rng, now));
+                let mut track = TxTrack::new(kind, clip, common.run, spec.leg.id, &mut rng, now);
+                if kind == Kind::Audio {
+                    track.talk = Some(Box::new(spec.talk.clone()));
+                }
+                tracks.push(track);
             }
         }
         // Feedback of thousands that joined together must not come in step.
@@ -412,7 +430,7 @@ impl Participant {
             f.count += d;
             self.total[k.index()] += d;
             if d.e2e_expected > 0 || d.e2e_received > 0 {
-                self.windows[k.index()].push(d.e2e_expected, d.e2e_received);
+                self.windows[k.index()].push(w.now_ns, d.e2e_expected, d.e2e_received);
                 f.leg_seconds += 1;
                 f.lossy_leg_seconds += i64::from(d.e2e_expected > d.e2e_received);
             }
@@ -428,6 +446,7 @@ impl Participant {
             audio: self.total[0],
             video: self.total[1],
             worst_10s_loss: [self.windows[0].worst(), self.windows[1].worst()],
+            worst_10s_at_ns: [self.windows[0].worst_at_ns(), self.windows[1].worst_at_ns()],
             longest_gap: self.longest_gap,
             silences: self.listener.finish(w.now_ns),
         };

@@ -2,7 +2,9 @@
 
 use super::error::{Errors, Origin};
 use super::keys::{self, Form};
-use super::resolved::{EmbeddedTarget, HealthLimits, Join, Load, Op, RoomGroup, Senders, Shape, Size, Stay, Threshold};
+use super::resolved::{
+    EmbeddedTarget, HealthLimits, Join, Load, Muting, Op, RoomGroup, Senders, Shape, Size, Stay, Talk, Threshold,
+};
 use super::tree::{Node, Table, Value};
 use super::units::{
     parse_duration, parse_encoding, parse_join, parse_percent, parse_size, parse_stay, print_duration, print_percent,
@@ -32,6 +34,7 @@ pub(super) struct Parts {
     pub(super) seed: u64,
     pub(super) bind: Vec<IpAddr>,
     pub(super) shards: Option<usize>,
+    pub(super) receive_buffer: Option<usize>,
     pub(super) embedded: EmbeddedTarget,
 }
 
@@ -40,10 +43,11 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
     let mut top = View::new(root, "", String::new(), errors)?;
     let name = top.name("name", 100, |c| !c.is_control() && c != '/');
     let shape = top.word("shape").map(|_| Shape::Steady);
-    let client = top.word("client").map(|w| if w == "light" { Client::Light } else { Client::Chrome });
+    let client = top.word("client").and_then(|w| Client::ALL.into_iter().find(|c| c.as_str() == w));
     let seed = top.count("seed").map(|s| s as u64);
     let bind = top.addresses("bind");
     let shards = top.count_or("shards").map(|s| s.map(|n| n as usize));
+    let receive_buffer = top.count_or("receive_buffer").map(|s| s.map(|n| n as usize));
     let embedded = top.inside("embedded", |v| {
         let (servers, participants_max) = (v.count("servers"), v.count("participants_max"));
         Some(EmbeddedTarget { servers: servers? as u32, participants_max: participants_max? as u32 })
@@ -74,6 +78,7 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
         seed: seed?,
         bind: bind?,
         shards: shards?,
+        receive_buffer: receive_buffer?,
         embedded: embedded?,
     })
 }
@@ -91,6 +96,8 @@ fn room_group(v: &mut View<'_>) -> Option<RoomGroup> {
     let send = v.count_or("send");
     let (audio, video) = (v.encoding("audio"), v.encoding("video"));
     let stay = v.parsed("stay", |t| parse_stay(t).and_then(check_stay));
+    let talk = v.word("talk").map(|w| if w == "p59" { Talk::P59 } else { Talk::All });
+    let mute = v.inside("mute", muting);
     let networks = v.node("network").is_some().then(|| network::read(v));
     if let (Some(send), Some(size)) = (send, size) {
         let most = size_max(size);
@@ -109,9 +116,25 @@ fn room_group(v: &mut View<'_>) -> Option<RoomGroup> {
         audio: audio?,
         video: video?,
         stay: stay?,
+        talk: talk?,
+        mute: mute?,
         // Those without a word of their own get the profile's.
         networks: networks.map_or(Some(Vec::new()), |n| n)?,
     })
+}
+
+/// Both keys or none.
+fn muting(v: &mut View<'_>) -> Option<Option<Muting>> {
+    let given = ["after", "lasts"].map(|key| v.node(key).is_some());
+    let (after, lasts) = (v.duration("after"), v.duration("lasts"));
+    match given {
+        [false, false] => Some(None),
+        [true, true] => Some(Some(Muting { after: after?, lasts: lasts? })),
+        _ => {
+            v.wrong("", "needs both: mute = { after = \"2m\", lasts = \"20s\" }");
+            None
+        }
+    }
 }
 
 fn load(v: &mut View<'_>) -> Option<Load> {
@@ -121,14 +144,40 @@ fn load(v: &mut View<'_>) -> Option<Load> {
 }
 
 fn health(v: &mut View<'_>) -> Option<HealthLimits> {
-    let (cpu, steal) = (v.share("shard_cpu_max"), v.share("steal_max"));
-    let (lateness, drops) = (v.duration("lateness_p99_max"), v.share("socket_drops_max"));
-    let inconclusive = v.share("inconclusive_share_max");
+    // All of them are read before the first that is wrong ends it: all errors at once.
+    let shares = [
+        "shard_cpu_max",
+        "steal_max",
+        "machine_cpu_max",
+        "socket_drops_max",
+        "send_errors_max",
+        "udp_errors_max",
+        "reference_loss_max",
+        "inconclusive_share_max",
+    ]
+    .map(|key| v.share(key));
+    let durations =
+        ["lateness_p99_max", "timer_p99_max", "reference_delay_p99_max", "reference_jitter_max", "clock_step_max"]
+            .map(|key| v.duration(key));
+    let counts = ["descriptors_left_min", "ports_left_min"].map(|key| v.count(key));
+    let [cpu, steal, machine_cpu, drops, send_errors, udp_errors, reference_loss, inconclusive] = shares;
+    let [lateness, timer, reference_delay, reference_jitter, clock_step] = durations;
+    let [descriptors, ports] = counts;
     Some(HealthLimits {
         shard_cpu_max: cpu?,
         steal_max: steal?,
         lateness_p99_max: lateness?,
+        timer_p99_max: timer?,
+        machine_cpu_max: machine_cpu?,
         socket_drops_max: drops?,
+        send_errors_max: send_errors?,
+        udp_errors_max: udp_errors?,
+        reference_loss_max: reference_loss?,
+        reference_delay_p99_max: reference_delay?,
+        reference_jitter_max: reference_jitter?,
+        clock_step_max: clock_step?,
+        descriptors_left_min: descriptors? as u64,
+        ports_left_min: ports? as u64,
         inconclusive_share_max: inconclusive?,
     })
 }
@@ -163,6 +212,12 @@ fn threshold(path: &str, node: &Node) -> Result<Threshold, String> {
             let inner: Vec<&str> = paths.clone().filter(|p| p.starts_with(&format!("{path}."))).collect();
             (!inner.is_empty()).then(|| format!("write one of {}", inner.join(", ")))
         };
+        if path.starts_with("audio.mos") || path.starts_with("video.mos") {
+            // docs/measurement.md says why.
+            return "MOS is shown and never a threshold: it is a model of loss and delay, with coefficients that nobody \
+                    has measured for Opus; set limits on audio.loss, audio.lossy_legs_share and audio.delay.p99"
+                .to_owned();
+        }
         let near = || super::error::nearest(path, paths.clone()).map(|n| format!("did you mean \"{n}\"?"));
         let hint = parents().or_else(near).unwrap_or_else(|| "docs/profiles.md lists them".to_owned());
         format!("there is no such metric; {hint}")
@@ -251,6 +306,7 @@ fn stay_mean(stay: Stay) -> Option<Duration> {
         Stay::WholeHold => None,
         Stay::Fixed(d) => Some(d),
         Stay::Uniform(a, b) => Some((a + b) / 2),
+        Stay::Exponential(mean) => Some(mean),
         // The median is below the mean, and short stays are the ones that multiply.
         Stay::LogNormal { median, .. } => Some(median),
     }
@@ -267,6 +323,7 @@ fn check_stay(stay: Stay) -> Result<Stay, String> {
         Stay::WholeHold => return Ok(stay),
         Stay::Fixed(d) => (d, d),
         Stay::Uniform(a, b) => (a, b),
+        Stay::Exponential(mean) => (mean, mean),
         Stay::LogNormal { median, .. } => (median, median),
     };
     match shortest >= STAY_MIN && longest <= STAY_MAX {

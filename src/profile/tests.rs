@@ -32,6 +32,7 @@ client = "light"
 seed = 9007199254740991
 bind = ["10.0.0.1", "fd00::1"]
 shards = 2
+receive_buffer = 65536
 [[rooms]]
 name = "meeting"
 count = 2
@@ -48,6 +49,8 @@ size = 14
 send = 2
 video = "vp8@150kbit/s"
 stay = "lognormal(3m, 0.6)"
+talk = "p59"
+mute = { after = "2m", lasts = "20s" }
 [[rooms.network]]
 preset = "bad-wifi"
 share = "20%"
@@ -87,7 +90,17 @@ setup.total.p95 = "<1.5s"
 shard_cpu_max = "85%"
 steal_max = "1.5%"
 lateness_p99_max = "4ms"
+timer_p99_max = "3ms"
+machine_cpu_max = "95%"
 socket_drops_max = "0.01%"
+send_errors_max = "0.02%"
+udp_errors_max = "0.03%"
+reference_loss_max = "0.04%"
+reference_delay_p99_max = "5ms"
+reference_jitter_max = "2ms"
+clock_step_max = "6ms"
+descriptors_left_min = 100
+ports_left_min = 200
 inconclusive_share_max = "10%"
 "#;
 
@@ -172,6 +185,9 @@ fn every_key_arrives() {
     assert_eq!((wifi.up.loss.share(), wifi.down.delay), (0.03, Duration::from_millis(9)));
     assert_eq!(sky.up.rate.unwrap().queue, crate::impair::Queue::Bytes(64_000));
     assert_eq!((p.rooms[1].send, p.rooms[1].audio), (Senders::Some(2), None));
+    let muting = Muting { after: Duration::from_secs(120), lasts: Duration::from_secs(20) };
+    assert_eq!((p.rooms[0].talk, p.rooms[0].mute), (Talk::All, None));
+    assert_eq!((p.rooms[1].talk, p.rooms[1].mute), (Talk::P59, Some(muting)));
     assert_eq!(p.rooms[1].video.unwrap().codec, Codec::Vp8);
     assert_eq!(p.load.join, Join::Ramp { from: 1.0, to: 20.0, over: Duration::from_secs(30) });
     assert_eq!(p.load.join_timeout, Duration::from_millis(7500));
@@ -181,12 +197,39 @@ fn every_key_arrives() {
         ["audio.loss <= 0.3%", "setup.total.p95 < 1.5s", "video.freezes <= 0.2/min", "legs.dropped == 0"]
     );
     assert_eq!((p.pass[1].op, p.pass[1].value), (Op::Lt, ThresholdValue::Ms(1500.0)));
-    assert_eq!((p.health.shard_cpu_max, p.health.lateness_p99_max), (0.85, Duration::from_millis(4)));
+    let ms = Duration::from_millis;
+    let health = HealthLimits {
+        shard_cpu_max: 0.85,
+        steal_max: 0.015,
+        lateness_p99_max: ms(4),
+        timer_p99_max: ms(3),
+        machine_cpu_max: 0.95,
+        socket_drops_max: 0.0001,
+        send_errors_max: 0.0002,
+        udp_errors_max: 0.0003,
+        reference_loss_max: 0.0004,
+        reference_delay_p99_max: ms(5),
+        reference_jitter_max: ms(2),
+        clock_step_max: ms(6),
+        descriptors_left_min: 100,
+        ports_left_min: 200,
+        inconclusive_share_max: 0.1,
+    };
+    assert_eq!((p.health, p.receive_buffer), (health, Some(65536)));
     let Target::External(t) = &p.target else { panic!("{:?}", p.target) };
     assert_eq!((t.driver.as_str(), t.servers.len(), t.allow.len()), ("janus", 2, 2));
     assert_eq!((t.tls_verify, t.authorized), (false, false));
     let secrets: Vec<(&str, &str)> = t.secrets.iter().map(|(k, v)| (k.as_str(), v.0.as_str())).collect();
     assert_eq!(secrets, [("admin", "adminpw"), ("api", "key from a file"), ("token", "in the clear")]);
+}
+
+#[test]
+fn a_mute_needs_both_its_times() {
+    let with = |mute: &str| errors_with("size = ", &format!("mute = {mute}\nsize = "));
+    assert!(with("{ after = \"2m\" }").contains("needs both"));
+    assert!(with("{ after = \"2m\", lasts = \"100ms\" }").contains("rooms[0].mute.lasts"));
+    assert!(with("{ every = \"2m\" }").contains("unknown key"));
+    assert!(with("\"2m\"").contains("is a table"));
 }
 
 #[test]

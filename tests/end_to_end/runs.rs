@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod bad_input;
+mod clients;
 mod fake_server;
 mod support;
 #[path = "../targets/support/mod.rs"]
@@ -248,6 +249,15 @@ fn a_server_killed_in_mid_call_is_named() {
     assert!(sentence.contains(&format!("{name} lost")) && sentence.contains("4 legs"), "{sentence}");
 }
 
+/// Ends of the legs that a server carried.
+fn legs_of(lines: &[Line], server: &str) -> Vec<LegEnd> {
+    let id = lines.iter().find_map(|line| match &line.event {
+        Event::Server(info) if info.name == server => Some(info.id),
+        _ => None,
+    });
+    leg_ends(lines).into_iter().filter(|end| end.server == id).collect()
+}
+
 /// They hear nothing for 15 s: that is a drop, long before consent ends and whatever their leave says.
 #[test]
 fn legs_of_a_killed_server_are_dropped_when_they_heard_nothing_for_15_s() {
@@ -268,12 +278,11 @@ fn legs_of_a_killed_server_are_dropped_when_they_heard_nothing_for_15_s() {
 /// new credentials, in the same calls.
 #[test]
 fn ice_restarts_bring_legs_back_from_a_server_that_stood_still() {
-    // What waited for the server bursts into our sockets when it goes on, and they need not hold it all.
-    let text = profile("embedded", &rooms("meeting", 4, 2, VIDEO), "18s", LIMITS) + "socket_drops_max = \"100%\"\n";
-    let place = Place::with(&text);
+    let place = pairs("18s");
     let mut run = place.run();
     run.says("00:03 hold");
-    let (frozen, _) = fleet_of(run.pid())[1].clone();
+    let (frozen, line) = fleet_of(run.pid())[1].clone();
+    let name = line[line.iter().position(|word| word == "--id").unwrap() + 1].clone();
     signal(frozen, "STOP");
     // A check each 4 to 6 s, and 10 s without an answer.
     std::thread::sleep(std::time::Duration::from_secs(11));
@@ -281,9 +290,8 @@ fn ice_restarts_bring_legs_back_from_a_server_that_stood_still() {
     let run = run.finish();
     assert_eq!(run.code, Some(3), "{run:?}");
     let lines = place.lines();
-    let (there, elsewhere): (Vec<LegEnd>, Vec<LegEnd>) =
-        leg_ends(&lines).into_iter().partition(|end| end.ice_restarts > 0);
-    assert_eq!((there.len(), elsewhere.len()), (4, 4));
+    let there = legs_of(&lines, &name);
+    assert_eq!(there.len(), 4);
     for end in &there {
         assert_eq!((end.cause, end.ice_restarts), (LegCause::Left, 1), "{}", end.detail);
         let silences: Vec<f64> =
@@ -291,12 +299,11 @@ fn ice_restarts_bring_legs_back_from_a_server_that_stood_still() {
         assert!(matches!(silences[..], [ms] if (10_000.0..15_000.0).contains(&ms)), "{:?}", end.silences);
     }
     let summary = place.summary();
-    let legs = &summary["legs"];
-    let counts = ["clean", "glitched", "dropped", "ice_restarts"].map(|class| legs[class].as_u64().unwrap());
-    assert_eq!(counts, [4, 4, 0, 4], "{legs}");
+    assert_eq!((&summary["legs"]["dropped"], &summary["legs"]["judged"]), (&0.into(), &8.into()));
     let notes = summary["notes"].as_array().unwrap();
     for code in ["ice_restart", "ice_restarted"] {
-        assert!(notes.iter().any(|note| note["code"] == code && note["count"] == 4), "{code}: {notes:?}");
+        let count = notes.iter().find(|note| note["code"] == code).and_then(|note| note["count"].as_u64());
+        assert!(count >= Some(4), "{code}: {notes:?}");
     }
 }
 

@@ -1,10 +1,13 @@
 //! The legs of a run: joining, in, leaving, over. Every change of a leg's state is here.
 
+use super::super::realtime_ns;
 use super::super::shard::ToShard;
 use super::Run;
 use crate::history::{self, Event, FailReason, JoinFailure, LegCause, LegEnd, ServerInfo};
 use crate::impair::Counters;
-use crate::participant::{Milestones, Silence, Spec, Totals};
+use crate::participant::{Milestones, Silence, Spec, TalkSpec, Totals};
+use crate::plan::{PlannedLeg, PlannedRoom, mute_seed, talk_seed};
+use crate::profile::Talk;
 use crate::signaling::{Call, Ended, Media, Order, Progress as Milestone, TransportState};
 use crate::types::{Encoding, LegId, RoomId, ServerId, Suite};
 use std::net::SocketAddr;
@@ -88,6 +91,14 @@ impl Run<'_> {
         (0..self.legs.len()).filter(|i| here(&self.legs[*i])).map(|i| LegId(i as u32)).collect()
     }
 
+    /// How a leg uses its microphone; all of a room compute the same conversation.
+    fn talk(&self, leg: &PlannedLeg, room: &PlannedRoom) -> TalkSpec {
+        let (group, seed) = (&self.c.profile.rooms[room.group], self.c.plan.seed);
+        let floor = (group.talk == Talk::P59).then(|| (talk_seed(seed, room), room.senders_max, leg.seat));
+        let mutes = group.mute.map(|m| (mute_seed(seed, room, leg.seat), m.after, m.lasts));
+        TalkSpec { floor, mutes, epoch: Some(self.c.epoch) }
+    }
+
     pub(super) fn start_join(&mut self, leg: LegId, now: Instant) {
         let leg = &self.c.plan.legs[leg.index()];
         let room = self.c.plan.rooms[leg.room.index()].clone();
@@ -100,8 +111,10 @@ impl Run<'_> {
             leg: leg.clone(),
             clips: [clip(leg.audio), clip(leg.video)],
             seed: self.c.plan.seed ^ (u64::from(leg.id.0) << 32 | 0x5eed),
-            planned_ns: self.c.epoch_ns + leg.join_at.as_nanos() as u64,
+            // From now, not from the start: the clock may have been set meanwhile.
+            planned_ns: realtime_ns().saturating_sub(now.saturating_duration_since(planned).as_nanos() as u64),
             network_delay_max: group.network_delay_max(),
+            talk: self.talk(leg, &room),
         };
         let network = leg.network.and_then(|n| group.networks.get(n)).map(|n| Box::new([n.up, n.down]));
         let shard = self.shard_of(leg.room);
@@ -351,7 +364,9 @@ impl Run<'_> {
             }
             End::Over { cause, detail } => {
                 self.dropped += u32::from(cause.is_drop());
-                let at = t.longest_gap.1.saturating_sub(self.c.epoch_ns) as f64 / 1e6;
+                let epoch_ns = self.c.epoch_ns;
+                let since_start_ms = move |ns: u64| ns.saturating_sub(epoch_ns) as f64 / 1e6;
+                let at = since_start_ms(t.longest_gap.1);
                 self.note_event(Event::LegEnd(LegEnd {
                     leg,
                     room,
@@ -361,6 +376,7 @@ impl Run<'_> {
                     audio: t.audio,
                     video: t.video,
                     worst_10s_loss: t.worst_10s_loss,
+                    worst_10s_at_ms: t.worst_10s_at_ns.map(|at| at.map(since_start_ms)),
                     silences: t.silences.iter().map(|s| self.silence(s)).collect(),
                     ice_restarts: restarts,
                     longest_gap_ms: t.longest_gap.0,

@@ -15,6 +15,7 @@ mod wire;
 mod fake;
 
 use super::{BoxFuture, Call, Driver, Ended, Progress};
+use crate::client::{Candidates, policy};
 use crate::history::FailReason;
 use crate::plan::{PlannedRoom, TransportsPer};
 use crate::profile::{ExternalTarget, Secret, ServerEntry};
@@ -201,7 +202,7 @@ impl Driver for JanusDriver {
                 display: call.leg.name.clone(),
                 sends: call.leg.sends(),
                 credentials: self.credentials.clone(),
-                trickles: self.client == Client::Chrome,
+                trickles: policy(self.client).candidates == Candidates::Trickled,
             };
             call::run(call, &server.endpoint, self.tls.clone(), part, self.join_timeout).await
         })
@@ -217,12 +218,6 @@ impl Driver for JanusDriver {
             let busy = rooms.into_iter().enumerate().filter(|(_, rooms)| !rooms.is_empty());
             join_all(busy.map(|(index, rooms)| self.remove_rooms(index, rooms))).await;
         })
-    }
-
-    /// Not the receiving one: after a Janus 1.1.2 that had stood still, 7 of 10 restarts of it found no path again, and
-    /// without them it goes on by itself (docs/targets/janus.md).
-    fn restarts_ice(&self, slot: u8) -> bool {
-        slot == machine::PUBLISH
     }
 
     fn hosts(&self) -> Vec<IpAddr> {
