@@ -87,14 +87,22 @@ async fn one(name: &str, participants: u32) {
     BufReader::new(stub.stdout.take().unwrap()).read_line(&mut url).unwrap();
     let target = ExternalTarget {
         driver: name.to_owned(),
-        servers: vec![ServerEntry { id: "stub".to_owned(), url: url.trim().to_owned(), admin: None }],
+        servers: vec![ServerEntry {
+            id: "stub".to_owned(),
+            url: url.trim().to_owned(),
+            admin: None,
+            pid_file: None,
+            metrics: None,
+            observe: vec![],
+        }],
         allow: vec![],
         secrets: BTreeMap::new(),
         authorized: false,
         tls_verify: true,
     };
     let driver = driver(&target, Client::Chrome, Duration::from_secs(60)).unwrap();
-    let room = PlannedRoom { id: RoomId(0), name: "room".into(), group: 0, size: participants, senders_max: 5 };
+    let room =
+        PlannedRoom { id: RoomId(0), name: "room".into(), group: 0, size: participants, senders_max: 5, server: None };
     driver.prepare(std::slice::from_ref(&room)).await.unwrap();
     // Tables and first allocations.
     let mut legs = vec![Leg::join(&driver, &room, participants).await];
@@ -130,11 +138,13 @@ impl Leg {
         let leg = PlannedLeg {
             id: LegId(n),
             room: room.id,
+            seat: n,
             name: format!("room/p{n}"),
             join_at: Duration::ZERO,
             leave_at: Duration::from_secs(600),
             audio: encoding(Codec::Opus, 32_000),
             video: encoding(Codec::Vp8, 500_000),
+            network: None,
         };
         let media = Media::new(leg.id, to_media);
         let call = Call { leg, room: room.clone(), media, orders: orders_in, progress: told };

