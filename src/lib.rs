@@ -5,6 +5,7 @@
 
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+pub mod capacity; // pure: the search for the load one server carries
 pub mod cli; // one file a command
 pub mod client; // presets: what real clients offer and do, as data
 pub mod engine; // shards: sockets, clock, timers; the only media I/O

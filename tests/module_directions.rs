@@ -20,10 +20,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("signaling", &["client", "plan", "profile", "history"]),
     ("participant", &["client", "sdp", "transport", "media", "turn", "measure", "plan", "history", "signaling"]),
     ("sfu", &[]),
-    ("fleet", &["sfu"]),
+    ("fleet", &["sfu", "history", "profile"]),
     ("engine", &["participant", "media", "measure", "history", "plan", "profile", "signaling", "transport", "impair"]),
     ("verdict", &["history", "measure", "profile", "plan", "report"]),
-    ("report", &["history", "measure", "profile", "plan", "verdict"]),
+    ("capacity", &["history", "measure", "profile", "plan", "verdict"]),
+    ("report", &["history", "measure", "profile", "plan", "verdict", "capacity"]),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {

@@ -323,8 +323,8 @@ fn one_wrong_thing_is_one_error() {
     for (from, to, want) in [
         (
             "\"steady\"",
-            "\"capacity\"",
-            "p.toml:1: shape: \"capacity\" is not supported yet; this version knows \"steady\"",
+            "\"scale-in\"",
+            "p.toml:1: shape: \"scale-in\" is not supported yet; this version knows \"steady\" or \"capacity\"",
         ),
         ("\"steady\"", "\"steedy\"", "p.toml:1: shape: \"steedy\" is unknown; did you mean \"steady\"?"),
         ("shape = \"steady\"", "", "p.toml:1: shape: is missing"),
