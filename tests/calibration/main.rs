@@ -116,6 +116,46 @@ fn times_are_unknown_on_a_machine_whose_cores_are_hogged() {
     assert_eq!(times.verdict(), "unknown", "{times:?}");
 }
 
+/// `roomful impair` with these arguments: exit code, standard output and error.
+fn impair(args: &[&str]) -> (Option<i32>, String, String) {
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_roomful")).arg("impair").args(args).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (out.status.code(), text(&out.stdout), text(&out.stderr))
+}
+
+#[test]
+fn a_wrong_impairment_is_refused_with_what_is_wrong() {
+    let addresses = ["--listen", "127.0.0.3:0", "--to", "127.0.0.1:9", "--for", "5s"];
+    for (network, said) in [
+        ("{ preset = \"moon\" }", "network.preset: \"moon\" is unknown"),
+        ("{ up = { loss = \"101%\" } }", "network.up.loss: 101% is out of range"),
+        ("{ up = { lost = \"1%\" } }", "network.up.lost: unknown key"),
+        ("{ up = { queue = \"1s\" } }", "network.up.queue: means nothing without `rate`"),
+        ("{ up = ", "is no TOML table"),
+    ] {
+        let (code, _, err) = impair(&[&addresses[..], &["--network", network]].concat());
+        assert!(code == Some(2) && err.contains(said), "{network}: {code:?} {err}");
+    }
+    let fine = ["--network", "{}"];
+    for (wrong, said) in [
+        (["--listen", "127.0.0.3:0", "--to", "127.0.0.1:9-12", "--for", "5s"], "they go one to one"),
+        (["--listen", "127.0.0.3:0", "--to", "8.8.8.8:9", "--for", "5s"], "neither loopback nor private"),
+        (["--listen", "127.0.0.3:0", "--to", "127.0.0.1:9", "--for", "3d"], "out of range"),
+        (["--listen", "192.0.2.1:7", "--to", "127.0.0.1:9", "--for", "5s"], "can't listen on 192.0.2.1:7"),
+    ] {
+        let (code, _, err) = impair(&[&wrong[..], &fine].concat());
+        assert!(code != Some(0) && err.contains(said), "{wrong:?}: {code:?} {err}");
+    }
+}
+
+#[test]
+fn an_impairer_ends_by_itself_and_gives_its_account() {
+    let (code, out, err) =
+        impair(&["--listen", "127.0.0.3:0", "--to", "127.0.0.1:9", "--network", "preset = \"lte\"", "--for", "300ms"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("ends after 300ms") && out.contains("network 0 (lte): 0 of 0 clients"), "{out}");
+}
+
 #[test]
 #[ignore = "minutes; `make calibrate` runs it and `make test-long` too"]
 fn the_whole_grid() {
