@@ -169,6 +169,7 @@ impl Bench {
         let encoding = |codec, kbit: u64| Encoding { codec, bitrate: Bitrate(kbit * 1000) };
         let (audio, video) = (encoding(Codec::Opus, 32), encoding(Codec::Vp8, 500));
         let planned = PlannedLeg {
+            seat: 0,
             id: leg,
             room,
             name: format!("p{i}"),
@@ -180,7 +181,8 @@ impl Bench {
         };
         let clips = [planned.audio, planned.video].map(|e| e.map(|e| self.clips.clip(e).unwrap()));
         let (seed, planned_ns) = (i as u64, realtime_ns());
-        let spec = Spec { leg: planned, clips, seed, planned_ns, network_delay_max: Duration::ZERO };
+        let spec =
+            Spec { leg: planned, clips, seed, planned_ns, network_delay_max: Duration::ZERO, talk: Default::default() };
         self.orders.send(ToShard::Add { spec: Box::new(spec), network: None }).ok().unwrap();
         self.orders.send(ToShard::Server { leg, server: ServerId(0) }).ok().unwrap();
         let others = (ROOM - 1) as u16;

@@ -53,7 +53,9 @@ enum Bare {
 impl Bare {
     fn new(suite: Suite, key: &[u8; 16]) -> Bare {
         match suite {
-            Suite::AeadAes128Gcm => Bare::Gcm(Box::new(LessSafeKey::new(UnboundKey::new(&AES_128_GCM, key).unwrap()))),
+            Suite::AeadAes128Gcm | Suite::AeadAes256Gcm => {
+                Bare::Gcm(Box::new(LessSafeKey::new(UnboundKey::new(&AES_128_GCM, key).unwrap())))
+            }
             Suite::Aes128CmSha1_80 => {
                 let mac = <Hmac<Sha1> as hmac::KeyInit>::new_from_slice(key).unwrap();
                 Bare::Cm(Box::new((Aes128Enc::new(key.into()), mac)))

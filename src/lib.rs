@@ -6,6 +6,7 @@
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 pub mod cli; // one file a command
+pub mod client; // presets: what real clients offer and do, as data
 pub mod engine; // shards: sockets, clock, timers; the only media I/O
 pub mod fleet; // the servers under test: start, discover, observe
 pub mod history; // the append-only record of what happened: event types, writer, reader

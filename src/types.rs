@@ -143,6 +143,8 @@ pub enum Suite {
     Aes128CmSha1_80,
     #[serde(rename = "AEAD_AES_128_GCM")]
     AeadAes128Gcm,
+    #[serde(rename = "AEAD_AES_256_GCM")]
+    AeadAes256Gcm,
 }
 
 impl Suite {
@@ -150,6 +152,23 @@ impl Suite {
         match self {
             Suite::Aes128CmSha1_80 => "AES128_CM_SHA1_80",
             Suite::AeadAes128Gcm => "AEAD_AES_128_GCM",
+            Suite::AeadAes256Gcm => "AEAD_AES_256_GCM",
+        }
+    }
+
+    /// Bytes of its master key.
+    pub fn key_len(self) -> usize {
+        match self {
+            Suite::Aes128CmSha1_80 | Suite::AeadAes128Gcm => 16,
+            Suite::AeadAes256Gcm => 32,
+        }
+    }
+
+    /// Bytes of its master salt.
+    pub fn salt_len(self) -> usize {
+        match self {
+            Suite::Aes128CmSha1_80 => 14,
+            Suite::AeadAes128Gcm | Suite::AeadAes256Gcm => 12,
         }
     }
 }
@@ -160,13 +179,27 @@ impl fmt::Display for Suite {
     }
 }
 
-/// Which real client a participant behaves like: SRTP suites offered, feedback asked for.
+/// Which real client a participant behaves like; [`crate::client::policy`] says what that means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Client {
-    /// Chromium's defaults: AES128_CM_SHA1_80 before AEAD_AES_128_GCM, NACK with RTX, PLI, FIR, transport-cc, REMB.
+    /// Chromium with its defaults.
     #[default]
     Chrome,
-    /// The cheapest honest client: AEAD_AES_128_GCM first, NACK and PLI, no RTX, no transport-cc.
+    /// livekit-client on Chromium.
+    LivekitJs,
+    /// The cheapest honest client.
     Light,
+}
+
+impl Client {
+    pub const ALL: [Client; 3] = [Client::Chrome, Client::LivekitJs, Client::Light];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Client::Chrome => "chrome",
+            Client::LivekitJs => "livekit-js",
+            Client::Light => "light",
+        }
+    }
 }

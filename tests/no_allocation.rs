@@ -28,8 +28,8 @@ fn assert_allocates_nothing(path: &str, mut packet: impl FnMut()) {
     assert_eq!(counted, 0, "{path} allocates");
 }
 
-const SUITES: [Suite; 2] = [Suite::Aes128CmSha1_80, Suite::AeadAes128Gcm];
-const KEY: [u8; 16] = [7; 16];
+const SUITES: [Suite; 3] = [Suite::Aes128CmSha1_80, Suite::AeadAes128Gcm, Suite::AeadAes256Gcm];
+const KEY: [u8; 32] = [7; 32];
 const SALT: [u8; 14] = [9; 14];
 
 #[test]

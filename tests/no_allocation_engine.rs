@@ -91,6 +91,7 @@ impl Pair {
             let encoding = |codec, kbit: u64| (n == 0).then_some(Encoding { codec, bitrate: Bitrate(kbit * 1000) });
             let leg = PlannedLeg {
                 id: LegId(n),
+                seat: 0,
                 room: RoomId(0),
                 name: format!("p{n}"),
                 join_at: Duration::ZERO,
@@ -100,7 +101,14 @@ impl Pair {
                 network: None,
             };
             let clips = [leg.audio, leg.video].map(|e| e.map(|e| clips.clip(e).unwrap()));
-            let spec = Spec { leg, clips, seed: 3, planned_ns: EPOCH_NS, network_delay_max: Duration::ZERO };
+            let spec = Spec {
+                leg,
+                clips,
+                seed: 3,
+                planned_ns: EPOCH_NS,
+                network_delay_max: Duration::ZERO,
+                talk: Default::default(),
+            };
             let mut p = Participant::new(now, spec, &common);
             room.join(LegId(n), EPOCH_NS, p.sends());
             p.open(now, 0, addresses[n as usize]).unwrap();

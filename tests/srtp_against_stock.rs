@@ -9,12 +9,12 @@ use rtc::srtp::context::Context;
 use rtc::srtp::option::{srtcp_replay_protection, srtp_replay_protection};
 use rtc::srtp::protection_profile::ProtectionProfile;
 
-const SUITES: [Suite; 2] = [Suite::Aes128CmSha1_80, Suite::AeadAes128Gcm];
+const SUITES: [Suite; 3] = [Suite::Aes128CmSha1_80, Suite::AeadAes128Gcm, Suite::AeadAes256Gcm];
 const PACKETS: usize = 3_000;
 
 struct Keys {
     suite: Suite,
-    key: [u8; 16],
+    key: [u8; 32],
     salt: [u8; 14],
 }
 
@@ -24,14 +24,15 @@ impl Keys {
     }
 
     fn stock(&self) -> Context {
-        let (profile, salt) = match self.suite {
-            Suite::Aes128CmSha1_80 => (ProtectionProfile::Aes128CmHmacSha1_80, &self.salt[..]),
-            Suite::AeadAes128Gcm => (ProtectionProfile::AeadAes128Gcm, &self.salt[..12]),
+        let profile = match self.suite {
+            Suite::Aes128CmSha1_80 => ProtectionProfile::Aes128CmHmacSha1_80,
+            Suite::AeadAes128Gcm => ProtectionProfile::AeadAes128Gcm,
+            Suite::AeadAes256Gcm => ProtectionProfile::AeadAes256Gcm,
         };
         let provider = rtc::crypto::default_provider().unwrap();
         Context::new(
-            &self.key,
-            salt,
+            &self.key[..self.suite.key_len()],
+            &self.salt[..self.suite.salt_len()],
             profile,
             Some(srtp_replay_protection(64)),
             Some(srtcp_replay_protection(64)),

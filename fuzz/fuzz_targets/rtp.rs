@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use roomful::media::rtp;
+use roomful::media::{red, rtp};
 use roomful::media::srtp::{RtpOpener, RxIndex};
 use roomful::types::Suite;
 
@@ -17,10 +17,14 @@ fuzz_target!(|data: &[u8]| {
     }
     if let Some(payload) = header.payload(data) {
         assert!(!payload.is_empty() && payload.len() <= data.len() - header.header_len);
+        if let Some(blocks) = red::parse(payload) {
+            assert!(blocks.len() <= red::BLOCKS_MAX);
+            assert!(blocks.map(|b| b.payload.len()).sum::<usize>() < payload.len());
+        }
     }
     let rx = RxIndex::default();
-    for suite in [Suite::Aes128CmSha1_80, Suite::AeadAes128Gcm] {
-        let opener = RtpOpener::new(suite, &[1; 16], &[2; 14]);
+    for suite in [Suite::Aes128CmSha1_80, Suite::AeadAes128Gcm, Suite::AeadAes256Gcm] {
+        let opener = RtpOpener::new(suite, &[1; 32], &[2; 14]);
         assert!(opener.open(&mut data.to_vec(), header.header_len, rx.estimate(header.seq)).is_err());
     }
 });

@@ -1,5 +1,6 @@
 //! What a run and a probe share: the target started or found, and the engine's parts made ready.
 
+use crate::client::policy;
 use crate::engine::{Conductor, socket, start_of_run};
 use crate::fleet::embedded::{EmbeddedFleet, EmbeddedOptions};
 use crate::media::clip::ClipLibrary;
@@ -9,7 +10,6 @@ use crate::profile::{Profile, Target};
 use crate::signaling::embedded::EmbeddedDriver;
 use crate::signaling::{self, Driver};
 use crate::transport::{AllowList, Shared, Timing};
-use crate::types::{Client, Suite};
 use anyhow::{Context as _, Result, bail};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -21,14 +21,6 @@ pub struct Stage {
     pub fleet: Option<EmbeddedFleet>,
     pub conductor: Conductor,
     pub run_id: u32,
-}
-
-/// SRTP suites in the order a client offers them.
-fn suites(client: Client) -> &'static [Suite] {
-    match client {
-        Client::Chrome => &[Suite::Aes128CmSha1_80, Suite::AeadAes128Gcm],
-        Client::Light => &[Suite::AeadAes128Gcm, Suite::Aes128CmSha1_80],
-    }
 }
 
 impl Stage {
@@ -64,7 +56,7 @@ impl Stage {
         let run_id = rand::random();
         let common = Arc::new(Common {
             run: run_id,
-            transport: Shared::new(suites(profile.client), timing).context("certificate and DTLS settings")?,
+            transport: Shared::new(policy(profile.client).suites, timing).context("certificate and DTLS settings")?,
             allow: Arc::new(AllowList::new(allow)),
             client: profile.client,
         });

@@ -153,6 +153,7 @@ impl Synthetic {
                 let nth = (room / self.servers) * self.size + seat;
                 let planned = PlannedLeg {
                     id: LegId(i),
+                    seat: 0,
                     room: RoomId(room),
                     name: format!("meeting-{room}/p{seat}"),
                     join_at: Duration::from_secs_f64(join_at / 1000.0),

@@ -11,10 +11,15 @@
 
 mod history; // what was sent, to send it again
 mod pacer; // spreads the packets of a frame
+mod voice; // speech, silence and DTX
+
+pub use self::voice::{BACKGROUND_DBOV, Silence, Voice, WhileMuted};
 
 use self::history::{History, Sent};
 use self::pacer::Pacer;
+use self::voice::Play;
 use super::clip::{Clip, Marks};
+use super::red;
 use super::stamp::Stamp;
 use crate::types::Kind;
 use rand::{Rng, SeedableRng};
@@ -50,6 +55,11 @@ pub struct MediaSender {
     skipped_frames: u64,
     pacer: Pacer,
     history: History,
+    /// Audio that is not just the clip, and what `slot` carries then.
+    voice: Option<Box<Voice>>,
+    play: Play,
+    /// Payload type of the frames inside redundant packets, where these are sent.
+    red: Option<u8>,
 }
 
 /// A media packet to send now.
@@ -57,7 +67,7 @@ pub struct MediaSender {
 pub struct Outgoing {
     /// Bytes of payload written.
     pub len: usize,
-    /// Last packet of a video frame; never set in audio.
+    /// Last packet of a video frame; in audio, the first after a silence that was not sent.
     pub marker: bool,
     pub seq: u16,
     /// Rollover counter of `seq` for SRTP (RFC 3711 3.3.1); begins at 0.
@@ -67,7 +77,7 @@ pub struct Outgoing {
     pub due: Instant,
     /// Belongs to a key frame (video), or is audio.
     pub key: bool,
-    /// For the audio level extension (RFC 6464), -dBov: 0 loudest, 127 silence. 127 in video.
+    /// Octet of the audio level extension (RFC 6464 3): V bit, and -dBov from 0, loudest, to 127. 127 in video.
     pub audio_level: u8,
 }
 
@@ -82,7 +92,6 @@ pub struct Repeat {
     pub seq: u16,
     pub roc: u32,
     pub timestamp: u32,
-    pub audio_level: u8,
 }
 
 /// Later than this, slots are skipped.
@@ -93,6 +102,9 @@ const KEY_FRAME_INTERVAL_MIN: Duration = Duration::from_millis(300);
 
 /// Older packets are not sent again: no jitter buffer waits for them.
 const REPEAT_AGE_MAX: Duration = Duration::from_secs(3);
+
+/// Voice activity in the audio level's octet (RFC 6464 3).
+const VOICE_BIT: u8 = 0x80;
 
 impl MediaSender {
     /// A stream that is not running yet. `run` and `sender` (a [`crate::types::LegId`]) and `stream` (0 audio, 1 video)
@@ -124,8 +136,28 @@ impl MediaSender {
             skipped_frames: 0,
             pacer: Pacer::new(paced.then(|| clip.payload_bitrate())),
             history: History::new(clip.busiest_second()),
+            voice: None,
+            play: Play::default(),
+            red: None,
             clip,
         }
+    }
+
+    /// Audio, before the first packet: speaks by this from now on. `epoch` is when the room's conversation began.
+    pub fn speak(&mut self, mut voice: Voice, epoch: Instant) {
+        debug_assert!(self.packets == 0 && self.clip.codec().kind() == Kind::Audio);
+        voice.base_ns = self.base.saturating_duration_since(epoch).as_nanos() as u64;
+        voice.frame_ns = frame_offset_ns(&self.clip, 1);
+        voice.speech_at = self.position;
+        self.voice = Some(Box::new(voice));
+        self.settle_slot();
+    }
+
+    /// Audio, before the first packet: each packet carries the frame before it again (RFC 2198). `inner` is the payload
+    /// type of the frames.
+    pub fn add_redundancy(&mut self, inner: u8) {
+        debug_assert!(self.packets == 0 && self.clip.codec().kind() == Kind::Audio);
+        self.red = Some(inner);
     }
 
     /// Begins, or goes on after [`MediaSender::stop`], with the first slot from `now` on.
@@ -138,6 +170,7 @@ impl MediaSender {
             let slot = self.slot_at(now);
             let next = if self.slot_due(slot) < now { slot + 1 } else { slot };
             self.slot = self.slot.max(next);
+            self.settle_slot();
         }
     }
 
@@ -167,7 +200,18 @@ impl MediaSender {
         }
         let due = self.next_due()?;
         let frame = self.clip.frames()[self.position];
-        let packets = frame.packets();
+        let mut packets = frame.packets();
+        let mut audio_level = frame.audio_level;
+        if self.voice.is_some() {
+            // It may have gone on to a slot that is not due yet.
+            if due > now {
+                return None;
+            }
+            packets = self.play.packet..self.play.packet + 1;
+            audio_level = self.play.audio_level;
+        } else if audio_level < BACKGROUND_DBOV {
+            audio_level |= VOICE_BIT;
+        }
         let packet = packets.start + self.sent_of_frame;
         let sent = Sent {
             sent_ns: now_realtime_ns,
@@ -178,23 +222,24 @@ impl MediaSender {
         };
         self.packets += 1;
         self.history.push(self.packets, sent);
-        let len = self.write(self.packets, &sent, buf);
+        let len = self.write(self.packets, &sent, buf)?;
         self.octets += len as u64;
         self.pacer.sent(frame_offset_ns(&self.clip, self.slot), len);
 
         let last = packet + 1 == packets.end;
+        let marker = self.marker(self.packets, &sent, last);
         if last {
             self.sent_of_frame = 0;
             self.frame = self.frame.wrapping_add(1);
             self.slot += 1;
             self.position = self.clip.following(self.position);
+            self.settle_slot();
         } else {
             self.sent_of_frame += 1;
         }
         let index = self.sequence_before + self.packets;
-        let marker = last && self.clip.codec().kind() == Kind::Video;
         let (seq, roc) = (index as u16, (index >> 16) as u32);
-        let (key, audio_level) = (frame.key, frame.audio_level);
+        let key = frame.key;
         Some(Outgoing { len, marker, seq, roc, timestamp: sent.timestamp, due, key, audio_level })
     }
 
@@ -209,12 +254,12 @@ impl MediaSender {
         if u128::from(age_ms) > REPEAT_AGE_MAX.as_millis() {
             return None;
         }
-        let len = self.write(number, &sent, buf);
+        let len = self.write(number, &sent, buf)?;
         let frame = self.clip.frame_of(sent.packet);
-        let marker = sent.packet + 1 == frame.packets().end && self.clip.codec().kind() == Kind::Video;
+        let marker = self.marker(number, &sent, sent.packet + 1 == frame.packets().end);
         let index = self.sequence_before + number;
         let (seq, roc) = (index as u16, (index >> 16) as u32);
-        Some(Repeat { len, marker, seq, roc, timestamp: sent.timestamp, audio_level: frame.audio_level })
+        Some(Repeat { len, marker, seq, roc, timestamp: sent.timestamp })
     }
 
     /// The next frame will be a key frame: the clip jumps to its next one, while frame numbers, timestamps and
@@ -274,14 +319,59 @@ impl MediaSender {
             self.skipped_frames += current - self.slot;
             self.slot = current;
             self.pacer.reset();
+            self.settle_slot();
         }
         if std::mem::take(&mut self.key_frame_wanted) {
             self.position = self.clip.key_frame_from(self.position);
         }
     }
 
-    /// One way for the first time and for repeats, so that they can't differ.
-    fn write(&self, number: u64, sent: &Sent, buf: &mut [u8]) -> usize {
+    /// Where the voice is silent, goes on to the next slot with a packet.
+    fn settle_slot(&mut self) {
+        if let Some(voice) = &mut self.voice {
+            (self.slot, self.play) = voice.next(&self.clip, self.slot);
+        }
+    }
+
+    /// RFC 3550 5.1, RFC 3551 4.1: the end of a video frame; in audio, the first packet after a silence that was not sent.
+    fn marker(&self, number: u64, sent: &Sent, last: bool) -> bool {
+        match self.clip.codec().kind() {
+            Kind::Video => last,
+            Kind::Audio => {
+                self.voice.is_some()
+                    && self
+                        .history
+                        .get(number - 1, self.packets)
+                        .is_some_and(|before| sent.timestamp.wrapping_sub(before.timestamp) > self.clip.frame_ticks())
+            }
+        }
+    }
+
+    /// One way for the first time and for repeats, so that they can't differ. `None` for a repeat that would, because
+    /// what it was written from is gone.
+    fn write(&self, number: u64, sent: &Sent, buf: &mut [u8]) -> Option<usize> {
+        let neighbour = self.red.is_some() || self.voice.is_some();
+        let before = if neighbour && number > 1 { Some(self.history.get(number - 1, self.packets)?) } else { None };
+        let Some(inner) = self.red else { return Some(self.write_frame(number, sent, buf)) };
+        let mut at = 0;
+        if let Some(before) = before {
+            let offset = sent.timestamp.wrapping_sub(before.timestamp);
+            let len = self.clip.payload_len(before.packet);
+            if red::fits(offset, len) {
+                red::write_earlier(buf.first_chunk_mut()?, inner, offset, len);
+                let head = red::EARLIER_HEADER + red::NEWEST_HEADER;
+                at = red::EARLIER_HEADER;
+                self.write_frame(number - 1, before, &mut buf[head..]);
+                buf[at] = inner;
+                return Some(head + len + self.write_frame(number, sent, &mut buf[head + len..]));
+            }
+        }
+        buf[at] = inner;
+        at += red::NEWEST_HEADER;
+        Some(at + self.write_frame(number, sent, &mut buf[at..]))
+    }
+
+    fn write_frame(&self, number: u64, sent: &Sent, buf: &mut [u8]) -> usize {
         let stamp = Stamp {
             run: self.run,
             sender: self.sender,

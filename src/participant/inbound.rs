@@ -5,8 +5,8 @@ use super::slot::{Role, Slot};
 use super::{Event, Participant, World};
 use crate::measure::{Flow, FlowCounters, Ledger};
 use crate::media::receive::{Handover, Owner, Packet, Source, StampSeen, Timing};
-use crate::media::rtp;
 use crate::media::stamp::{self, Found};
+use crate::media::{red, rtp};
 use crate::types::{Codec, Kind, LegId};
 use std::time::Duration;
 
@@ -75,12 +75,36 @@ impl Participant {
         // An empty payload is a probe of padding: no media, but it takes a sequence number, which must not count as lost.
         let Some(payload) = h.payload(plain) else { return };
         match &s.incoming[usize::from(n)].role {
+            Role::Media(m) if m.red_pt == h.pt => self.on_red(w, slot, n, &h, payload, recv_ns),
             Role::Media(_) => self.on_packet(w, slot, n, h.seq, &h, payload, recv_ns, false),
             Role::Rtx { .. } => {
                 let Some((osn, rest)) = payload.split_first_chunk::<2>() else { return };
                 if let Some(main) = s.main_of(n).filter(|_| !rest.is_empty()) {
                     self.on_packet(w, slot, main, u16::from_be_bytes(*osn), &h, rest, recv_ns, true);
                 }
+            }
+        }
+    }
+
+    /// A packet with redundant audio: the newest frame is its own, what it repeats of lost packets is recovered. The
+    /// frames are those of the packets right before it (RFC 2198 3; so does libwebrtc number them).
+    fn on_red(&mut self, w: &mut World<'_>, slot: u8, n: u16, h: &rtp::Header, payload: &[u8], recv_ns: u64) {
+        let Some(blocks) = red::parse(payload) else {
+            self.loose[0].malformed += 1;
+            return;
+        };
+        let count = blocks.len();
+        let Some(newest) = blocks.clone().last().filter(|b| !b.payload.is_empty()) else { return };
+        let mut header = *h;
+        header.header_len += payload.len() - newest.payload.len();
+        self.on_packet(w, slot, n, h.seq, &header, newest.payload, recv_ns, false);
+        for (k, block) in blocks.take(count - 1).enumerate() {
+            let seq = h.seq.wrapping_sub((count - 1 - k) as u16);
+            let Some(Some(s)) = self.slots.get(usize::from(slot)) else { return };
+            let Role::Media(m) = &s.incoming[usize::from(n)].role else { return };
+            if !block.payload.is_empty() && m.stream.lacks(seq) {
+                (header.timestamp, header.marker) = (h.timestamp.wrapping_sub(block.offset), false);
+                self.on_packet(w, slot, n, seq, &header, block.payload, recv_ns, true);
             }
         }
     }
@@ -92,9 +116,10 @@ impl Participant {
         let Some(s) = self.slots.get_mut(usize::from(slot)).and_then(|s| s.as_deref_mut()) else { return };
         let i = &s.incoming[usize::from(n)];
         s.loose[i.kind.index()].replayed += 1;
-        if matches!(i.role, Role::Media(_))
-            && let Some(payload) = h.payload(plain)
-        {
+        let (Role::Media(m), Some(payload)) = (&i.role, h.payload(plain)) else { return };
+        if m.red_pt == h.pt {
+            self.on_red(w, slot, n, h, payload, recv_ns);
+        } else {
             self.on_packet(w, slot, n, h.seq, h, payload, recv_ns, false);
         }
     }

@@ -122,6 +122,18 @@ pub struct Spec {
     pub planned_ns: u64,
     /// What impaired networks may add to the way of this room's media: for so much longer it is still under way.
     pub network_delay_max: Duration,
+    pub talk: TalkSpec,
+}
+
+/// How its microphone is used.
+#[derive(Clone, Default)]
+pub struct TalkSpec {
+    /// Seed of the room's conversation, the seats that take part, and which one this is; `None`: all speak all the time.
+    pub floor: Option<(u64, u32, u32)>,
+    /// Seed, and mean time without and with mute.
+    pub mutes: Option<(u64, Duration, Duration)>,
+    /// When the room's conversation began; `None`: with this participant.
+    pub epoch: Option<Instant>,
 }
 
 pub struct Participant {
@@ -165,7 +177,11 @@ impl Participant {
         let mut tracks = Vec::new();
         for (kind, clip) in Kind::BOTH.into_iter().zip(spec.clips) {
             if let Some(clip) = clip {
-                tracks.push(TxTrack::new(kind, clip, common.run, spec.leg.id, &mut rng, now));
+                let mut track = TxTrack::new(kind, clip, common.run, spec.leg.id, &mut rng, now);
+                if kind == Kind::Audio {
+                    track.talk = Some(Box::new(spec.talk.clone()));
+                }
+                tracks.push(track);
             }
         }
         // Feedback of thousands that joined together must not come in step.

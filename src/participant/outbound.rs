@@ -1,18 +1,20 @@
 //! What a participant sends: its tracks, and the path of a packet from clip to socket.
 
 use super::slot::Slot;
-use super::{Participant, World};
+use super::{Participant, TalkSpec, World};
+use crate::client::{Dtx, Mute, Policy, Red, policy};
 use crate::measure::FlowCounters;
 use crate::media::clip::Clip;
 use crate::media::rtp::{HeaderTemplate, abs_send_time};
-use crate::media::send::MediaSender;
+use crate::media::send::{MediaSender, Silence, Voice, WhileMuted};
 use crate::media::srtp::TAG_MAX;
+use crate::media::talk::{Floor, Mutes};
 use crate::sdp::{AgreedSend, LocalTrack};
 use crate::types::{Codec, Kind, LegId};
 use rand::RngExt as _;
 use rand_chacha::ChaCha12Rng;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Sent packets whose header extensions are remembered, so that a repetition is the same packet to the byte.
 const SENT_RING: usize = 512;
@@ -36,6 +38,8 @@ pub(super) struct TxTrack {
     rtx_roc: u32,
     count: FlowCounters,
     taken: FlowCounters,
+    /// Until the track is agreed upon.
+    pub talk: Option<Box<TalkSpec>>,
     /// Highest sequence number and packets lost, by the server's last report.
     reported: Option<(u32, i32)>,
 }
@@ -78,6 +82,7 @@ impl TxTrack {
             rtx_roc: 0,
             count: FlowCounters::default(),
             taken: FlowCounters::default(),
+            talk: None,
             reported: None,
         }
     }
@@ -123,16 +128,49 @@ impl TxTrack {
         }
     }
 
-    fn agree(&mut self, a: &AgreedSend) {
+    fn agree(&mut self, a: &AgreedSend, policy: &Policy, now: Instant) {
+        if let Some(talk) = self.talk.take() {
+            self.speak(a, policy, &talk, now);
+        }
+        let red = a.red.filter(|r| match policy.red {
+            Red::NotOffered => false,
+            Red::WhenPreferred => r.preferred,
+            Red::WhenNegotiated => true,
+        });
+        if red.is_some() {
+            self.sender.add_redundancy(a.pt);
+        }
         let id = |i: u8| (i != 0).then_some(i);
         let mid = id(a.ext.mid).map(|i| (i, a.mid.as_str()));
         let (twcc, abs) = (id(a.ext.twcc).filter(|_| a.twcc), id(a.ext.abs_send_time));
         self.wire = Some(Wire {
-            header: HeaderTemplate::new(a.pt, a.ssrc, mid, twcc, abs, id(a.ext.audio_level)),
+            header: HeaderTemplate::new(red.map_or(a.pt, |r| r.pt), a.ssrc, mid, twcc, abs, id(a.ext.audio_level)),
             rtx_header: a.rtx.map(|(pt, ssrc)| HeaderTemplate::new(pt, ssrc, mid, twcc, abs, None)),
             twcc: twcc.is_some(),
             sent: Box::new([Sent::default(); SENT_RING]),
         });
+    }
+
+    /// Where there is more to it than the clip: a conversation, mutes, DTX.
+    fn speak(&mut self, a: &AgreedSend, policy: &Policy, talk: &TalkSpec, now: Instant) {
+        let suppressed = match policy.dtx {
+            Dtx::Never => false,
+            Dtx::WhenAsked => a.dtx_asked,
+            Dtx::Always => true,
+        };
+        if !suppressed && talk.floor.is_none() && talk.mutes.is_none() {
+            return;
+        }
+        let silence = if suppressed { Silence::Suppressed } else { Silence::Coded };
+        let while_muted = match policy.mute {
+            Mute::Silence => WhileMuted::Silence,
+            Mute::Nothing => WhileMuted::Nothing,
+        };
+        let mut voice = Voice::new(silence, while_muted);
+        voice.floor = talk.floor.map(|(seed, seats, seat)| (Floor::new(seed, seats), seat));
+        let ns = |d: Duration| d.as_nanos() as u64;
+        voice.mutes = talk.mutes.map(|(seed, without, with)| Mutes::new(seed, ns(without), ns(with)));
+        self.sender.speak(voice, talk.epoch.unwrap_or(now));
     }
 }
 
@@ -150,7 +188,7 @@ impl Participant {
             let flows = a.active && s.srtp.is_some() && s.transport.may_send();
             if flows && !t.sender.is_running() {
                 if t.wire.is_none() {
-                    t.agree(a);
+                    t.agree(a, policy(self.common.client), w.now);
                 }
                 t.sender.start(w.now);
                 if let Some(l) = w.room.ledger_mut(&mut t.room_hint, t.leg, t.kind) {

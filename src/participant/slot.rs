@@ -67,6 +67,8 @@ pub(super) enum Role {
 pub(super) struct Media {
     pub stream: RxStream,
     pub codec: Codec,
+    /// Payload type of redundant packets (RFC 2198) around the codec; 255: none.
+    pub red_pt: u8,
     pub mid: Option<Box<str>>,
     pub last_ns: u64,
     /// Where its source was last time among the participant's.
@@ -151,10 +153,13 @@ impl Slot {
         }
         let r = &self.agreed.receives[self.section(ssrc, pt, packet, header)?];
         let mid = Some(r.mid.clone().into_boxed_str());
-        let role = if let Some((_, codec)) = r.codecs.iter().find(|c| c.0 == pt) {
+        let red = r.red.iter().find(|red| red.0 == pt || red.1 == pt);
+        let inner = red.map_or(pt, |red| red.1);
+        let role = if let Some((_, codec)) = r.codecs.iter().find(|c| c.0 == inner) {
             Role::Media(Box::new(Media {
                 stream: RxStream::new(r.kind, *codec, ssrc, codec.clock_rate()),
                 codec: *codec,
+                red_pt: red.map_or(u8::MAX, |red| red.0),
                 mid,
                 last_ns: 0,
                 source_hint: 0,
@@ -166,7 +171,7 @@ impl Slot {
             return None;
         };
         let n = self.incoming.len() as u16;
-        let (nack, pli) = (r.nack && r.kind == Kind::Video, r.pli);
+        let (nack, pli) = (r.nack, r.pli);
         self.incoming.push(Incoming { ssrc, kind: r.kind, index: RxIndex::default(), nack, pli, role });
         self.by_ssrc.insert(ssrc, n);
         Some(n)
@@ -245,5 +250,5 @@ impl Slot {
 }
 
 fn has_pt(r: &AgreedReceive, pt: u8) -> bool {
-    r.codecs.iter().any(|c| c.0 == pt) || r.rtx.iter().any(|x| x.0 == pt)
+    [&r.rtx, &r.red].into_iter().flatten().any(|x| x.0 == pt) || r.codecs.iter().any(|c| c.0 == pt)
 }

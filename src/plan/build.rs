@@ -133,6 +133,7 @@ fn fill(seat: &mut Seat<'_>, group: &RoomGroup, seed: u64, first: Duration, end:
         legs.push(PlannedLeg {
             id: LegId(0),
             room: seat.room.id,
+            seat: seat.index,
             name,
             join_at,
             leave_at,
@@ -153,6 +154,7 @@ fn stay(stay: Stay, rng: &mut ChaCha12Rng) -> Option<Duration> {
         Stay::WholeHold => return None,
         Stay::Fixed(d) => d.as_secs_f64(),
         Stay::Uniform(a, b) => a.as_secs_f64() + (b.saturating_sub(a)).as_secs_f64() * rng.random::<f64>(),
+        Stay::Exponential(mean) => -(1.0 - rng.random::<f64>()).ln() * mean.as_secs_f64(),
         Stay::LogNormal { median, sigma } => median.as_secs_f64() * (sigma * normal(rng)).exp(),
     };
     Some(at(seconds.max(STAY_MIN_S)))
@@ -171,7 +173,19 @@ enum Purpose {
     Order = 2,
     Stay = 3,
     Arrivals = 4,
+    Talk = 5,
+    Mute = 6,
     Network = 20,
+}
+
+/// Seed of a room's conversation.
+pub fn talk_seed(seed: u64, room: &PlannedRoom) -> u64 {
+    stream(seed, Purpose::Talk, &room.name, 0).next_u64()
+}
+
+/// Seed of when the one on this seat is muted.
+pub fn mute_seed(seed: u64, room: &PlannedRoom, seat: u32) -> u64 {
+    stream(seed, Purpose::Mute, &room.name, seat.into()).next_u64()
 }
 
 fn room_stream(profile: &Profile, room: &PlannedRoom, purpose: Purpose) -> ChaCha12Rng {

@@ -9,7 +9,7 @@ mod totals;
 #[cfg(test)]
 mod tests;
 
-pub use build::{LAST_JOIN_BEFORE_END, SEAT_GAP, plan};
+pub use build::{LAST_JOIN_BEFORE_END, SEAT_GAP, mute_seed, plan, talk_seed};
 pub use limits::{Limits, Machine, Need, TransportsPer, limits};
 pub use totals::{Flows, PlanTotals, pps, totals, wire_bps};
 
@@ -49,6 +49,9 @@ pub struct PlannedRoom {
 pub struct PlannedLeg {
     pub id: LegId,
     pub room: RoomId,
+    /// Its place in the room, from 0; a successor has its predecessor's.
+    #[serde(default)]
+    pub seat: u32,
     /// Unique in the run, e.g. `meeting-7/p3` and, for the successor of a stay that ended, `meeting-7/p3.2`.
     pub name: String,
     pub join_at: Duration,

@@ -20,8 +20,8 @@ mod tests;
 pub use error::{Origin, ProfileError, ProfileErrors};
 pub use load::{Explained, load, load_explained, parse_resolved};
 pub use resolved::{
-    EmbeddedTarget, ExternalTarget, HealthLimits, Join, Load, Network, Op, Profile, RoomGroup, Secret, Senders,
-    ServerEntry, Shape, Size, Stay, Target, Threshold, ThresholdValue,
+    EmbeddedTarget, ExternalTarget, HealthLimits, Join, Load, Muting, Network, Op, Profile, RoomGroup, Secret, Senders,
+    ServerEntry, Shape, Size, Stay, Talk, Target, Threshold, ThresholdValue,
 };
 pub use schema::schema;
 pub use target::{DRIVERS, is_private};

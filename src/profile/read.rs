@@ -2,7 +2,9 @@
 
 use super::error::{Errors, Origin};
 use super::keys::{self, Form};
-use super::resolved::{EmbeddedTarget, HealthLimits, Join, Load, Op, RoomGroup, Senders, Shape, Size, Stay, Threshold};
+use super::resolved::{
+    EmbeddedTarget, HealthLimits, Join, Load, Muting, Op, RoomGroup, Senders, Shape, Size, Stay, Talk, Threshold,
+};
 use super::tree::{Node, Table, Value};
 use super::units::{
     parse_duration, parse_encoding, parse_join, parse_percent, parse_size, parse_stay, print_duration, print_percent,
@@ -40,7 +42,7 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
     let mut top = View::new(root, "", String::new(), errors)?;
     let name = top.name("name", 100, |c| !c.is_control() && c != '/');
     let shape = top.word("shape").map(|_| Shape::Steady);
-    let client = top.word("client").map(|w| if w == "light" { Client::Light } else { Client::Chrome });
+    let client = top.word("client").and_then(|w| Client::ALL.into_iter().find(|c| c.as_str() == w));
     let seed = top.count("seed").map(|s| s as u64);
     let bind = top.addresses("bind");
     let shards = top.count_or("shards").map(|s| s.map(|n| n as usize));
@@ -91,6 +93,8 @@ fn room_group(v: &mut View<'_>) -> Option<RoomGroup> {
     let send = v.count_or("send");
     let (audio, video) = (v.encoding("audio"), v.encoding("video"));
     let stay = v.parsed("stay", |t| parse_stay(t).and_then(check_stay));
+    let talk = v.word("talk").map(|w| if w == "p59" { Talk::P59 } else { Talk::All });
+    let mute = v.inside("mute", muting);
     let networks = v.node("network").is_some().then(|| network::read(v));
     if let (Some(send), Some(size)) = (send, size) {
         let most = size_max(size);
@@ -109,9 +113,25 @@ fn room_group(v: &mut View<'_>) -> Option<RoomGroup> {
         audio: audio?,
         video: video?,
         stay: stay?,
+        talk: talk?,
+        mute: mute?,
         // Those without a word of their own get the profile's.
         networks: networks.map_or(Some(Vec::new()), |n| n)?,
     })
+}
+
+/// Both keys or none.
+fn muting(v: &mut View<'_>) -> Option<Option<Muting>> {
+    let given = ["after", "lasts"].map(|key| v.node(key).is_some());
+    let (after, lasts) = (v.duration("after"), v.duration("lasts"));
+    match given {
+        [false, false] => Some(None),
+        [true, true] => Some(Some(Muting { after: after?, lasts: lasts? })),
+        _ => {
+            v.wrong("", "needs both: mute = { after = \"2m\", lasts = \"20s\" }");
+            None
+        }
+    }
 }
 
 fn load(v: &mut View<'_>) -> Option<Load> {
@@ -251,6 +271,7 @@ fn stay_mean(stay: Stay) -> Option<Duration> {
         Stay::WholeHold => None,
         Stay::Fixed(d) => Some(d),
         Stay::Uniform(a, b) => Some((a + b) / 2),
+        Stay::Exponential(mean) => Some(mean),
         // The median is below the mean, and short stays are the ones that multiply.
         Stay::LogNormal { median, .. } => Some(median),
     }
@@ -267,6 +288,7 @@ fn check_stay(stay: Stay) -> Result<Stay, String> {
         Stay::WholeHold => return Ok(stay),
         Stay::Fixed(d) => (d, d),
         Stay::Uniform(a, b) => (a, b),
+        Stay::Exponential(mean) => (mean, mean),
         Stay::LogNormal { median, .. } => (median, median),
     };
     match shortest >= STAY_MIN && longest <= STAY_MAX {

@@ -94,6 +94,8 @@ pub struct RoomGroup {
     pub audio: Option<Encoding>,
     pub video: Option<Encoding>,
     pub stay: Stay,
+    pub talk: Talk,
+    pub mute: Option<Muting>,
     /// Each with its share of the seats; the rest has a perfect network.
     pub networks: Vec<Network>,
 }
@@ -104,6 +106,22 @@ impl RoomGroup {
         let longest = |f: fn(&Network) -> Duration| self.networks.iter().map(f).max().unwrap_or_default();
         longest(|n| n.up.longest()) + longest(|n| n.down.longest())
     }
+}
+
+/// Who of a room's senders of audio talks when.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Talk {
+    /// Everybody, all the time.
+    All,
+    /// One conversation, after ITU-T P.59.
+    P59,
+}
+
+/// Mean times for which a sender's microphone is on, and muted; both exponential.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Muting {
+    pub after: Duration,
+    pub lasts: Duration,
 }
 
 /// Participants of a room.
@@ -126,6 +144,8 @@ pub enum Stay {
     WholeHold,
     Fixed(Duration),
     Uniform(Duration, Duration),
+    /// Mean; leaves come at random, at a constant rate.
+    Exponential(Duration),
     /// Median and sigma of the log.
     LogNormal {
         median: Duration,

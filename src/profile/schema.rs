@@ -100,7 +100,9 @@ fn value(form: Form) -> Value {
         }
         Form::Stay => {
             let d = inner(DURATION);
-            text(format!(r"^(hold|{d}|{d} *\.\. *{d}|lognormal *\( *{d} *, *[0-9]+(\.[0-9]+)? *\))$"))
+            text(format!(
+                r"^(hold|{d}|{d} *\.\. *{d}|exponential *\( *{d} *\)|lognormal *\( *{d} *, *[0-9]+(\.[0-9]+)? *\))$"
+            ))
         }
         Form::Join => {
             let d = inner(DURATION);

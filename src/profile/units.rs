@@ -218,7 +218,7 @@ pub fn print_senders(send: Senders) -> String {
     }
 }
 
-/// `hold`, `3m`, `3m..6m`, `lognormal(3m, 0.6)`.
+/// `hold`, `3m`, `3m..6m`, `exponential(3m)`, `lognormal(3m, 0.6)`.
 pub fn parse_stay(text: &str) -> Result<Stay, String> {
     let text = text.trim();
     if text == "hold" {
@@ -232,13 +232,21 @@ pub fn parse_stay(text: &str) -> Result<Stay, String> {
         let sigma = sigma.ok_or("the sigma of \"lognormal(3m, 0.6)\" is a bare number above 0, at most 3")?;
         return Ok(Stay::LogNormal { median: parse_duration(median)?, sigma });
     }
+    if let Some(arguments) = call(text, "exponential")? {
+        return match arguments.as_slice() {
+            [mean] => Ok(Stay::Exponential(parse_duration(mean)?)),
+            _ => Err("write the mean stay: \"exponential(3m)\"".into()),
+        };
+    }
     if let Some((a, b)) = text.split_once("..") {
         let (a, b) = (parse_duration(a)?, parse_duration(b)?);
         return if a <= b { Ok(Stay::Uniform(a, b)) } else { Err(format!("the range {text} runs backwards")) };
     }
     parse_duration(text).map(Stay::Fixed).map_err(|why| match why.contains("bare number") {
         true => why,
-        false => format!("{text:?} is no stay; write \"hold\", \"3m\", \"3m..6m\" or \"lognormal(3m, 0.6)\""),
+        false => format!(
+            "{text:?} is no stay; write \"hold\", \"3m\", \"3m..6m\", \"exponential(3m)\" or \"lognormal(3m, 0.6)\""
+        ),
     })
 }
 
@@ -247,6 +255,7 @@ pub fn print_stay(stay: Stay) -> String {
         Stay::WholeHold => "hold".to_owned(),
         Stay::Fixed(d) => print_duration(d),
         Stay::Uniform(a, b) => format!("{}..{}", print_duration(a), print_duration(b)),
+        Stay::Exponential(mean) => format!("exponential({})", print_duration(mean)),
         Stay::LogNormal { median, sigma } => format!("lognormal({}, {sigma})", print_duration(median)),
     }
 }
@@ -356,7 +365,15 @@ mod tests {
         for bad in ["6..2", "..", "2..", "-1", "two"] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
-        for bad in ["lognormal(3m)", "lognormal(3m, 0)", "lognormal(3m, 9)", "6m..3m", "forever"] {
+        for bad in [
+            "exponential(3)",
+            "exponential(3m, 1)",
+            "lognormal(3m)",
+            "lognormal(3m, 0)",
+            "lognormal(3m, 9)",
+            "6m..3m",
+            "forever",
+        ] {
             assert!(parse_stay(bad).is_err(), "{bad}");
         }
     }
@@ -386,7 +403,8 @@ mod tests {
             prop_assert_eq!(parse_percent(&print_percent(share)), Ok(share));
             let sigma = (sigma * 1e3).round() / 1e3;
             let longer = d + Duration::from_secs(u64::from(more));
-            for stay in [Stay::WholeHold, Stay::Fixed(d), Stay::Uniform(d, longer), Stay::LogNormal { median: d, sigma }] {
+            let random = [Stay::Uniform(d, longer), Stay::Exponential(d), Stay::LogNormal { median: d, sigma }];
+            for stay in [Stay::WholeHold, Stay::Fixed(d)].into_iter().chain(random) {
                 prop_assert_eq!(parse_stay(&print_stay(stay)), Ok(stay));
             }
             for join in [

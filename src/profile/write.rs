@@ -1,12 +1,12 @@
 //! A profile as TOML again: every default filled in, no secrets. Loads to the same meaning.
 
-use super::resolved::{ExternalTarget, Network, Profile, RoomGroup, Shape, Target};
+use super::resolved::{ExternalTarget, Network, Profile, RoomGroup, Shape, Talk, Target};
 use super::target::SecretSource;
 use super::units::{
     print_bit_rate, print_duration, print_join, print_percent, print_queue, print_senders, print_size, print_stay,
 };
 use crate::impair::{Conditions, Distribution, Loss};
-use crate::types::{Client, Encoding};
+use crate::types::Encoding;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -21,13 +21,7 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
     line(format!("name = {}", quote(&profile.name)));
     line("shape = \"steady\"".into());
     line(format!("target = {}", quote(target)));
-    line(format!(
-        "client = {}",
-        match profile.client {
-            Client::Chrome => "\"chrome\"",
-            Client::Light => "\"light\"",
-        }
-    ));
+    line(format!("client = {}", quote(profile.client.as_str())));
     line(format!("seed = {}", profile.seed));
     line(format!("bind = {}", array(profile.bind.iter().map(ToString::to_string))));
     line(format!("shards = {}", profile.shards.map_or("\"auto\"".to_owned(), |n| n.to_string())));
@@ -66,6 +60,14 @@ fn room_group(g: &RoomGroup) -> String {
         format!("send = {}", print_senders(g.send)),
         format!("audio = {}\nvideo = {}", encoding(g.audio), encoding(g.video)),
         format!("stay = {}", quote(&print_stay(g.stay))),
+        format!("talk = {}", if g.talk == Talk::P59 { "\"p59\"" } else { "\"all\"" }),
+        g.mute.map_or("mute = {}".to_owned(), |m| {
+            format!(
+                "mute = {{ after = {}, lasts = {} }}",
+                quote(&print_duration(m.after)),
+                quote(&print_duration(m.lasts))
+            )
+        }),
     ];
     if !g.networks.is_empty() {
         let all: Vec<String> = g.networks.iter().map(network).collect();

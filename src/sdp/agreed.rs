@@ -21,6 +21,9 @@ pub struct AgreedSend {
     pub ssrc: u32,
     /// Payload type and SSRC of retransmissions (RFC 4588), where both sides have it.
     pub rtx: Option<(u8, u32)>,
+    pub red: Option<AgreedRed>,
+    /// The remote would like discontinuous transmission (`usedtx=1`).
+    pub dtx_asked: bool,
     pub ext: ExtIds,
     pub nack: bool,
     pub pli: bool,
@@ -32,6 +35,14 @@ pub struct AgreedSend {
     pub active: bool,
 }
 
+/// Redundant audio (RFC 2198) that both sides have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AgreedRed {
+    pub pt: u8,
+    /// The remote names it before the codec itself.
+    pub preferred: bool,
+}
+
 /// An m-line on which the remote may send to us.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AgreedReceive {
@@ -41,6 +52,8 @@ pub struct AgreedReceive {
     pub codecs: Vec<(u8, Codec)>,
     /// Payload types of retransmissions and what they retransmit.
     pub rtx: Vec<(u8, u8)>,
+    /// Payload types of redundant audio and what they carry.
+    pub red: Vec<(u8, u8)>,
     /// Media SSRCs that were signalled, without those of retransmissions. May be empty.
     pub ssrcs: Vec<u32>,
     /// Media SSRC and its retransmissions' SSRC (FID groups).
@@ -60,6 +73,8 @@ pub(super) fn send(track: &LocalTrack, ours: &MediaSection, remote: &MediaSectio
     let (payload, remote_payload) =
         common_payloads(ours, remote).find(|(p, _)| p.codec() == Some(track.encoding_codec))?;
     let rtx_pt = common_payloads(ours, remote).find(|(p, _)| p.rtx_of() == Some(payload.pt)).map(|(p, _)| p.pt);
+    let red = common_payloads(ours, remote).find(|(p, _)| p.red_of() == Some(payload.pt)).map(|(p, _)| p.pt);
+    let place = |pt: u8| remote.payloads.iter().position(|p| p.pt == pt);
     let ext = common_extensions(ours, remote);
     let both = |name| payload.has_feedback(name) && remote_payload.has_feedback(name);
     Some(AgreedSend {
@@ -68,6 +83,8 @@ pub(super) fn send(track: &LocalTrack, ours: &MediaSection, remote: &MediaSectio
         pt: payload.pt,
         ssrc: track.ssrc,
         rtx: rtx_pt.zip(track.rtx_ssrc),
+        red: red.map(|pt| AgreedRed { pt, preferred: place(pt) < place(payload.pt) }),
+        dtx_asked: remote_payload.asks_for_dtx(),
         ext,
         nack: both("nack"),
         pli: both("nack pli"),
@@ -90,6 +107,10 @@ pub(super) fn receive(kind: Kind, ours: &MediaSection, remote: &MediaSection) ->
         .filter_map(|(p, _)| Some((p.pt, p.rtx_of()?)))
         .filter(|(_, apt)| is_media(*apt))
         .collect();
+    let red = common_payloads(ours, remote)
+        .filter_map(|(p, _)| Some((p.pt, p.red_of()?)))
+        .filter(|(_, primary)| is_media(*primary))
+        .collect();
     let ext = common_extensions(ours, remote);
     // Feedback is per payload type; real peers say the same for all of an m-line.
     let both = |name| {
@@ -102,6 +123,7 @@ pub(super) fn receive(kind: Kind, ours: &MediaSection, remote: &MediaSection) ->
         mid: ours.mid.clone(),
         kind,
         rtx,
+        red,
         ssrcs: remote.ssrcs.iter().copied().filter(|s| !is_rtx_ssrc(*s)).collect(),
         rtx_ssrcs: remote.fid.clone(),
         ext,

@@ -1,39 +1,28 @@
-//! What our clients speak: codecs, feedback and header extensions, as Chromium 156 offers them or as little as is honest.
+//! What our clients speak: codecs with Chromium's payload types; feedback and header extensions by the client's policy.
 
 use super::{ExtIds, MediaSection, Payload};
+use crate::client::{ABS_SEND_TIME, AUDIO_LEVEL, MID, REPAIRED_RID, RID, TWCC, policy};
 use crate::types::{Client, Codec, Kind};
 
-const MID: &str = "urn:ietf:params:rtp-hdrext:sdes:mid";
-const ABS_SEND_TIME: &str = "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time";
-const TWCC: &str = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01";
-const AUDIO_LEVEL: &str = "urn:ietf:params:rtp-hdrext:ssrc-audio-level";
-const RID: &str = "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id";
-const REPAIRED_RID: &str = "urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id";
+/// `rtcp-fb` values that a client takes, those that it offers by itself first.
+pub(super) fn feedback(client: Client, kind: Kind) -> impl Iterator<Item = &'static str> {
+    let policy = policy(client);
+    let answered = if kind == Kind::Audio { policy.audio_feedback_answered } else { &[] };
+    offered_feedback(client, kind).iter().chain(answered).copied()
+}
 
-/// Whether the client asks for and gives retransmission on a stream of its own (RFC 4588).
-pub(super) fn uses_rtx(client: Client) -> bool {
-    match client {
-        Client::Chrome => true,
-        Client::Light => false,
+pub(super) fn offered_feedback(client: Client, kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Audio => policy(client).audio_feedback,
+        Kind::Video => policy(client).video_feedback,
     }
 }
 
-/// `rtcp-fb` values, in Chromium's order.
-pub(super) fn feedback(client: Client, kind: Kind) -> &'static [&'static str] {
-    match (client, kind) {
-        (Client::Chrome, Kind::Audio) => &["transport-cc"],
-        (Client::Chrome, Kind::Video) => &["goog-remb", "transport-cc", "ccm fir", "nack", "nack pli"],
-        (Client::Light, Kind::Audio) => &[],
-        (Client::Light, Kind::Video) => &["nack", "nack pli"],
-    }
-}
-
-/// Header extensions with the ids that Chromium gives them.
+/// Header extensions with the ids that the client gives them.
 pub(super) fn extensions(client: Client, kind: Kind) -> &'static [(u8, &'static str)] {
-    match (client, kind) {
-        (Client::Chrome, Kind::Audio) => &[(1, AUDIO_LEVEL), (2, ABS_SEND_TIME), (3, TWCC), (4, MID)],
-        (Client::Chrome, Kind::Video) => &[(2, ABS_SEND_TIME), (3, TWCC), (4, MID)],
-        (Client::Light, _) => &[(4, MID)],
+    match kind {
+        Kind::Audio => policy(client).audio_extensions,
+        Kind::Video => policy(client).video_extensions,
     }
 }
 
@@ -56,7 +45,7 @@ pub(super) fn payload(client: Client, codec: Codec) -> Payload {
         pt,
         encoding: encoding.to_string(),
         fmtp: fmtp.to_string(),
-        feedback: feedback(client, codec.kind()).iter().map(|f| f.to_string()).collect(),
+        feedback: feedback(client, codec.kind()).map(str::to_string).collect(),
     }
 }
 
@@ -64,6 +53,14 @@ pub(super) fn payload(client: Client, codec: Codec) -> Payload {
 pub(super) fn rtx_payload(pt: u8, apt: u8) -> Payload {
     Payload { pt, encoding: "rtx/90000".into(), fmtp: format!("apt={apt}"), feedback: Vec::new() }
 }
+
+/// Redundant audio of another payload type (RFC 2198 5), under Chromium's number.
+pub(super) fn red_payload(pt: u8, primary: u8) -> Payload {
+    Payload { pt, encoding: RED.into(), fmtp: format!("{primary}/{primary}"), feedback: Vec::new() }
+}
+
+pub(super) const RED_PT: u8 = 63;
+const RED: &str = "red/48000/2";
 
 impl Payload {
     /// Our codec of this name, whatever its parameters.
@@ -97,6 +94,18 @@ impl Payload {
     pub(super) fn rtx_of(&self) -> Option<u8> {
         let is_rtx = self.encoding.eq_ignore_ascii_case("rtx/90000");
         is_rtx.then(|| self.parameter("apt")).flatten()?.parse().ok()
+    }
+
+    /// The payload type whose frames this one carries, the newest and earlier ones (RFC 2198 5). Others than the first
+    /// listed are of no use to us.
+    pub(super) fn red_of(&self) -> Option<u8> {
+        let is_red = self.encoding.eq_ignore_ascii_case(RED);
+        is_red.then(|| self.fmtp.split('/').next()).flatten()?.trim().parse().ok()
+    }
+
+    /// The side that wrote it would like discontinuous transmission (RFC 7587 6.1).
+    pub(super) fn asks_for_dtx(&self) -> bool {
+        self.parameter("usedtx") == Some("1")
     }
 
     fn parameter(&self, name: &str) -> Option<&str> {

@@ -3,6 +3,7 @@
 
 use super::negotiation::LocalTrack;
 use super::{Direction, MediaSection, Payload, catalog};
+use crate::client::{Red, Repair, policy};
 use crate::types::{Client, Codec, Kind};
 
 const PROTOCOL: &str = "UDP/TLS/RTP/SAVPF";
@@ -51,12 +52,14 @@ pub(super) enum Carries {
     Media(Codec),
     /// Retransmissions of this payload type.
     Rtx(u8),
+    /// Redundancy around this payload type.
+    Red(u8),
 }
 
 impl Format {
     /// As our client offers it, under its usual number.
     pub fn offered(client: Client, codec: Codec) -> Format {
-        let feedback = (1u8 << catalog::feedback(client, codec.kind()).len()) - 1;
+        let feedback = (1u8 << catalog::offered_feedback(client, codec.kind()).len()) - 1;
         Format { pt: catalog::payload(client, codec).pt, carries: Carries::Media(codec), fmtp: None, feedback }
     }
 
@@ -64,10 +67,14 @@ impl Format {
         Format { pt, carries: Carries::Rtx(apt), fmtp: None, feedback: 0 }
     }
 
+    pub fn red(pt: u8, primary: u8) -> Format {
+        Format { pt, carries: Carries::Red(primary), fmtp: None, feedback: 0 }
+    }
+
     /// Of a remote's offer, what we take.
     fn taken(client: Client, codec: Codec, payload: &Payload) -> Format {
         let known = catalog::feedback(client, codec.kind());
-        let bits = known.iter().enumerate().filter(|(_, f)| payload.has_feedback(f));
+        let bits = known.enumerate().filter(|(_, f)| payload.has_feedback(f));
         let fmtp = (payload.fmtp != catalog::payload(client, codec).fmtp).then(|| payload.fmtp.clone().into());
         let feedback = bits.fold(0, |mask, (i, _)| mask | 1 << i);
         Format { pt: payload.pt, carries: Carries::Media(codec), fmtp, feedback }
@@ -82,6 +89,7 @@ impl Format {
         let codec = match self.carries {
             Carries::Media(codec) => codec,
             Carries::Rtx(apt) => return catalog::rtx_payload(self.pt, apt),
+            Carries::Red(primary) => return catalog::red_payload(self.pt, primary),
         };
         let mut payload = catalog::payload(client, codec);
         payload.pt = self.pt;
@@ -228,14 +236,15 @@ fn take_formats(client: Client, kind: Kind, track: Option<LocalTrack>, remote: &
         p.codec().filter(fits)
     };
     let is_media = |pt: u8| remote.payloads.iter().any(|p| p.pt == pt && codec(p).is_some());
-    let rtx_wanted = catalog::uses_rtx(client) && track.is_none_or(|t| t.rtx_ssrc.is_some());
-    remote
-        .payloads
-        .iter()
-        .filter_map(|p| match (codec(p), p.rtx_of()) {
-            (Some(codec), _) => Some(Format::taken(client, codec, p)),
-            (None, Some(apt)) if rtx_wanted && is_media(apt) => Some(Format::rtx(p.pt, apt)),
-            _ => None,
-        })
-        .collect()
+    let rtx_wanted = policy(client).repair == Repair::Rtx && track.is_none_or(|t| t.rtx_ssrc.is_some());
+    let red_wanted = policy(client).red != Red::NotOffered;
+    let take = |p: &Payload| {
+        if let Some(codec) = codec(p) {
+            return Some(Format::taken(client, codec, p));
+        }
+        let rtx = p.rtx_of().filter(|apt| rtx_wanted && is_media(*apt));
+        let red = || p.red_of().filter(|primary| red_wanted && is_media(*primary));
+        rtx.map(|apt| Format::rtx(p.pt, apt)).or_else(|| red().map(|primary| Format::red(p.pt, primary)))
+    };
+    remote.payloads.iter().filter_map(take).collect()
 }

@@ -12,7 +12,7 @@ mod parse;
 mod tests;
 mod write;
 
-pub use agreed::{Agreed, AgreedReceive, AgreedSend};
+pub use agreed::{Agreed, AgreedReceive, AgreedRed, AgreedSend};
 pub use negotiation::{LocalTrack, Negotiation};
 
 use crate::transport::RemoteParams;

@@ -3,6 +3,7 @@
 use super::line::{Format, Line, Role};
 use super::write::{Head, description};
 use super::{Agreed, Description, MediaSection, SdpError, agreed, catalog};
+use crate::client::{Red, Repair, policy};
 use crate::transport::{LocalParams, RemoteParams, Setup};
 use crate::types::{Client, Codec, Kind};
 
@@ -93,9 +94,14 @@ impl Negotiation {
             let media = self.numbered(Format::offered(self.client, *codec), &line);
             let apt = media.pt;
             line.formats.push(media);
-            if rtx && kind == Kind::Video && catalog::uses_rtx(self.client) {
+            let policy = policy(self.client);
+            if rtx && kind == Kind::Video && policy.repair == Repair::Rtx {
                 let rtx = self.numbered(Format::rtx(apt.saturating_add(1).min(127), apt), &line);
                 line.formats.push(rtx);
+            }
+            if *codec == Codec::Opus && policy.red != Red::NotOffered {
+                let red = self.numbered(Format::red(catalog::RED_PT, apt), &line);
+                line.formats.push(red);
             }
         }
         for (id, uri) in catalog::extensions(self.client, kind) {

@@ -1,6 +1,7 @@
 //! One participant as the server sees it: its transport, the sources it sends, the slots it receives in.
 
 use super::keyframe::Gate;
+use super::red;
 use super::rewrite::{Numbers, Rewrite};
 use super::terms::{JoinError, SfuConfig};
 use std::net::SocketAddr;
@@ -70,6 +71,8 @@ pub(super) struct Slot {
     pub shows: Option<(ClientKey, usize)>,
     /// Ours for the sender's codec.
     pt: Pt,
+    /// Ours for redundant audio, where the receiver has it.
+    red: Option<Pt>,
     rewrite: Rewrite,
     /// Video: nothing passes before the next key frame.
     pub waits: bool,
@@ -78,6 +81,8 @@ pub(super) struct Slot {
 /// One incoming packet, looked at once for all its receivers.
 pub(super) struct Incoming<'a> {
     pub packet: &'a RtpPacket,
+    /// Redundant audio: the payload holds earlier frames, too.
+    pub redundant: bool,
     pub vp8: Option<Vp8Descriptor>,
     pub starts_key_frame: bool,
 }
@@ -100,7 +105,7 @@ impl Joining {
         let mut rtc = rtc.set_local_ice_credentials(creds).build(now);
         let candidate = Candidate::host(config.media, "udp").map_err(|e| bad(&e))?;
         rtc.add_local_candidate(candidate);
-        let answer = rtc.sdp_api().accept_offer(offer).map_err(|e| bad(&e))?.to_sdp_string();
+        let answer = codecs_first(&rtc.sdp_api().accept_offer(offer).map_err(|e| bad(&e))?.to_sdp_string());
 
         let mut sources = Vec::new();
         let mut slots = Vec::new();
@@ -126,7 +131,9 @@ impl Joining {
                 // No cap on the share of retransmissions: under test, loss comes in shares no live network has, and
                 // what recovery achieves is one of the numbers wanted.
                 stream.set_rtx_cache(RESEND_PACKETS, RESEND_AGE, None);
-                slots.push(Slot::new(mid, kind, stream.ssrc(), pt));
+                let ssrc = stream.ssrc();
+                let red = rtc.codec_config().find(|p| p.pt() == pt).and_then(|p| p.red());
+                slots.push(Slot::new(mid, kind, ssrc, pt, red));
             }
         }
         if sources.is_empty() && slots.is_empty() {
@@ -157,7 +164,7 @@ fn rtc_config(config: &SfuConfig, offer: &str) -> RtcConfig {
         .set_ice_lite(true)
         .set_rtp_mode(true)
         .clear_codecs()
-        .enable_opus(true, false);
+        .enable_opus(true, true);
     // Answers list codecs in this order, and a browser sends the first.
     if prefers_h264(offer) { with_h264(rtc).enable_vp8(true) } else { with_h264(rtc.enable_vp8(true)) }
 }
@@ -183,6 +190,28 @@ fn prefers_h264(offer: &str) -> bool {
         .is_some_and(|codec| codec.to_ascii_uppercase().starts_with("H264/"))
 }
 
+/// str0m lists redundancy (RED) before the codec inside, and a browser sends what stands first. This server takes
+/// redundancy and does not ask for it.
+fn codecs_first(answer: &str) -> String {
+    let red: Vec<&str> = answer
+        .lines()
+        .filter_map(|l| l.strip_prefix("a=rtpmap:")?.split_once(' '))
+        .filter(|(_, codec)| codec.starts_with("red/"))
+        .map(|(pt, _)| pt)
+        .collect();
+    let mut out = String::with_capacity(answer.len());
+    for line in answer.lines() {
+        let mut words: Vec<&str> = line.split(' ').collect();
+        if line.starts_with("m=audio ") {
+            // Stable: only what is redundancy moves.
+            words.get_mut(3..).unwrap_or_default().sort_by_key(|pt| red.contains(pt));
+        }
+        out.push_str(&words.join(" "));
+        out.push_str("\r\n");
+    }
+    out
+}
+
 /// An ICE-lite server never sends to a candidate before it has heard from there, so it needs none; leaving them out
 /// spares the parser names that only mDNS could resolve, and the agent their pairs.
 fn without_candidates(sdp: &str) -> String {
@@ -202,7 +231,7 @@ impl Client {
 
     /// What a packet's payload type stands for here.
     pub fn codec(&self, pt: Pt) -> Option<PayloadParams> {
-        self.rtc.codec_config().find(|p| p.pt() == pt).copied()
+        self.rtc.codec_config().find(|p| p.pt() == pt || p.red() == Some(pt)).copied()
     }
 
     /// A free slot for media of this kind and codec, and our payload type for it.
@@ -247,12 +276,12 @@ impl Source {
 }
 
 impl Slot {
-    fn new(mid: Mid, kind: MediaKind, ssrc: Ssrc, pt: Pt) -> Slot {
+    fn new(mid: Mid, kind: MediaKind, ssrc: Ssrc, pt: Pt, red: Option<Pt>) -> Slot {
         let clock_rate = match kind {
             MediaKind::Audio => 48_000,
             MediaKind::Video => 90_000,
         };
-        Slot { mid, kind, ssrc, shows: None, pt, rewrite: Rewrite::new(clock_rate), waits: false }
+        Slot { mid, kind, ssrc, shows: None, pt, red, rewrite: Rewrite::new(clock_rate), waits: false }
     }
 
     pub fn show(&mut self, sender: ClientKey, source: usize, pt: Pt) {
@@ -292,7 +321,12 @@ impl Slot {
             ..Default::default()
         };
         let seq: SeqNo = numbers.seq.into();
-        let out = RtpWrite::new(self.pt, seq, numbers.timestamp, packet.timestamp, packet.payload.clone())
+        let (pt, payload) = match self.red {
+            Some(red) if incoming.redundant => (red, packet.payload.clone()),
+            None if incoming.redundant => (self.pt, red::newest(&packet.payload)?.into()),
+            _ => (self.pt, packet.payload.clone()),
+        };
+        let out = RtpWrite::new(pt, seq, numbers.timestamp, packet.timestamp, payload)
             .marker(packet.header.marker)
             .nackable(self.kind == MediaKind::Video)
             .ext_vals(extensions);
@@ -304,12 +338,14 @@ impl Slot {
 }
 
 impl<'a> Incoming<'a> {
-    pub fn new(packet: &'a RtpPacket, codec: Codec) -> Incoming<'a> {
+    pub fn new(packet: &'a RtpPacket, params: PayloadParams) -> Incoming<'a> {
+        let codec = params.spec().codec;
+        let redundant = params.red() == Some(packet.header.payload_type);
         let vp8 = match codec {
             Codec::Vp8 => Vp8Descriptor::parse(&packet.payload).ok(),
             _ => None,
         };
         let starts_key_frame = super::keyframe::starts_key_frame(codec, &packet.payload, vp8.as_ref());
-        Incoming { packet, vp8, starts_key_frame }
+        Incoming { packet, redundant, vp8, starts_key_frame }
     }
 }

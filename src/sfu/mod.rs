@@ -10,6 +10,7 @@ pub mod director; // process: starts the servers, keeps the registry, routes joi
 mod http; // CORS and errors, the same everywhere
 mod keyframe; // which packet starts a key frame; how often to ask for one
 mod process; // life tied to the parent; what the kernel knows about us
+mod red; // RFC 2198 towards receivers without it
 mod registry; // pure: servers, rooms, headroom, who takes the next room
 mod rewrite; // numbers of a slot run on, whoever it shows
 mod rooms; // rooms and forwarding, sans-I/O

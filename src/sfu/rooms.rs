@@ -285,7 +285,7 @@ impl Sfu {
         let Some(client) = self.client_mut(sender) else { return };
         let source = &mut client.sources[index];
         let Some(flow) = source.flow else { return };
-        let incoming = Incoming::new(packet, flow.codec.spec().codec);
+        let incoming = Incoming::new(packet, flow.codec);
         if incoming.starts_key_frame {
             source.gate.key_frame();
         }
@@ -321,7 +321,7 @@ impl Sfu {
         let Some(client) = self.client_mut(sender) else { return false };
         let (ssrc, pt) = (packet.header.ssrc, packet.header.payload_type);
         let before = client.sources[index].flow;
-        if before.is_some_and(|f| f.ssrc == ssrc && f.codec.pt() == pt) {
+        if before.is_some_and(|f| f.ssrc == ssrc && (f.codec.pt() == pt || f.codec.red() == Some(pt))) {
             return true;
         }
         let Some(codec) = client.codec(pt) else { return false };

@@ -53,6 +53,7 @@ fn leg(sends: bool) -> PlannedLeg {
     let encoding = |codec| sends.then_some(Encoding { codec, bitrate: Bitrate(1000) });
     PlannedLeg {
         id: LegId(0),
+        seat: 0,
         room: RoomId(0),
         name: "meeting-1/p 1".into(),
         join_at: Duration::ZERO,

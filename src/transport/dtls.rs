@@ -70,7 +70,7 @@ fn peer() -> SocketAddr {
 
 impl Association {
     pub fn new(now: Instant, shared: &Shared, local: SocketAddr, client: bool) -> Association {
-        let server = (!client).then(|| shared.server.clone());
+        let server = (!client).then(|| shared.server_for(&[]).clone());
         Association {
             endpoint: Box::new(Endpoint::new(local, TransportProtocol::UDP, server)),
             client,
@@ -112,6 +112,7 @@ impl Association {
         }
         if self.phase == Phase::Waiting {
             self.phase = Phase::Handshaking;
+            self.endpoint.set_server_config(Some(shared.server_for(datagram).clone()));
         }
         let mut datagram = BytesMut::from(datagram);
         if self.awaits_last_flight() {
@@ -168,14 +169,10 @@ impl Association {
         }
         let profile = state.srtp_protection_profile();
         let suite = suite(profile).ok_or_else(|| Failure::NoSuite(format!("the peer chose {profile:?}")))?;
-        let salt = match suite {
-            Suite::Aes128CmSha1_80 => 14,
-            Suite::AeadAes128Gcm => 12,
-        };
         let material = state
-            .export_keying_material("EXTRACTOR-dtls_srtp", &[], 2 * (16 + salt))
+            .export_keying_material("EXTRACTOR-dtls_srtp", &[], 2 * (suite.key_len() + suite.salt_len()))
             .map_err(|e| Failure::Dtls(e.to_string()))?;
-        let [client, server] = split(material.as_ref(), salt).ok_or_else(|| Failure::Dtls("short keys".into()))?;
+        let [client, server] = split(material.as_ref(), suite).ok_or_else(|| Failure::Dtls("short keys".into()))?;
         let (ours, theirs) = if self.client { (client, server) } else { (server, client) };
         Ok(Keys { suite, ours, theirs })
     }
@@ -279,11 +276,12 @@ impl Association {
 }
 
 /// Client's and server's master key and salt from exported material: both keys, then both salts.
-fn split(material: &[u8], salt_len: usize) -> Option<[MasterKey; 2]> {
+fn split(material: &[u8], suite: Suite) -> Option<[MasterKey; 2]> {
+    let (key_len, salt_len) = (suite.key_len(), suite.salt_len());
     let one = |i: usize| {
-        let mut master = MasterKey { key: [0; 16], salt: [0; 14] };
-        master.key.copy_from_slice(material.get(16 * i..16 * (i + 1))?);
-        let at = 32 + salt_len * i;
+        let mut master = MasterKey { key: [0; 32], salt: [0; 14] };
+        master.key[..key_len].copy_from_slice(material.get(key_len * i..key_len * (i + 1))?);
+        let at = 2 * key_len + salt_len * i;
         master.salt[..salt_len].copy_from_slice(material.get(at..at + salt_len)?);
         Some(master)
     };
@@ -378,11 +376,15 @@ mod tests {
 
     #[test]
     fn splits_the_exported_material_as_rfc_5764_orders_it() {
-        let material: Vec<u8> = (0..60).collect();
-        let [client, server] = split(&material, 14).unwrap();
+        let material: Vec<u8> = (0..88).collect();
+        let [client, server] = split(&material, Suite::Aes128CmSha1_80).unwrap();
         assert_eq!((client.key[0], server.key[0], client.salt[0], server.salt[0]), (0, 16, 32, 46));
-        let [client, server] = split(&material[..56], 12).unwrap();
+        let [client, server] = split(&material[..56], Suite::AeadAes128Gcm).unwrap();
         assert_eq!((client.salt[11], client.salt[12], server.salt[0], server.salt[13]), (43, 0, 44, 0));
-        assert!(split(&material[..55], 12).is_none());
+        assert_eq!((client.key[15], client.key[16]), (15, 0));
+        assert!(split(&material[..55], Suite::AeadAes128Gcm).is_none());
+        let [client, server] = split(&material, Suite::AeadAes256Gcm).unwrap();
+        assert_eq!((client.key[31], server.key[0], client.salt[0], server.salt[11]), (31, 32, 64, 87));
+        assert!(split(&material[..87], Suite::AeadAes256Gcm).is_none());
     }
 }

@@ -11,6 +11,7 @@ mod candidate;
 mod connection;
 mod consent;
 mod dtls;
+mod hello;
 mod ice;
 mod shared;
 mod stun;
@@ -101,7 +102,8 @@ pub struct RemoteParams {
 /// SRTP master key and salt of one direction (RFC 5764 4.2). Never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct MasterKey {
-    pub key: [u8; 16],
+    /// As many bytes as the suite's key has; the rest is 0.
+    pub key: [u8; 32],
     /// AES-CM uses all 14 bytes, AES-GCM the first 12 (RFC 7714 12); the rest is 0.
     pub salt: [u8; 14],
 }

@@ -1,5 +1,6 @@
 //! What all transports of a process share.
 
+use super::hello::offered_profiles;
 use super::{Timing, TransportError};
 use crate::types::Suite;
 use rtc_dtls::config::{ClientAuthType, ConfigBuilder, ExtendedMasterSecretType, HandshakeConfig};
@@ -20,7 +21,9 @@ pub(super) const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 pub struct Shared {
     pub(super) provider: Arc<dyn RTCCryptoProvider>,
     pub(super) client: Arc<HandshakeConfig>,
-    pub(super) server: Arc<HandshakeConfig>,
+    /// With all suites, and with each one alone.
+    server: Arc<HandshakeConfig>,
+    server_with: Vec<(SrtpProtectionProfile, Arc<HandshakeConfig>)>,
     pub(super) ice: Arc<AgentConfig>,
     pub(super) timing: Timing,
     fingerprint: String,
@@ -39,11 +42,11 @@ impl Shared {
         let der = certificate.certificate.first().ok_or_else(|| failed(&"no certificate was made"))?;
         let hash = provider.crypto().hash(HashAlgorithm::Sha256, der.as_ref()).map_err(|e| failed(&e))?;
         let profiles: Vec<_> = suites.iter().map(|s| profile(*s)).collect();
-        let handshake = |client| {
+        let handshake = |client, profiles: &[SrtpProtectionProfile]| {
             ConfigBuilder::default()
                 .with_crypto_provider(provider.clone())
                 .with_certificates(vec![certificate.clone()])
-                .with_srtp_protection_profiles(profiles.clone())
+                .with_srtp_protection_profiles(profiles.to_vec())
                 .with_client_auth(ClientAuthType::RequireAnyClientCert)
                 // A verifying callback could not know which transport asks. The peer's certificate is compared with
                 // its description's fingerprint when the handshake is complete, before any key is used.
@@ -55,14 +58,25 @@ impl Shared {
                 .map(Arc::new)
                 .map_err(|e| failed(&e))
         };
+        let alone = profiles.iter().map(|p| Ok((*p, handshake(false, &[*p])?)));
         Ok(Arc::new(Shared {
-            client: handshake(true)?,
-            server: handshake(false)?,
+            client: handshake(true, &profiles)?,
+            server: handshake(false, &profiles)?,
+            server_with: alone.collect::<Result<_, TransportError>>()?,
             ice: Arc::new(agent_config()),
             timing,
             fingerprint: hex(hash.as_ref()),
             provider,
         }))
+    }
+
+    /// Settings to answer a ClientHello with: as BoringSSL does for browsers, the first of *our* suites that the client
+    /// has. rtc-dtls takes the client's first, so the settings leave it no choice.
+    pub(super) fn server_for(&self, client_hello: &[u8]) -> &Arc<HandshakeConfig> {
+        let Some(offered) = offered_profiles(client_hello) else { return &self.server };
+        let offered: Vec<_> = offered.map(SrtpProtectionProfile::from).collect();
+        let ours = self.server_with.iter().find(|(profile, _)| offered.contains(profile));
+        ours.map_or(&self.server, |(_, config)| config)
     }
 
     /// SHA-256 of our certificate, `AB:CD:…`.
@@ -103,6 +117,7 @@ fn profile(suite: Suite) -> SrtpProtectionProfile {
     match suite {
         Suite::Aes128CmSha1_80 => SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_80,
         Suite::AeadAes128Gcm => SrtpProtectionProfile::Srtp_Aead_Aes_128_Gcm,
+        Suite::AeadAes256Gcm => SrtpProtectionProfile::Srtp_Aead_Aes_256_Gcm,
     }
 }
 
@@ -111,6 +126,7 @@ pub(super) fn suite(profile: SrtpProtectionProfile) -> Option<Suite> {
     match profile {
         SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_80 => Some(Suite::Aes128CmSha1_80),
         SrtpProtectionProfile::Srtp_Aead_Aes_128_Gcm => Some(Suite::AeadAes128Gcm),
+        SrtpProtectionProfile::Srtp_Aead_Aes_256_Gcm => Some(Suite::AeadAes256Gcm),
         _ => None,
     }
 }

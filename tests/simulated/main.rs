@@ -1,5 +1,6 @@
 //! The simulated ring: whole participants against the sans-I/O embedded SFU, linked in memory, in virtual time. No
 //! sockets, seeded, minutes of calls in seconds.
 
+mod clients;
 mod rooms;
 mod sim;

@@ -2,10 +2,11 @@
 
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha12Rng;
+use roomful::client::policy;
 use roomful::impair::{Conditions, Fate, Link, Loss, seed};
 use roomful::measure::{Flow, FlowCounters, Hist};
 use roomful::media::clip::ClipLibrary;
-use roomful::participant::{Common, Event, Meter, Participant, Room, Sink, Spec, Totals, World};
+use roomful::participant::{Common, Event, Meter, Participant, Room, Sink, Spec, TalkSpec, Totals, World};
 use roomful::plan::PlannedLeg;
 use roomful::sfu::{Sfu, SfuConfig};
 use roomful::signaling::{OfferWant, TransportState};
@@ -55,6 +56,8 @@ pub struct Member {
     /// RTP datagrams that this member's links dropped, up and down.
     pub dropped: [u64; 2],
     pub gone: bool,
+    /// Once it has left.
+    pub totals: Option<Totals>,
 }
 
 struct Flight {
@@ -111,6 +114,8 @@ pub struct Sim {
     pub all_impaired: bool,
     pub network_delay_max: Duration,
     next_second: Instant,
+    /// Of who joins next.
+    pub talk: TalkSpec,
     /// When participants were sampled, CLOCK_REALTIME in ns.
     pub sampled_ns: Vec<u64>,
 }
@@ -121,7 +126,7 @@ pub fn encoding(codec: Codec, kbit: u64) -> Encoding {
 
 impl Sim {
     pub fn new(seed: u64, client: Client, delay: Duration) -> Sim {
-        Sim::with_suites(seed, client, &[Suite::Aes128CmSha1_80, Suite::AeadAes128Gcm], delay)
+        Sim::with_suites(seed, client, policy(client).suites, delay)
     }
 
     /// With these SRTP suites offered; the SFU takes GCM where it can.
@@ -153,6 +158,7 @@ impl Sim {
             all_impaired: false,
             network_delay_max: Duration::ZERO,
             next_second: now + Duration::from_secs(1),
+            talk: TalkSpec::default(),
             sampled_ns: Vec::new(),
         }
     }
@@ -167,6 +173,7 @@ impl Sim {
         let leg = PlannedLeg {
             id: LegId(n as u32),
             room: RoomId(0),
+            seat: n as u32,
             name: format!("p{n}"),
             join_at: self.now.duration_since(self.start),
             leave_at: Duration::from_secs(3600),
@@ -182,6 +189,7 @@ impl Sim {
             seed: self.rng.random(),
             planned_ns,
             network_delay_max: self.network_delay_max,
+            talk: self.talk.clone(),
         };
         let participant = Participant::new(self.now, spec, &self.common);
         self.room.join(LegId(n as u32), planned_ns, participant.sends());
@@ -198,6 +206,7 @@ impl Sim {
             counts: Default::default(),
             dropped: [0; 2],
             gone: false,
+            totals: None,
         });
         let now = self.now;
         self.members[n].participant.open(now, 0, addr).unwrap();
@@ -230,6 +239,7 @@ impl Sim {
         self.sfu.leave(now, &session);
         self.drain_sfu();
         self.members[n].gone = true;
+        self.members[n].totals = Some(totals.clone());
         totals
     }
 

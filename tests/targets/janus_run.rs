@@ -68,6 +68,24 @@ async fn publishers(janus: &Janus) -> Vec<(u64, u64, String)> {
     all
 }
 
+/// SRTP suites as Janus names them: where a Chromium is the DTLS server (it publishes) and where it is the client.
+const SENDING: &str = "\"SRTP_AES128_CM_SHA1_80\"";
+const RECEIVING: &str = "\"SRTP_AEAD_AES_256_GCM\"";
+
+/// How many of the handles that receive are on each suite.
+async fn subscribers_suites(janus: &Janus) -> BTreeMap<String, u32> {
+    let mut suites = BTreeMap::new();
+    for session in janus.admin.list_sessions().await {
+        for handle in janus.admin.list_handles(session).await {
+            let info = janus.admin.handle_info(session, handle).await;
+            if info["plugin_specific"]["type"] == "subscriber" {
+                *suites.entry(info["webrtc"]["dtls"]["srtp-profile"].to_string()).or_default() += 1;
+            }
+        }
+    }
+    suites
+}
+
 fn print_figures(run: &Ended) {
     let s = &run.summary;
     println!("{} (exit {})", s["sentence"], run.code);
@@ -97,6 +115,7 @@ fn janus_counts_what_we_count() {
         run.holds().await;
         let publishers = publishers(&janus).await;
         assert_eq!(publishers.len(), 30);
+        let receiving = subscribers_suites(&janus).await;
         // Looks again and again: the last look before a participant leaves falls into the half second in which it no
         // longer sends and what was in flight has arrived.
         let mut seen: BTreeMap<String, Published> = BTreeMap::new();
@@ -117,6 +136,9 @@ fn janus_counts_what_we_count() {
         let run = run.ended().await;
         print_figures(&run);
         println!("Janus: suites {suites:?}, of the first {:?}", seen.first_key_value());
+        // As a Chromium does, see below.
+        assert_eq!(suites.keys().map(String::as_str).collect::<Vec<_>>(), [SENDING]);
+        assert_eq!(receiving.keys().map(String::as_str).collect::<Vec<_>>(), [RECEIVING]);
 
         assert_eq!(run.code, 0, "{}", run.printed);
         assert_eq!(run.summary["verdict"], "pass");
@@ -225,7 +247,10 @@ fn a_browser_and_we_see_each_other() {
         assert!(contrast.as_array().unwrap().iter().all(|c| c.as_u64().unwrap() > 50), "{contrast}");
         let suites = "Promise.all([people[0].sending, people[0].receiving].map(async c => \
             [...(await c.getStats()).values()].filter(e => e.type === 'transport').map(e => [e.dtlsRole, e.srtpCipher])))";
-        println!("suites of a browser, sending and receiving: {}", chromium.eval_json(suites).await);
+        let suites = chromium.eval_json(suites).await;
+        println!("suites of a browser, sending and receiving: {suites}");
+        assert_eq!(suites[0][0], json!(["server", "SRTP_AES128_CM_HMAC_SHA1_80"]));
+        assert_eq!(suites[1][0], json!(["client", "SRTP_AEAD_AES_256_GCM"]));
         chromium.screenshot(&artifacts().join("janus_run-browser.png")).await;
         assert_eq!(chromium.eval_json("window.leave()").await, true);
         chromium.quit().await;

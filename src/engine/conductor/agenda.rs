@@ -155,6 +155,7 @@ mod tests {
 
     fn plan(legs: &[(u64, u64)]) -> Arc<Plan> {
         let leg = |(i, (join, leave)): (usize, &(u64, u64))| PlannedLeg {
+            seat: 0,
             id: LegId(i as u32),
             room: RoomId(0),
             name: format!("p{i}"),

@@ -4,7 +4,9 @@ use super::super::shard::ToShard;
 use super::Run;
 use crate::history::{Event, FailReason, JoinFailure, LegCause, LegEnd, ServerInfo};
 use crate::impair::Counters;
-use crate::participant::{Milestones, Spec, Totals};
+use crate::participant::{Milestones, Spec, TalkSpec, Totals};
+use crate::plan::{PlannedLeg, PlannedRoom, mute_seed, talk_seed};
+use crate::profile::Talk;
 use crate::signaling::{Call, Ended, Media, Order, Progress as Milestone, TransportState};
 use crate::types::{Encoding, LegId, RoomId, ServerId, Suite};
 use std::net::SocketAddr;
@@ -80,6 +82,14 @@ impl Run<'_> {
         (0..self.legs.len()).filter(|i| here(&self.legs[*i])).map(|i| LegId(i as u32)).collect()
     }
 
+    /// How a leg uses its microphone; all of a room compute the same conversation.
+    fn talk(&self, leg: &PlannedLeg, room: &PlannedRoom) -> TalkSpec {
+        let (group, seed) = (&self.c.profile.rooms[room.group], self.c.plan.seed);
+        let floor = (group.talk == Talk::P59).then(|| (talk_seed(seed, room), room.senders_max, leg.seat));
+        let mutes = group.mute.map(|m| (mute_seed(seed, room, leg.seat), m.after, m.lasts));
+        TalkSpec { floor, mutes, epoch: Some(self.c.epoch) }
+    }
+
     pub(super) fn start_join(&mut self, leg: LegId, now: Instant) {
         let leg = &self.c.plan.legs[leg.index()];
         let room = self.c.plan.rooms[leg.room.index()].clone();
@@ -94,6 +104,7 @@ impl Run<'_> {
             seed: self.c.plan.seed ^ (u64::from(leg.id.0) << 32 | 0x5eed),
             planned_ns: self.c.epoch_ns + leg.join_at.as_nanos() as u64,
             network_delay_max: group.network_delay_max(),
+            talk: self.talk(leg, &room),
         };
         let network = leg.network.and_then(|n| group.networks.get(n)).map(|n| Box::new([n.up, n.down]));
         let shard = self.shard_of(leg.room);

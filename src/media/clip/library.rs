@@ -132,7 +132,9 @@ fn load_opus(encoding: Encoding, file: &[u8], levels: &str) -> Result<Clip, Clip
     for (n, (packet, level)) in packets.iter().zip(levels).enumerate() {
         opus::add(&mut builder, n, packet, level)?;
     }
-    builder.finish()
+    let mut clip = builder.finish()?;
+    opus::add_silence(&mut clip);
+    Ok(clip)
 }
 
 fn load_vp8(encoding: Encoding, file: &[u8]) -> Result<Clip, ClipProblem> {

@@ -35,6 +35,11 @@ pub struct Clip {
     arena: Vec<u8>,
     /// As the encoder gave them.
     media_bytes: u64,
+    /// Packets and bytes of payload of one round.
+    round: (usize, usize),
+    /// Audio: the longest run of frames of background, and a packet whose frame has no bytes.
+    background: Range<usize>,
+    empty_packet: u32,
 }
 
 /// One frame of video, one packet of audio.
@@ -124,7 +129,7 @@ impl Clip {
 
     /// Packets of the whole clip.
     pub fn packets(&self) -> usize {
-        self.packets.len()
+        self.round.0
     }
 
     /// Duration of each frame in ticks of the RTP clock.
@@ -139,7 +144,7 @@ impl Clip {
     }
 
     pub fn packets_per_second(&self) -> f64 {
-        self.packets.len() as f64 / self.duration().as_secs_f64()
+        self.round.0 as f64 / self.duration().as_secs_f64()
     }
 
     /// Bits per second of encoded media, without stamps and packetization; close to the nominal `encoding().bitrate`.
@@ -149,7 +154,7 @@ impl Clip {
 
     /// Bits per second of RTP payload as sent: media, stamps, payload descriptors.
     pub fn payload_bitrate(&self) -> f64 {
-        self.arena.len() as f64 * 8.0 / self.duration().as_secs_f64()
+        self.round.1 as f64 * 8.0 / self.duration().as_secs_f64()
     }
 
     /// The frame after `frame` in the loop.
@@ -168,6 +173,16 @@ impl Clip {
         let window = (self.codec().clock_rate() / self.frame_ticks) as usize;
         let of = |n: usize| usize::from(self.frames[n % self.frames.len()].packets);
         (0..self.frames.len()).map(|from| (from..from + window).map(of).sum()).max().unwrap_or(0)
+    }
+
+    /// Audio: the longest run of frames in which nobody speaks; the first frame if somebody always does.
+    pub fn background(&self) -> Range<usize> {
+        self.background.clone()
+    }
+
+    /// Audio: a packet for [`Clip::write`] whose frame has no bytes, as DTX sends it (RFC 6716 3.2.1).
+    pub fn empty_packet(&self) -> u32 {
+        self.empty_packet
     }
 
     /// The frame that one packet belongs to.
@@ -209,7 +224,10 @@ struct Builder {
 impl Builder {
     fn new(encoding: Encoding, frame_ticks: u32) -> Builder {
         let (frames, packets, arena) = (Vec::new(), Vec::new(), Vec::new());
-        Builder { clip: Clip { encoding, frame_ticks, frames, packets, arena, media_bytes: 0 } }
+        let (round, background, empty_packet) = ((0, 0), 0..1, 0);
+        let clip =
+            Clip { encoding, frame_ticks, frames, packets, arena, media_bytes: 0, round, background, empty_packet };
+        Builder { clip }
     }
 
     /// Adds a packet; `stamp_at` counts from the payload's begin.
@@ -236,7 +254,8 @@ impl Builder {
         Ok(())
     }
 
-    fn finish(self) -> Result<Clip, ClipProblem> {
+    fn finish(mut self) -> Result<Clip, ClipProblem> {
+        self.clip.round = (self.clip.packets.len(), self.clip.arena.len());
         match self.clip.frames.first() {
             None => Err(ClipProblem::Empty),
             Some(first) if !first.key => Err(ClipProblem::NoKeyFrame),

@@ -1,6 +1,7 @@
 //! An Opus packet (RFC 6716 3) with the stamp as padding, in one RTP payload (RFC 7587).
 
-use super::{Builder, ClipProblem, STAMP_ROOM};
+use super::{Builder, Clip, ClipProblem, Packet, STAMP_ROOM};
+use crate::media::send::BACKGROUND_DBOV;
 use crate::media::stamp;
 
 /// RTP clock of Opus: 48 kHz, whatever is coded (RFC 7587 4.1).
@@ -18,6 +19,30 @@ pub fn add(builder: &mut Builder, n: usize, packet: &[u8], audio_level: u8) -> R
     let stamp_at = head.len() + frame.len() + PAD_BEGIN.len();
     builder.packet(&[&head, frame, &PAD_BEGIN, &STAMP_ROOM], Some(stamp_at));
     builder.frame(true, audio_level, packet.len())
+}
+
+/// What silence is made of: the longest run of background, and an empty frame behind the clip's own packets.
+pub fn add_silence(clip: &mut Clip) {
+    let quiet = |n: usize| clip.frames[n].audio_level >= BACKGROUND_DBOV;
+    let mut longest = 0..1;
+    let mut from = 0;
+    for n in 0..clip.frames.len() {
+        if !quiet(n) {
+            from = n + 1;
+        } else if n + 1 - from > longest.len() || longest == (0..1) {
+            longest = from..n + 1;
+        }
+    }
+    clip.background = longest;
+    let toc = clip.arena[0];
+    let offset = clip.arena.len();
+    clip.arena.extend_from_slice(&[toc, 0x41, (PAD_BEGIN.len() + stamp::LEN) as u8]);
+    clip.arena.extend_from_slice(&PAD_BEGIN);
+    let stamp_at = clip.arena.len() - offset;
+    clip.arena.extend_from_slice(&STAMP_ROOM);
+    let len = (clip.arena.len() - offset) as u16;
+    clip.empty_packet = clip.packets.len() as u32;
+    clip.packets.push(Packet { offset: offset as u32, len, stamp_at: Some(stamp_at as u16), frame: 0 });
 }
 
 /// Padding extension 0 of length 0: all that follows is padding. Decoders that know no extensions ignore it anyway.

@@ -56,6 +56,13 @@ impl Gaps {
         }
     }
 
+    /// So much of the time since the last arrival nothing was sent: it is no gap.
+    pub fn forgive(&mut self, ns: u64) {
+        if let Some(last_ns) = &mut self.last_ns {
+            *last_ns = last_ns.saturating_add(ns);
+        }
+    }
+
     fn end_gap(&mut self, at_ns: u64) {
         let Some(last_ns) = self.last_ns else { return };
         let gap = Gap { began_ns: last_ns, ended_ns: at_ns };
@@ -86,9 +93,11 @@ impl Gaps {
         }
     }
 
-    /// Longest gap of the whole life, the one still open at `now_ns` included.
-    pub fn longest(&self, now_ns: u64) -> Gap {
-        let open = self.last_ns.map_or(Gap::default(), |began_ns| Gap { began_ns, ended_ns: now_ns });
+    /// Longest gap of the whole life, the one still open at `now_ns` included, but for its part in which nothing was
+    /// sent.
+    pub fn longest(&self, now_ns: u64, unsent_ns: u64) -> Gap {
+        let began = self.last_ns.map(|last_ns| last_ns.saturating_add(unsent_ns));
+        let open = began.map_or(Gap::default(), |began_ns| Gap { began_ns, ended_ns: now_ns });
         if open.ns() > self.longest.ns() { open } else { self.longest }
     }
 
@@ -114,12 +123,12 @@ mod tests {
     #[test]
     fn longest_includes_the_open_one() {
         let mut g = Gaps::default();
-        assert_eq!(g.longest(5000 * MS).ns(), 0);
+        assert_eq!(g.longest(5000 * MS, 0).ns(), 0);
         for ms in [1000, 1020, 1300, 1320] {
             g.on_packet(ms * MS);
         }
-        assert_eq!(g.longest(1400 * MS), Gap { began_ns: 1020 * MS, ended_ns: 1300 * MS });
-        assert_eq!(g.longest(1700 * MS), Gap { began_ns: 1320 * MS, ended_ns: 1700 * MS });
+        assert_eq!(g.longest(1400 * MS, 0), Gap { began_ns: 1020 * MS, ended_ns: 1300 * MS });
+        assert_eq!(g.longest(1700 * MS, 0), Gap { began_ns: 1320 * MS, ended_ns: 1700 * MS });
         assert_eq!(g.take_gap(), Some(Gap { began_ns: 1020 * MS, ended_ns: 1300 * MS }));
         assert_eq!(g.take_gap(), None);
     }
@@ -130,11 +139,26 @@ mod tests {
         g.on_packet(1000 * MS);
         g.set_flowing(false, 1150 * MS);
         g.on_packet(1160 * MS);
-        assert_eq!(g.longest(9000 * MS).ms(), 150.0);
+        assert_eq!(g.longest(9000 * MS, 0).ms(), 150.0);
         g.set_flowing(true, 9000 * MS);
-        assert_eq!(g.longest(9200 * MS).ms(), 200.0);
+        assert_eq!(g.longest(9200 * MS, 0).ms(), 200.0);
         g.on_packet(9050 * MS);
-        assert_eq!(g.longest(9060 * MS).ms(), 150.0);
+        assert_eq!(g.longest(9060 * MS, 0).ms(), 150.0);
+    }
+
+    #[test]
+    fn what_was_not_sent_is_no_gap() {
+        let mut g = Gaps::default();
+        g.on_packet(1000 * MS);
+        g.forgive(400 * MS);
+        g.on_packet(1440 * MS);
+        assert_eq!(g.longest(1440 * MS, 0).ms(), 40.0);
+        assert_eq!(g.longest(1900 * MS, 400 * MS).ms(), 60.0);
+        assert_eq!(g.longest(1900 * MS, 0).ms(), 460.0);
+        // More than all of it.
+        g.forgive(900 * MS);
+        g.on_packet(1500 * MS);
+        assert_eq!(g.longest(1500 * MS, 0).ms(), 40.0);
     }
 
     #[test]

@@ -132,6 +132,12 @@ impl Sequence {
         n <= self.highest && n + WINDOW > self.highest && self.seen.get(n)
     }
 
+    /// Whether a packet not older than the window and the first one is missing.
+    pub fn lacks(&self, seq: u16) -> bool {
+        let behind = u64::from((self.highest as u16).wrapping_sub(seq));
+        self.started && behind < WINDOW && self.highest - behind >= self.lowest && !self.seen.get(self.highest - behind)
+    }
+
     pub fn highest(&self) -> u64 {
         self.highest
     }

@@ -2,11 +2,11 @@
 //!
 //! Between two packets that arrive one after the other, the gap is the difference of their receive times. The stamps
 //! say how long the sender took from one to the other and how many packets it sent meanwhile; what is longer than
-//! these packets last was not sent, and is taken off. For the gap that is still open the ledger says the same.
+//! these packets last was not sent (DTX, mute), and is taken off. For the gap that is still open the ledger says the same.
 
 use crate::measure::Ledger;
 
-/// Opus packets last 20 ms, and without DTX each is sent.
+/// Opus packets last 20 ms.
 const PACKET_NS: u64 = 20_000_000;
 
 #[derive(Clone, Copy)]
@@ -24,10 +24,11 @@ pub(super) struct Silence {
 }
 
 impl Silence {
-    pub fn on_packet(&mut self, recv_ns: u64, sent_ns: u64, count: u64) {
+    /// Returns for how long, in ns, the sender had nothing to send since the packet before.
+    pub fn on_packet(&mut self, recv_ns: u64, sent_ns: u64, count: u64) -> u64 {
         let Some(last) = &mut self.last else {
             self.last = Some(Last { recv_ns, sent_ns, count });
-            return;
+            return 0;
         };
         let gap_ns = recv_ns.saturating_sub(last.recv_ns);
         let unsent_ns = unsent(last, sent_ns, count);
@@ -36,6 +37,7 @@ impl Silence {
             (last.sent_ns, last.count) = (sent_ns, count);
         }
         self.note(gap_ns.saturating_sub(unsent_ns));
+        unsent_ns
     }
 
     /// Counts from here although nothing has come: the packets after `count` must flow.
@@ -48,12 +50,13 @@ impl Silence {
         self.last = None;
     }
 
-    /// The open gap, up to now.
-    pub fn advance(&mut self, ledger: &Ledger, now_ns: u64) {
-        let Some(last) = &self.last else { return };
+    /// The open gap, up to now. Returns for how long of it, in ns, the sender had nothing to send.
+    pub fn advance(&mut self, ledger: &Ledger, now_ns: u64) -> u64 {
+        let Some(last) = &self.last else { return 0 };
         let gap_ns = now_ns.saturating_sub(last.recv_ns);
         let unsent_ns = unsent(last, now_ns, ledger.count_at(now_ns));
         self.note(gap_ns.saturating_sub(unsent_ns));
+        unsent_ns
     }
 
     pub fn longest_ns(&self) -> u64 {

@@ -64,6 +64,8 @@ pub struct Source {
     taken: (i64, i64),
     gaps: Gaps,
     silence: Silence,
+    /// For how long the sender had sent nothing at the last settlement, since the last packet that arrived.
+    unsent_ns: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,6 +119,7 @@ impl Source {
             taken: (0, 0),
             gaps: Gaps::default(),
             silence: Silence::default(),
+            unsent_ns: 0,
         }
     }
 
@@ -142,7 +145,7 @@ impl Source {
             }
             Outcome::Duplicate => return None,
         };
-        if !p.payload.is_empty() && (self.kind == Kind::Video || stamp.is_some()) {
+        if self.kind == Kind::Video && !p.payload.is_empty() {
             self.gaps.on_packet(p.recv_ns);
         }
         match (self.kind, stamp) {
@@ -168,7 +171,7 @@ impl Source {
         self.settle_late_start(ledger);
         self.expect(ledger.count_at(now_ns.saturating_sub(self.timing.grace_ns)));
         if self.kind == Kind::Audio {
-            self.silence.advance(ledger, now_ns);
+            self.unsent_ns = self.silence.advance(ledger, now_ns);
         }
     }
 
@@ -188,7 +191,7 @@ impl Source {
             self.settle_late_start(ledger);
             self.expect(ledger.count_at(until_ns));
             if self.kind == Kind::Audio {
-                self.silence.advance(ledger, until_ns);
+                self.unsent_ns = self.silence.advance(ledger, until_ns);
             }
         }
         self.state = State::Ended;
@@ -229,6 +232,9 @@ impl Source {
 
     /// The sender mutes this stream or goes on: it has no gaps and no silence meanwhile. Loss needs no such word.
     pub fn set_flowing(&mut self, flowing: bool, at_ns: u64) {
+        if !flowing {
+            self.gaps.forgive(std::mem::take(&mut self.unsent_ns));
+        }
         self.gaps.set_flowing(flowing, at_ns);
         if !flowing {
             self.silence.stop();
@@ -265,7 +271,7 @@ impl Source {
 
     /// Longest time without a packet, the one open at `now_ns` included.
     pub fn longest_gap(&self, now_ns: u64) -> Gap {
-        self.gaps.longest(now_ns)
+        self.gaps.longest(now_ns, self.unsent_ns)
     }
 
     /// See [`Gaps::take_gap`].
@@ -332,11 +338,19 @@ impl Source {
 
     fn on_audio(&mut self, rx: &RxStream, n: u64, stamp: &Stamp, recv_ns: u64) {
         if self.state != State::Ended {
-            self.silence.on_packet(recv_ns, stamp.sent_ns, stamp.packet);
+            self.hear(stamp, recv_ns);
         }
         if !self.baseline(rx, n, stamp, recv_ns) {
             self.count_audio(stamp.packet);
         }
+    }
+
+    /// An audio packet ends a silence and a gap, less what was not sent meanwhile.
+    fn hear(&mut self, stamp: &Stamp, recv_ns: u64) {
+        let unsent_ns = self.silence.on_packet(recv_ns, stamp.sent_ns, stamp.packet);
+        self.gaps.forgive(unsent_ns);
+        self.gaps.on_packet(recv_ns);
+        self.unsent_ns = 0;
     }
 
     /// Each packet has its stamp, so the counter alone says where it belongs.
@@ -357,8 +371,7 @@ impl Source {
     fn on_jump(&mut self, stamp: Option<Stamp>, recv_ns: u64) {
         let Some(stamp) = stamp.filter(|stamp| stamp.packet > self.stamped_up_to) else { return };
         if self.kind == Kind::Audio && self.state == State::Counting {
-            self.silence.on_packet(recv_ns, stamp.sent_ns, stamp.packet);
-            self.gaps.on_packet(recv_ns);
+            self.hear(&stamp, recv_ns);
             self.count_audio(stamp.packet);
         }
     }

@@ -223,6 +223,11 @@ impl RxStream {
         Outcome::New { ext_seq: n, reordered, recovered }
     }
 
+    /// Whether a packet behind the newest one has not arrived, and could still count.
+    pub fn lacks(&self, seq: u16) -> bool {
+        self.seq.lacks(seq)
+    }
+
     /// A sender report about this SSRC: middle 32 bits of its NTP time, and when it arrived (CLOCK_REALTIME, ns).
     pub fn on_sender_report(&mut self, ntp_mid32: u32, recv_ns: u64) {
         self.reporter.on_sender_report(ntp_mid32, recv_ns);
@@ -308,7 +313,7 @@ impl RxStream {
 
     /// Longest time without media, the one open at `now_ns` included.
     pub fn longest_gap(&self, now_ns: u64) -> Gap {
-        self.gaps.longest(now_ns)
+        self.gaps.longest(now_ns, 0)
     }
 
     /// See [`Gaps::take_gap`].

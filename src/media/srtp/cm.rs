@@ -21,7 +21,7 @@ pub(super) struct Cm {
 }
 
 impl Cm {
-    pub(super) fn derive(key: &[u8; 16], salt: &[u8; 14], purpose: Purpose) -> Cm {
+    pub(super) fn derive(key: &[u8], salt: &[u8; 14], purpose: Purpose) -> Cm {
         Cm::from_session_keys(
             &kdf::derive(key, salt, purpose, Part::Cipher),
             &kdf::derive(key, salt, purpose, Part::Salt),

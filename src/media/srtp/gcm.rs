@@ -1,8 +1,8 @@
-//! AEAD_AES_128_GCM for SRTP and SRTCP: RFC 7714 8 and 9.
+//! AEAD_AES_128_GCM and AEAD_AES_256_GCM for SRTP and SRTCP: RFC 7714 8 and 9.
 
 use super::SrtpError;
 use super::kdf::{self, Part, Purpose};
-use ring::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
 pub(super) const TAG: usize = 16;
 
@@ -12,17 +12,17 @@ pub(super) struct Gcm {
 }
 
 impl Gcm {
-    pub(super) fn derive(key: &[u8; 16], salt: &[u8; 14], purpose: Purpose) -> Gcm {
+    /// From a master key of 16 or 32 bytes, which says which of the two it is.
+    pub(super) fn derive(key: &[u8], salt: &[u8; 14], purpose: Purpose) -> Gcm {
         let mut padded = *salt;
         padded[12..].fill(0);
-        Gcm::from_session_keys(
-            &kdf::derive(key, &padded, purpose, Part::Cipher),
-            &kdf::derive(key, &padded, purpose, Part::Salt),
-        )
+        let cipher: [u8; 32] = kdf::derive(key, &padded, purpose, Part::Cipher);
+        Gcm::from_session_keys(&cipher[..key.len()], &kdf::derive(key, &padded, purpose, Part::Salt))
     }
 
-    pub(super) fn from_session_keys(key: &[u8; 16], salt: &[u8; 12]) -> Gcm {
-        let key = UnboundKey::new(&AES_128_GCM, key).unwrap_or_else(|_| unreachable!("AES-128 takes 16 bytes"));
+    pub(super) fn from_session_keys(key: &[u8], salt: &[u8; 12]) -> Gcm {
+        let algorithm = if key.len() == 32 { &AES_256_GCM } else { &AES_128_GCM };
+        let key = UnboundKey::new(algorithm, key).unwrap_or_else(|_| unreachable!("AES-GCM takes 16 or 32 bytes"));
         Gcm { key: LessSafeKey::new(key), salt: *salt }
     }
 

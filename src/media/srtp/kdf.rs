@@ -1,7 +1,8 @@
 //! Session keys from a master key: RFC 3711 4.3 with key derivation rate 0, as RFC 7714 11 uses it too.
 
-use aes::Aes128Enc;
+use aes::cipher::consts::U16;
 use aes::cipher::{BlockCipherEncrypt, KeyInit};
+use aes::{Aes128Enc, Aes256Enc};
 
 /// What the session keys are for; each has its own labels.
 #[derive(Clone, Copy)]
@@ -18,14 +19,29 @@ pub(super) enum Part {
     Salt = 2,
 }
 
-/// `N` bytes of session key. A GCM master salt of 12 bytes is passed with two zero bytes behind it (RFC 7714 11).
-pub(super) fn derive<const N: usize>(key: &[u8; 16], salt: &[u8; 14], purpose: Purpose, part: Part) -> [u8; N] {
+/// `N` bytes of session key. A GCM master salt of 12 bytes is passed with two zero bytes behind it (RFC 7714 11). The
+/// master key has 16 bytes, or 32 (AES_256_CM_PRF, RFC 6188 3).
+pub(super) fn derive<const N: usize>(key: &[u8], salt: &[u8; 14], purpose: Purpose, part: Part) -> [u8; N] {
+    match key.first_chunk::<32>() {
+        Some(key) => blocks(&Aes256Enc::new(key.into()), salt, purpose, part),
+        None => {
+            let key = key.first_chunk::<16>().unwrap_or_else(|| unreachable!("a suite's key has 16 or 32 bytes"));
+            blocks(&Aes128Enc::new(key.into()), salt, purpose, part)
+        }
+    }
+}
+
+fn blocks<const N: usize, C: BlockCipherEncrypt<BlockSize = U16>>(
+    prf: &C,
+    salt: &[u8; 14],
+    purpose: Purpose,
+    part: Part,
+) -> [u8; N] {
     let label = part as u8
         + match purpose {
             Purpose::Rtp => 0,
             Purpose::Rtcp => 3,
         };
-    let prf = Aes128Enc::new(key.into());
     let mut out = [0; N];
     for (counter, piece) in (0u16..).zip(out.chunks_mut(16)) {
         let mut block = [0; 16];

@@ -1,4 +1,4 @@
-//! SRTP and SRTCP (RFC 3711) with AES128_CM_SHA1_80 and AEAD_AES_128_GCM (RFC 7714), in place and without allocation.
+//! SRTP and SRTCP (RFC 3711) with AES128_CM_SHA1_80, AEAD_AES_128_GCM and AEAD_AES_256_GCM (RFC 7714), in place and without allocation.
 //!
 //! One [`RtpSealer`] and one [`RtcpSealer`] belong to each direction's master key; packet indices are kept apart from
 //! the keys ([`TxIndex`], [`RxIndex`]), one for each SSRC, so that a stream costs its window and nothing more.
@@ -50,9 +50,9 @@ pub struct RtpOpener {
 }
 
 impl RtpSealer {
-    /// From one direction's DTLS-SRTP master key and salt (RFC 5764 4.2). AEAD_AES_128_GCM has a salt of 12 bytes
-    /// (RFC 7714 12): it lies in `salt[..12]`, the rest is not looked at.
-    pub fn new(suite: Suite, key: &[u8; 16], salt: &[u8; 14]) -> RtpSealer {
+    /// From one direction's DTLS-SRTP master key and salt (RFC 5764 4.2): [`Suite::key_len`] and [`Suite::salt_len`]
+    /// bytes of them, the rest is not looked at. A shorter key is a mistake of the caller's, and panics.
+    pub fn new(suite: Suite, key: &[u8], salt: &[u8; 14]) -> RtpSealer {
         RtpSealer { cipher: Cipher::new(suite, key, salt, kdf::Purpose::Rtp) }
     }
 
@@ -97,7 +97,7 @@ impl RtpSealer {
 
 impl RtpOpener {
     /// See [`RtpSealer::new`].
-    pub fn new(suite: Suite, key: &[u8; 16], salt: &[u8; 14]) -> RtpOpener {
+    pub fn new(suite: Suite, key: &[u8], salt: &[u8; 14]) -> RtpOpener {
         RtpOpener { cipher: Cipher::new(suite, key, salt, kdf::Purpose::Rtp) }
     }
 
@@ -146,10 +146,11 @@ enum Cipher {
 }
 
 impl Cipher {
-    fn new(suite: Suite, key: &[u8; 16], salt: &[u8; 14], purpose: kdf::Purpose) -> Cipher {
+    fn new(suite: Suite, key: &[u8], salt: &[u8; 14], purpose: kdf::Purpose) -> Cipher {
+        let key = &key[..suite.key_len()];
         match suite {
             Suite::Aes128CmSha1_80 => Cipher::Cm(Cm::derive(key, salt, purpose)),
-            Suite::AeadAes128Gcm => Cipher::Gcm(Gcm::derive(key, salt, purpose)),
+            Suite::AeadAes128Gcm | Suite::AeadAes256Gcm => Cipher::Gcm(Gcm::derive(key, salt, purpose)),
         }
     }
 }

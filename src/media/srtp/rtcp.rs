@@ -30,7 +30,7 @@ pub struct RtcpOpener {
 
 impl RtcpSealer {
     /// See [`super::RtpSealer::new`].
-    pub fn new(suite: Suite, key: &[u8; 16], salt: &[u8; 14]) -> RtcpSealer {
+    pub fn new(suite: Suite, key: &[u8], salt: &[u8; 14]) -> RtcpSealer {
         RtcpSealer { cipher: Cipher::new(suite, key, salt, Purpose::Rtcp), index: 0 }
     }
 
@@ -76,7 +76,7 @@ impl RtcpSealer {
 
 impl RtcpOpener {
     /// See [`super::RtpSealer::new`].
-    pub fn new(suite: Suite, key: &[u8; 16], salt: &[u8; 14]) -> RtcpOpener {
+    pub fn new(suite: Suite, key: &[u8], salt: &[u8; 14]) -> RtcpOpener {
         RtcpOpener {
             cipher: Cipher::new(suite, key, salt, Purpose::Rtcp),
             senders: [Sender::default(); SENDERS],

@@ -15,7 +15,7 @@ fn a_sending_track_offers_only_its_codec() {
     let offer = n.offer(&local(), &[opus(11), video(Codec::H264, 22, 23), video(Codec::Vp8, 32, 33)], 0, 0);
     assert!(offer.contains("a=group:BUNDLE 0 1 2\r\n"));
     assert_eq!(offer.matches("a=setup:actpass\r\n").count(), 3);
-    assert_eq!(section(&offer, 0)[0], "audio 9 UDP/TLS/RTP/SAVPF 111");
+    assert_eq!(section(&offer, 0)[0], "audio 9 UDP/TLS/RTP/SAVPF 111 63");
     let h264 = section(&offer, 1);
     assert_eq!(h264[0], "video 9 UDP/TLS/RTP/SAVPF 108 109");
     for line in [
@@ -42,13 +42,13 @@ fn a_sending_track_offers_only_its_codec() {
 fn a_receiving_slot_offers_all_that_we_know() {
     let mut n = chrome();
     let offer = n.offer(&local(), &[], 1, 1);
-    assert_eq!(section(&offer, 0)[0], "audio 9 UDP/TLS/RTP/SAVPF 111");
+    assert_eq!(section(&offer, 0)[0], "audio 9 UDP/TLS/RTP/SAVPF 111 63");
     assert_eq!(section(&offer, 1)[0], "video 9 UDP/TLS/RTP/SAVPF 96 97 108 109");
     assert_eq!(directions(&offer), [Direction::RecvOnly, Direction::RecvOnly]);
     assert!(!offer.contains("a=ssrc") && !offer.contains("a=msid:"));
     let offer = light().offer(&local(), &[], 0, 1);
-    assert_eq!(section(&offer, 0)[0], "video 9 UDP/TLS/RTP/SAVPF 96 108");
-    for absent in ["rtx", "transport", "remb", "fir", "abs-send"] {
+    assert_eq!(section(&offer, 0)[0], "video 9 UDP/TLS/RTP/SAVPF 96 97 108 109");
+    for absent in ["red/", "transport", "remb", "fir", "abs-send"] {
         assert!(!offer.contains(absent), "{absent}");
     }
     assert!(offer.contains("a=rtcp-fb:96 nack\r\n") && offer.contains("a=rtcp-fb:96 nack pli\r\n"));
@@ -80,7 +80,7 @@ fn clients_of_two_kinds_agree_on_the_smaller() {
     let (answer, _) = answer(&mut b, &offer);
     let (_, agreed) = a.accept_answer(&answer).unwrap();
     let s = &agreed.sends[0];
-    assert_eq!(s.rtx, None);
+    assert_eq!(s.rtx, Some((97, 23)));
     assert!(s.nack && s.pli && !s.fir && !s.twcc && !s.remb);
     assert_eq!(s.ext, ExtIds { mid: 4, ..ExtIds::default() });
 }
@@ -250,7 +250,7 @@ fn answers_that_do_not_fit_are_refused_and_the_offer_stays_open() {
         (good.replace("a=mid:1\r\n", "a=mid:7\r\n"), "mid"),
         (good.replace("m=video 9", "m=audio 9"), "video here"),
         (good.replace("a=rtpmap:96 VP8/90000", "a=rtpmap:96 AV1/90000"), "VP8/90000 in the offer"),
-        (good.replace("SAVPF 111\r\n", "SAVPF 8\r\n"), "no payload type"),
+        (good.replace("SAVPF 111 63\r\n", "SAVPF 8\r\n"), "no payload type"),
         (good.replace("a=setup:active", "a=setup:actpass"), "setup"),
         (good.replace("a=rtcp-mux\r\n", ""), "rtcp-mux"),
         (good.replace("a=ice-pwd", "a=x-pwd"), "ice-pwd"),

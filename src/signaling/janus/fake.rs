@@ -202,6 +202,7 @@ impl Leg {
         });
         let leg = PlannedLeg {
             id: LegId(0),
+            seat: 0,
             room: RoomId(0),
             name: "meeting-1/p1".into(),
             join_at: Duration::ZERO,

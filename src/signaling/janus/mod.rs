@@ -15,6 +15,7 @@ mod wire;
 mod fake;
 
 use super::{BoxFuture, Call, Driver, Ended, Progress};
+use crate::client::{Candidates, policy};
 use crate::history::FailReason;
 use crate::plan::{PlannedRoom, TransportsPer};
 use crate::profile::{ExternalTarget, Secret, ServerEntry};
@@ -201,7 +202,7 @@ impl Driver for JanusDriver {
                 display: call.leg.name.clone(),
                 sends: call.leg.sends(),
                 credentials: self.credentials.clone(),
-                trickles: self.client == Client::Chrome,
+                trickles: policy(self.client).candidates == Candidates::Trickled,
             };
             call::run(call, &server.endpoint, self.tls.clone(), part, self.join_timeout).await
         })

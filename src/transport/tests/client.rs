@@ -83,11 +83,13 @@ impl Ours {
 }
 
 fn context(suite: Suite, master: &MasterKey) -> Context {
-    let (profile, salt) = match suite {
-        Suite::Aes128CmSha1_80 => (ProtectionProfile::Aes128CmHmacSha1_80, 14),
-        Suite::AeadAes128Gcm => (ProtectionProfile::AeadAes128Gcm, 12),
+    let profile = match suite {
+        Suite::Aes128CmSha1_80 => ProtectionProfile::Aes128CmHmacSha1_80,
+        Suite::AeadAes128Gcm => ProtectionProfile::AeadAes128Gcm,
+        Suite::AeadAes256Gcm => ProtectionProfile::AeadAes256Gcm,
     };
-    Context::new(&master.key, &master.salt[..salt], profile, None, None, RingProvider::new().crypto()).unwrap()
+    let (key, salt) = (&master.key[..suite.key_len()], &master.salt[..suite.salt_len()]);
+    Context::new(key, salt, profile, None, None, RingProvider::new().crypto()).unwrap()
 }
 
 impl Peer for Ours {

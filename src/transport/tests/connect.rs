@@ -16,7 +16,7 @@ fn both_sides_get_the_same_keys_in_both_dtls_roles_and_suites() {
             assert_ne!(a.2, a.3);
             let salt_end = if suites == GCM { 12 } else { 14 };
             assert!(a.2.salt[salt_end..].iter().all(|b| *b == 0));
-            assert!(a.2.salt[..salt_end].iter().any(|b| *b != 0) && a.2.key != [0; 16]);
+            assert!(a.2.salt[..salt_end].iter().any(|b| *b != 0) && a.2.key != [0; 32]);
             assert_eq!(p.a.remote(), Some(address(2)));
             assert_eq!(p.b.remote(), Some(address(1)));
         }
@@ -41,6 +41,19 @@ fn a_common_suite_is_found_whatever_the_order() {
         let (ka, kb) = (keys(&mut p.a).unwrap(), keys(&mut p.b).unwrap());
         assert_eq!(ka.0, kb.0);
         assert!(a.contains(&ka.0) && b.contains(&ka.0));
+    }
+}
+
+/// As BoringSSL does, and so Chromium: with its list it ends on AES128_CM_SHA1_80 as the server, whatever the client
+/// would like best.
+#[test]
+fn the_dtls_server_takes_the_first_suite_of_its_own() {
+    let browser = [Suite::Aes128CmSha1_80, Suite::AeadAes256Gcm, Suite::AeadAes128Gcm];
+    let janus = [Suite::AeadAes256Gcm, Suite::AeadAes128Gcm, Suite::Aes128CmSha1_80];
+    for (b_is_client, suite) in [(true, Suite::Aes128CmSha1_80), (false, Suite::AeadAes256Gcm)] {
+        let mut p = connected([&browser, &janus], b_is_client);
+        assert_eq!(keys(&mut p.a).unwrap().0, suite);
+        assert_eq!(keys(&mut p.b).unwrap().0, suite);
     }
 }
 

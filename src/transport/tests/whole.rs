@@ -72,6 +72,7 @@ impl Whole {
         }
         let profile = match suite {
             Suite::AeadAes128Gcm => SrtpProtectionProfile::Srtp_Aead_Aes_128_Gcm,
+            Suite::AeadAes256Gcm => SrtpProtectionProfile::Srtp_Aead_Aes_256_Gcm,
             Suite::Aes128CmSha1_80 => SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_80,
         };
         let mut pc = RTCPeerConnectionBuilder::new()

@@ -38,6 +38,7 @@ impl TextLeg {
         let encoding = |codec, bitrate| sends.then_some(Encoding { codec, bitrate: Bitrate(bitrate) });
         let leg = PlannedLeg {
             id: LegId(number),
+            seat: 0,
             room: room.id,
             name: format!("{}/p{number}", room.name),
             join_at: Duration::ZERO,
