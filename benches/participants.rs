@@ -101,6 +101,7 @@ fn one(n: usize, seconds: usize, suite: Suite, with_media: bool) {
         index: 0,
         common,
         sources: vec![[127, 0, 0, 1].into()],
+        receive_buffer: None,
         epoch,
         seed: 0,
         hold: [Duration::ZERO, Duration::MAX],

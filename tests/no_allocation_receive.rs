@@ -68,7 +68,7 @@ fn packets_frames_losses_and_nacks_allocate_nothing() {
             if i % 160 == 0 {
                 source.settle(&ledger, at_ns);
                 let (expected, received) = source.take_counters();
-                window.push(expected, received);
+                window.push(0, expected, received);
                 rx.report_block(at_ns);
                 rx.take_counters(at_ns);
                 while rx.take_gap().is_some() {}

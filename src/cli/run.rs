@@ -26,6 +26,9 @@ pub struct RunArgs {
     /// Run folder; default: a new one under reports/, named by time and profile.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Run again, at most so many times, while the verdict is unknown; each try has a run folder of its own.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    retry_unknown: u32,
 }
 
 /// Runs a profile. Gives the exit code of its verdict.
@@ -46,13 +49,37 @@ pub fn run(args: &RunArgs) -> Result<u8> {
         return Ok(exit::BAD_PROFILE);
     }
     crate::engine::socket::raise_descriptor_limit();
+    let limits = serde_json::to_value(&limits)?;
+    let mut tried = 0;
+    loop {
+        let code = try_once(args, &profile, &plan, &limits, tried)?;
+        if code != exit::UNKNOWN || tried == args.retry_unknown {
+            if tried > 0 {
+                write_err(&format!("{} tries, each in its own run folder; the last one counts.", tried + 1));
+            }
+            return Ok(code);
+        }
+        tried += 1;
+        write_err(&format!("Unknown: trying again, {tried} of {} (--retry-unknown).", args.retry_unknown));
+    }
+}
+
+/// One run in a folder of its own; gives its exit code.
+fn try_once(
+    args: &RunArgs,
+    profile: &Arc<Profile>,
+    plan: &Arc<plan::Plan>,
+    limits: &serde_json::Value,
+    tried: u32,
+) -> Result<u8> {
     let started = OffsetDateTime::now_utc();
     let folder = match &args.out {
-        Some(dir) => RunFolder::at(dir)?,
+        Some(dir) if tried == 0 => RunFolder::at(dir)?,
+        Some(dir) => RunFolder::at(&numbered(dir, tried + 1))?,
         None => RunFolder::create(Path::new("reports"), &profile.name, started)?,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let ended = runtime.block_on(perform(&profile, &plan, serde_json::to_value(&limits)?, started, &folder));
+    let ended = runtime.block_on(perform(profile, plan, limits.clone(), started, &folder));
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     let ended = ended?;
     // What happened is judged even where the run broke off or the disk is full; then the tool failed all the same.
@@ -65,6 +92,13 @@ pub fn run(args: &RunArgs) -> Result<u8> {
     }
     let code = judged?;
     Ok(if ended.interrupted { exit::INTERRUPTED } else { u8::try_from(code)? })
+}
+
+/// `out`, `out-2`, `out-3` …
+fn numbered(dir: &Path, nth: u32) -> PathBuf {
+    let mut name = dir.file_name().map_or_else(|| "run".into(), std::ffi::OsStr::to_os_string);
+    name.push(format!("-{nth}"));
+    dir.with_file_name(name)
 }
 
 /// How a run ended.

@@ -5,6 +5,7 @@ mod conductor;
 mod forwarder; // the impairer as a process in front of a server
 mod health;
 mod impaired; // a participant's own network, between socket and participant
+mod reference;
 mod shard;
 pub mod socket;
 pub mod wheel;

@@ -1,10 +1,12 @@
 //! One thread with its participants: sockets, clock, batching, timers. Whole rooms live on one shard, so nothing here
 //! needs a lock.
 
+use super::health::thread_wait_ns;
 use super::impaired::{Access, Downwards, Held, Upwards, Whose, since};
 use super::realtime_ns;
-use super::socket::{MediaSocket, Poll, Receiver, thread_cpu_ns};
-use super::wheel::Wheel;
+use super::reference::Reference;
+use super::socket::{MediaSocket, Poll, Receiver, current_core, thread_cpu_ns};
+use super::wheel::{TICK, Wheel};
 use crate::history::ShardHealth;
 use crate::impair::{Conditions, Counters};
 use crate::measure::{Flow, FlowCounters, Hist};
@@ -111,6 +113,8 @@ pub struct ShardConfig {
     pub common: Arc<Common>,
     /// Source addresses of media sockets, used in turn.
     pub sources: Vec<IpAddr>,
+    /// SO_RCVBUF of media sockets.
+    pub receive_buffer: Option<usize>,
     /// Start of the run.
     pub epoch: Instant,
     /// Of the run: what impaired networks draw from.
@@ -184,7 +188,11 @@ pub struct Shard {
     second: u64,
     second_began: Instant,
     cpu_began_ns: u64,
+    wait_began_ns: u64,
     next_sweep: Instant,
+    /// How late the loop came round in this second.
+    timer: Hist,
+    reference: Reference,
     stop: bool,
 }
 
@@ -242,7 +250,10 @@ impl Shard {
             second: now.saturating_duration_since(config.epoch).as_secs(),
             second_began: now,
             cpu_began_ns: 0,
+            wait_began_ns: 0,
             next_sweep: now,
+            timer: Hist::allocated(),
+            reference: Reference::open(config.sources[config.index % config.sources.len()], now)?,
             stop: false,
             config,
         })
@@ -251,9 +262,11 @@ impl Shard {
     /// Runs until [`ToShard::Stop`] or until the conductor is gone.
     pub fn run(mut self) {
         self.cpu_began_ns = thread_cpu_ns();
+        self.wait_began_ns = thread_wait_ns();
         let (mut due, mut keys) = (Vec::new(), Vec::new());
         while !self.stop {
             let now = Instant::now();
+            self.round(now);
             self.take_orders(now);
             self.wheel.advance(now, &mut due);
             for key in due.drain(..) {
@@ -263,6 +276,7 @@ impl Shard {
             if now >= self.next_sweep {
                 self.next_sweep = now + MEDIA_SWEEP;
                 self.sweep(false, &mut keys);
+                self.reference.receive(&mut self.receiver);
             }
             if !self.held.is_empty() {
                 self.release();
@@ -276,6 +290,20 @@ impl Shard {
                 std::thread::sleep(rest);
             }
         }
+    }
+
+    /// The loop comes round: how late, for each tick that was due, and the reference flow.
+    fn round(&mut self, now: Instant) {
+        let due = self.wheel.next_tick();
+        let mut late = now.saturating_duration_since(due);
+        self.timer.record_us(late.as_micros() as u64);
+        // Ticks that were slept over were late too; a stall of more than four seconds is as bad as one of four.
+        for _ in 0..4096 {
+            let Some(left) = late.checked_sub(TICK) else { break };
+            late = left;
+            self.timer.record_us(late.as_micros() as u64);
+        }
+        self.reference.send(now);
     }
 
     fn take_orders(&mut self, now: Instant) {
@@ -460,6 +488,9 @@ impl Shard {
         self.next_source += 1;
         let local = |what: &str, e: std::io::Error| MediaError::Local(format!("{what} on {source}: {e}"));
         let socket = MediaSocket::bind(source).map_err(|e| local("no UDP socket", e))?;
+        if let Some(bytes) = self.config.receive_buffer {
+            socket.set_receive_buffer(bytes).map_err(|e| local("SO_RCVBUF", e))?;
+        }
         self.eager.add(&socket, key(ix, slot)).map_err(|e| local("epoll", e))?;
         e.participant.open(now, slot, socket.local())?;
         while e.sockets.len() <= usize::from(slot) {
@@ -659,9 +690,11 @@ impl Shard {
 
     fn end_second(&mut self, now: Instant) {
         self.second = now.saturating_duration_since(self.config.epoch).as_secs();
+        let mut sockets = 0;
         for ix in 0..self.entries.len() as u32 {
             let Some(e) = self.entries[ix as usize].as_deref() else { continue };
             let room = e.room;
+            sockets += e.sockets.iter().flatten().count() as u32;
             let mut flows = <[Flow; 2]>::default();
             let Some(delta) = self.with(ix, |p, w| p.sample(w, &mut flows)) else { continue };
             if let Some(r) = self.rooms.get_mut(&room) {
@@ -670,9 +703,15 @@ impl Shard {
         }
         let seconds = now.saturating_duration_since(self.second_began).as_secs_f64();
         self.second_began = now;
-        let cpu = thread_cpu_ns();
+        let (cpu, waited) = (thread_cpu_ns(), thread_wait_ns());
+        let share = |ns: u64| ns as f64 / 1e9 / seconds.max(1e-3);
         let health = ShardHealth {
-            cpu: (cpu - self.cpu_began_ns) as f64 / 1e9 / seconds.max(1e-3),
+            cpu: share(cpu - self.cpu_began_ns),
+            waited: share(waited.saturating_sub(self.wait_began_ns)),
+            core: current_core(),
+            timer_lateness: std::mem::replace(&mut self.timer, Hist::allocated()),
+            reference: self.reference.take(),
+            sockets,
             send_lateness: std::mem::take(&mut self.lateness),
             socket_drops: self.io.dropped,
             send_errors: self.io.send_errors,
@@ -681,6 +720,7 @@ impl Shard {
             packets_in: self.io.packets_in,
         };
         self.cpu_began_ns = cpu;
+        self.wait_began_ns = waited;
         self.io = Io::default();
         self.lateness = Hist::allocated();
         let second = ShardSecond {

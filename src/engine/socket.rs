@@ -59,6 +59,11 @@ impl MediaSocket {
         Ok(MediaSocket { socket, local, connected: false, drops_seen: Cell::new(0) })
     }
 
+    /// Asks for a receive buffer of so many bytes; the kernel doubles it and bounds it by net.core.rmem_max.
+    pub fn set_receive_buffer(&self, bytes: usize) -> io::Result<()> {
+        self.socket.set_recv_buffer_size(bytes)
+    }
+
     pub fn local(&self) -> SocketAddr {
         self.local
     }
@@ -325,6 +330,40 @@ pub fn thread_cpu_ns() -> u64 {
     // SAFETY: writes into the structure we own.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut t) };
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
+/// The core that the calling thread runs on.
+pub fn current_core() -> Option<u32> {
+    // SAFETY: no arguments, no memory.
+    u32::try_from(unsafe { libc::sched_getcpu() }).ok()
+}
+
+/// Descriptors that this process may open (the soft limit); `None` without a limit.
+pub fn descriptor_limit() -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes into the structure we own.
+    let r = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    (r == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+}
+
+/// CLOCK_REALTIME - CLOCK_MONOTONIC in ns, and how far the reading may be off: the closest of a few.
+pub fn clock_offset_ns() -> (i64, i64) {
+    let read = |clock| {
+        let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: writes into the structure we own.
+        unsafe { libc::clock_gettime(clock, &raw mut t) };
+        t.tv_sec * 1_000_000_000 + t.tv_nsec
+    };
+    let mut best = (0, i64::MAX);
+    for _ in 0..5 {
+        let before = read(libc::CLOCK_MONOTONIC);
+        let real = read(libc::CLOCK_REALTIME);
+        let around = read(libc::CLOCK_MONOTONIC) - before;
+        if around < best.1 {
+            best = (real - before - around / 2, around);
+        }
+    }
+    best
 }
 
 /// Lets this process open as many descriptors as its hard limit says; shells often give 1024 to begin with.

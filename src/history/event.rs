@@ -192,6 +192,9 @@ pub struct LegEnd {
     pub video: FlowCounters,
     /// Highest e2e loss (0..1) in any 10 s, by kind; absent without data.
     pub worst_10s_loss: [Option<f64>; 2],
+    /// When these ten seconds ended, ms since start; absent also in older histories.
+    #[serde(default)]
+    pub worst_10s_at_ms: [Option<f64>; 2],
     /// Longest gap in any expected inbound flow, ms, and when it began (ms since start).
     pub longest_gap_ms: f64,
     pub longest_gap_at_ms: f64,
@@ -242,15 +245,51 @@ pub struct Health {
     /// This process, in cores.
     pub process_cores: f64,
     pub resident_bytes: u64,
+    /// Cores that this process may use; 0 in histories older than this field, as all below but `shards`.
+    #[serde(default)]
+    pub cores: u32,
+    /// What the kernel counted in our network namespace, whoever's sockets it was.
+    #[serde(default)]
+    pub udp: UdpErrors,
+    /// Descriptors that this process may still open, and UDP ports left on its source addresses.
+    #[serde(default)]
+    pub descriptors_left: Option<u64>,
+    #[serde(default)]
+    pub ports_left: Option<u64>,
+    /// By how much CLOCK_REALTIME was set against CLOCK_MONOTONIC, ms.
+    #[serde(default)]
+    pub clock_step_ms: f64,
     pub shards: Vec<ShardHealth>,
     /// What was over its limit; empty means healthy.
     pub unhealthy: Vec<String>,
 }
 
+/// Deltas of /proc/net/snmp, `Udp:`.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UdpErrors {
+    /// InErrors: datagrams that could not be delivered, those of `receive_buffer` included.
+    pub receive: u64,
+    /// RcvbufErrors: a receive buffer was full.
+    pub receive_buffer: u64,
+    /// SndbufErrors: a send buffer was full.
+    pub send_buffer: u64,
+}
+
 #[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ShardHealth {
     /// CPU time of the shard's thread over wall time (0..1).
     pub cpu: f64,
+    /// Time for which it was ready to run and had no core, over wall time (0..1).
+    pub waited: f64,
+    /// The core it was on at the second's end.
+    pub core: Option<u32>,
+    /// How late its loop came round, one value for each millisecond that was due.
+    pub timer_lateness: Hist,
+    pub reference: ReferenceFlow,
+    /// Media sockets open at the second's end.
+    pub sockets: u32,
     /// Actual send time - planned send time of each media packet.
     pub send_lateness: Hist,
     /// Datagrams the kernel dropped because our socket buffers were full (SO_RXQ_OVFL).
@@ -260,4 +299,17 @@ pub struct ShardHealth {
     pub refused: u64,
     pub packets_out: u64,
     pub packets_in: u64,
+}
+
+/// A small steady flow from a shard to itself, past the target: impairment on it is ours.
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReferenceFlow {
+    /// Packets sent 200 ms ago or earlier, and of these, received within that time.
+    pub expected: u64,
+    pub received: u64,
+    /// Kernel receive time - send time.
+    pub delay: Hist,
+    /// RFC 3550 6.4.1, highest in the second, ms.
+    pub jitter_ms: f64,
 }

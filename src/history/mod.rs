@@ -8,8 +8,8 @@ pub(crate) mod synthetic;
 mod writer;
 
 pub use event::{
-    Event, FailReason, Health, Interval, JoinFailure, LegCause, LegEnd, Line, Phase, RoomInterval, RunInfo, SCHEMA,
-    ServerFlow, ServerInfo, Setup, ShardHealth,
+    Event, FailReason, Health, Interval, JoinFailure, LegCause, LegEnd, Line, Phase, ReferenceFlow, RoomInterval,
+    RunInfo, SCHEMA, ServerFlow, ServerInfo, Setup, ShardHealth, UdpErrors,
 };
 pub use reader::{Problem, ReadError, Reading, Scan, read, read_with_tail};
 pub use writer::{CreateError, FILE_NAME, Writer};

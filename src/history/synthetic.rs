@@ -299,6 +299,7 @@ impl Synthetic {
         };
         let mut audio = flow(50, hit(&self.loss));
         audio.silence_max_ms = if audio.count.e2e_expected > audio.count.e2e_received { 120 } else { 21 };
+        audio.mos.record_us(if audio.count.e2e_expected > audio.count.e2e_received { 310 } else { 434 });
         let mut video = if self.video { flow(60, 0.0) } else { Flow::default() };
         if self.video {
             video.count.frames = streams * 25;
@@ -313,8 +314,12 @@ impl Synthetic {
             cpu: if bad { 0.98 } else { f64::from(10 + connected / 5 + rng.random_range(0..3)) / 100.0 },
             packets_out: u64::from(connected) * 110,
             packets_in: u64::from(connected) * 220,
+            core: Some(3),
+            reference: ReferenceFlow { expected: 50, received: 50, jitter_ms: 0.02, ..ReferenceFlow::default() },
             ..ShardHealth::default()
         };
+        shard.timer_lateness.record_us(80);
+        shard.reference.delay.record_us(20);
         for _ in 0..20 {
             shard.send_lateness.record_us(if bad { 31_000 } else { rng.random_range(50..600) });
         }
@@ -324,6 +329,11 @@ impl Synthetic {
             steal: 0.0,
             process_cores: shard.cpu,
             resident_bytes: 90 << 20,
+            cores: 4,
+            udp: UdpErrors::default(),
+            descriptors_left: Some(1000),
+            ports_left: Some(28_000),
+            clock_step_ms: 0.0,
             shards: vec![shard],
             unhealthy: if bad { vec!["shard 0 CPU 98 %".into(), "send lateness p99 31 ms".into()] } else { Vec::new() },
         }
@@ -348,6 +358,7 @@ impl Synthetic {
             audio: crate::measure::FlowCounters::default(),
             video: crate::measure::FlowCounters::default(),
             worst_10s_loss: [Some(lossy), self.video.then_some(0.0)],
+            worst_10s_at_ms: [self.loss.as_ref().map(|(_, r, _)| f64::from(r.end) * 1000.0), None],
             longest_gap_ms: 60.0,
             longest_gap_at_ms: t - 5000.0,
             impaired: None,

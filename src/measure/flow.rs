@@ -85,6 +85,8 @@ pub struct Flow {
     pub rtt: Hist,
     /// Longest gap in must-flow audio that ended or was open in the interval, in ms (audio only).
     pub silence_max_ms: i64,
+    /// E-model scores of audio, in hundredths: each listener and source, over ten seconds each (audio only).
+    pub mos: Hist,
     /// Leg-seconds in which a receiving leg had this kind flowing, and of these, with any e2e loss.
     pub leg_seconds: i64,
     pub lossy_leg_seconds: i64,
@@ -97,6 +99,7 @@ impl Flow {
         self.frame_jitter.merge(&o.frame_jitter);
         self.delay.merge(&o.delay);
         self.rtt.merge(&o.rtt);
+        self.mos.merge(&o.mos);
         self.silence_max_ms = self.silence_max_ms.max(o.silence_max_ms);
         self.leg_seconds = self.leg_seconds.saturating_add(o.leg_seconds);
         self.lossy_leg_seconds = self.lossy_leg_seconds.saturating_add(o.lossy_leg_seconds);

@@ -1,5 +1,6 @@
 //! Counters, HDR histograms and mergeable snapshots. Pure. Definitions: docs/measurement.md.
 
+pub mod emodel;
 mod flow;
 mod hist;
 mod ledger;

@@ -3,7 +3,7 @@
 use super::room::Room;
 use super::slot::{Role, Slot};
 use super::{Event, Participant, World};
-use crate::measure::{Flow, FlowCounters, Ledger};
+use crate::measure::{Flow, FlowCounters, Ledger, emodel};
 use crate::media::receive::{Handover, Owner, Packet, Source, StampSeen, Timing};
 use crate::media::stamp::{self, Found};
 use crate::media::{red, rtp};
@@ -23,7 +23,12 @@ pub(super) struct SourceEntry {
     first_rtp_ns: Option<u64>,
     first_frame_ns: Option<u64>,
     told: bool,
+    /// Scores cover ten seconds each.
+    seconds: u8,
 }
+
+/// Seconds of a flow in one score.
+const SCORE_SECONDS: u8 = 10;
 
 impl Participant {
     /// SRTP or SRTCP.
@@ -264,6 +269,11 @@ impl Participant {
             if e.kind == Kind::Audio {
                 let f = &mut flows[0];
                 f.silence_max_ms = f.silence_max_ms.max(e.source.take_silence_ms());
+                e.seconds += 1;
+                if e.seconds >= SCORE_SECONDS {
+                    e.seconds = 0;
+                    e.score(f);
+                }
             }
             let open_until = ledger.and_then(Ledger::stopped_at).unwrap_or(w.now_ns).min(w.now_ns);
             let gap = e.source.longest_gap(open_until);
@@ -308,6 +318,15 @@ impl Participant {
 }
 
 impl SourceEntry {
+    /// The E-model's score of what was played since the last one, in hundredths.
+    fn score(&mut self, flow: &mut Flow) {
+        let (Some(mut heard), Some(c)) = (self.source.take_heard(), emodel::coefficients(Codec::Opus)) else { return };
+        heard.delay_ms += c.codec_delay;
+        if let Some(mos) = heard.mos(c) {
+            flow.mos.record_us((mos * 100.0).round() as u64);
+        }
+    }
+
     fn first_media(&self) -> Event {
         let ms = |at: u64| at.saturating_sub(self.planned_ns) as f64 / 1e6;
         Event::FirstMedia {
@@ -345,6 +364,7 @@ fn new_source(
         first_rtp_ns: None,
         first_frame_ns: None,
         told: false,
+        seconds: 0,
     })
 }
 

@@ -167,6 +167,8 @@ pub struct Totals {
     pub audio: FlowCounters,
     pub video: FlowCounters,
     pub worst_10s_loss: [Option<f64>; 2],
+    /// When these ended, ns of CLOCK_REALTIME.
+    pub worst_10s_at_ns: [Option<u64>; 2],
     /// Longest inbound gap in ms, and when it began in ns of CLOCK_REALTIME.
     pub longest_gap: (f64, u64),
 }
@@ -421,7 +423,7 @@ impl Participant {
             f.count += d;
             self.total[k.index()] += d;
             if d.e2e_expected > 0 || d.e2e_received > 0 {
-                self.windows[k.index()].push(d.e2e_expected, d.e2e_received);
+                self.windows[k.index()].push(w.now_ns, d.e2e_expected, d.e2e_received);
                 f.leg_seconds += 1;
                 f.lossy_leg_seconds += i64::from(d.e2e_expected > d.e2e_received);
             }
@@ -437,6 +439,7 @@ impl Participant {
             audio: self.total[0],
             video: self.total[1],
             worst_10s_loss: [self.windows[0].worst(), self.windows[1].worst()],
+            worst_10s_at_ns: [self.windows[0].worst_at_ns(), self.windows[1].worst_at_ns()],
             longest_gap: self.longest_gap,
         };
         (delta, totals)

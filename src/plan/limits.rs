@@ -5,8 +5,10 @@ use super::totals::totals;
 use crate::profile::{Profile, Target};
 use serde::{Deserialize, Serialize};
 
-/// Descriptors of the process itself: standard streams, epoll instances, run folder, libraries.
+/// Descriptors of the process itself: standard streams, run folder, libraries.
 const FDS_BASE: u64 = 64;
+/// Of each media thread: two epoll instances, and two sockets for its reference flow.
+const FDS_PER_SHARD: u64 = 4;
 /// Allowance for the binary, clips, runtime and tables.
 const MEMORY_BASE: u64 = 64 << 20;
 /// Resident bytes per connected transport: the bound the engine is built to (design.md measured 18.5 KiB without SRTP).
@@ -153,11 +155,12 @@ pub fn limits(profile: &Profile, plan: &Plan, per: TransportsPer, machine: &Mach
     };
     let memory = MEMORY_BASE + transports * MEMORY_PER_TRANSPORT + participants * MEMORY_PER_PARTICIPANT + fleet;
     let addresses = profile.bind.len().max(1) as u64;
+    let shards = profile.shards.map(|n| n as u64).or(machine.cores).unwrap_or(0);
     Limits {
         participants: t.participants,
         transports,
         // One descriptor a participant for its signalling connection.
-        fds: Need::new(FDS_BASE + transports + participants, machine.fds),
+        fds: Need::new(FDS_BASE + FDS_PER_SHARD * shards + transports + participants, machine.fds),
         udp_ports: Need::new(transports, machine.ports_per_address.map(|p| p.saturating_mul(addresses))),
         memory_bytes: Need::new(memory, machine.memory_available_bytes),
         cores: machine.cores,

@@ -274,6 +274,7 @@ impl<'a> Loader<'a> {
             seed: parts.seed,
             bind: parts.bind,
             shards: parts.shards,
+            receive_buffer: parts.receive_buffer,
             resolved: String::new(),
         };
         profile.resolved = write::resolved(&profile, &target_text, &secrets);

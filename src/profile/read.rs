@@ -34,6 +34,7 @@ pub(super) struct Parts {
     pub(super) seed: u64,
     pub(super) bind: Vec<IpAddr>,
     pub(super) shards: Option<usize>,
+    pub(super) receive_buffer: Option<usize>,
     pub(super) embedded: EmbeddedTarget,
 }
 
@@ -46,6 +47,7 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
     let seed = top.count("seed").map(|s| s as u64);
     let bind = top.addresses("bind");
     let shards = top.count_or("shards").map(|s| s.map(|n| n as usize));
+    let receive_buffer = top.count_or("receive_buffer").map(|s| s.map(|n| n as usize));
     let embedded = top.inside("embedded", |v| {
         let (servers, participants_max) = (v.count("servers"), v.count("participants_max"));
         Some(EmbeddedTarget { servers: servers? as u32, participants_max: participants_max? as u32 })
@@ -76,6 +78,7 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
         seed: seed?,
         bind: bind?,
         shards: shards?,
+        receive_buffer: receive_buffer?,
         embedded: embedded?,
     })
 }
@@ -141,14 +144,40 @@ fn load(v: &mut View<'_>) -> Option<Load> {
 }
 
 fn health(v: &mut View<'_>) -> Option<HealthLimits> {
-    let (cpu, steal) = (v.share("shard_cpu_max"), v.share("steal_max"));
-    let (lateness, drops) = (v.duration("lateness_p99_max"), v.share("socket_drops_max"));
-    let inconclusive = v.share("inconclusive_share_max");
+    // All of them are read before the first that is wrong ends it: all errors at once.
+    let shares = [
+        "shard_cpu_max",
+        "steal_max",
+        "machine_cpu_max",
+        "socket_drops_max",
+        "send_errors_max",
+        "udp_errors_max",
+        "reference_loss_max",
+        "inconclusive_share_max",
+    ]
+    .map(|key| v.share(key));
+    let durations =
+        ["lateness_p99_max", "timer_p99_max", "reference_delay_p99_max", "reference_jitter_max", "clock_step_max"]
+            .map(|key| v.duration(key));
+    let counts = ["descriptors_left_min", "ports_left_min"].map(|key| v.count(key));
+    let [cpu, steal, machine_cpu, drops, send_errors, udp_errors, reference_loss, inconclusive] = shares;
+    let [lateness, timer, reference_delay, reference_jitter, clock_step] = durations;
+    let [descriptors, ports] = counts;
     Some(HealthLimits {
         shard_cpu_max: cpu?,
         steal_max: steal?,
         lateness_p99_max: lateness?,
+        timer_p99_max: timer?,
+        machine_cpu_max: machine_cpu?,
         socket_drops_max: drops?,
+        send_errors_max: send_errors?,
+        udp_errors_max: udp_errors?,
+        reference_loss_max: reference_loss?,
+        reference_delay_p99_max: reference_delay?,
+        reference_jitter_max: reference_jitter?,
+        clock_step_max: clock_step?,
+        descriptors_left_min: descriptors? as u64,
+        ports_left_min: ports? as u64,
         inconclusive_share_max: inconclusive?,
     })
 }
@@ -183,6 +212,12 @@ fn threshold(path: &str, node: &Node) -> Result<Threshold, String> {
             let inner: Vec<&str> = paths.clone().filter(|p| p.starts_with(&format!("{path}."))).collect();
             (!inner.is_empty()).then(|| format!("write one of {}", inner.join(", ")))
         };
+        if path.starts_with("audio.mos") || path.starts_with("video.mos") {
+            // docs/measurement.md says why.
+            return "MOS is shown and never a threshold: it is a model of loss and delay, with coefficients that nobody \
+                    has measured for Opus; set limits on audio.loss, audio.lossy_legs_share and audio.delay.p99"
+                .to_owned();
+        }
         let near = || super::error::nearest(path, paths.clone()).map(|n| format!("did you mean \"{n}\"?"));
         let hint = parents().or_else(near).unwrap_or_else(|| "docs/profiles.md lists them".to_owned());
         format!("there is no such metric; {hint}")

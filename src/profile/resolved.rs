@@ -26,6 +26,8 @@ pub struct Profile {
     pub bind: Vec<IpAddr>,
     /// Media threads; `None`: one a core, the last core left to signalling when there are more than two.
     pub shards: Option<usize>,
+    /// Bytes asked for with SO_RCVBUF; `None`: as the kernel gives it.
+    pub receive_buffer: Option<usize>,
     /// The whole profile and target file with every default filled in, as TOML without secrets: for reports, and to
     /// judge again from a history.
     pub resolved: String,
@@ -259,8 +261,24 @@ pub struct HealthLimits {
     pub steal_max: f64,
     /// Send lateness p99.
     pub lateness_p99_max: Duration,
+    /// How late a shard's loop came round, p99 over the milliseconds of a second.
+    pub timer_p99_max: Duration,
+    /// CPU of the whole machine, share; 1 is no limit.
+    pub machine_cpu_max: f64,
     /// Share of the datagrams received that the kernel dropped at our sockets.
     pub socket_drops_max: f64,
+    /// Share of the sends that the kernel refused.
+    pub send_errors_max: f64,
+    /// UDP errors of the network namespace beside those at our sockets, share of our datagrams.
+    pub udp_errors_max: f64,
+    /// Loss (share), p99 of the delay, and jitter of the reference flow.
+    pub reference_loss_max: f64,
+    pub reference_delay_p99_max: Duration,
+    pub reference_jitter_max: Duration,
+    /// Step of CLOCK_REALTIME against CLOCK_MONOTONIC.
+    pub clock_step_max: Duration,
+    pub descriptors_left_min: u64,
+    pub ports_left_min: u64,
     /// Share of the hold's intervals that may be inconclusive before the run is unknown.
     pub inconclusive_share_max: f64,
 }
@@ -271,7 +289,17 @@ impl Default for HealthLimits {
             shard_cpu_max: 0.90,
             steal_max: 0.10,
             lateness_p99_max: Duration::from_millis(10),
+            timer_p99_max: Duration::from_millis(10),
+            machine_cpu_max: 1.0,
             socket_drops_max: 0.0,
+            send_errors_max: 0.0,
+            udp_errors_max: 0.001,
+            reference_loss_max: 0.0,
+            reference_delay_p99_max: Duration::from_millis(10),
+            reference_jitter_max: Duration::from_millis(5),
+            clock_step_max: Duration::from_millis(1),
+            descriptors_left_min: 16,
+            ports_left_min: 16,
             inconclusive_share_max: 0.05,
         }
     }

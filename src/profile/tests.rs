@@ -32,6 +32,7 @@ client = "light"
 seed = 9007199254740991
 bind = ["10.0.0.1", "fd00::1"]
 shards = 2
+receive_buffer = 65536
 [[rooms]]
 name = "meeting"
 count = 2
@@ -87,7 +88,17 @@ setup.total.p95 = "<1.5s"
 shard_cpu_max = "85%"
 steal_max = "1.5%"
 lateness_p99_max = "4ms"
+timer_p99_max = "3ms"
+machine_cpu_max = "95%"
 socket_drops_max = "0.01%"
+send_errors_max = "0.02%"
+udp_errors_max = "0.03%"
+reference_loss_max = "0.04%"
+reference_delay_p99_max = "5ms"
+reference_jitter_max = "2ms"
+clock_step_max = "6ms"
+descriptors_left_min = 100
+ports_left_min = 200
 inconclusive_share_max = "10%"
 "#;
 
@@ -181,7 +192,25 @@ fn every_key_arrives() {
         ["audio.loss <= 0.3%", "setup.total.p95 < 1.5s", "video.freezes <= 0.2/min", "legs.dropped == 0"]
     );
     assert_eq!((p.pass[1].op, p.pass[1].value), (Op::Lt, ThresholdValue::Ms(1500.0)));
-    assert_eq!((p.health.shard_cpu_max, p.health.lateness_p99_max), (0.85, Duration::from_millis(4)));
+    let ms = Duration::from_millis;
+    let health = HealthLimits {
+        shard_cpu_max: 0.85,
+        steal_max: 0.015,
+        lateness_p99_max: ms(4),
+        timer_p99_max: ms(3),
+        machine_cpu_max: 0.95,
+        socket_drops_max: 0.0001,
+        send_errors_max: 0.0002,
+        udp_errors_max: 0.0003,
+        reference_loss_max: 0.0004,
+        reference_delay_p99_max: ms(5),
+        reference_jitter_max: ms(2),
+        clock_step_max: ms(6),
+        descriptors_left_min: 100,
+        ports_left_min: 200,
+        inconclusive_share_max: 0.1,
+    };
+    assert_eq!((p.health, p.receive_buffer), (health, Some(65536)));
     let Target::External(t) = &p.target else { panic!("{:?}", p.target) };
     assert_eq!((t.driver.as_str(), t.servers.len(), t.allow.len()), ("janus", 2, 2));
     assert_eq!((t.tls_verify, t.authorized), (false, false));

@@ -1,6 +1,6 @@
 //! A profile as TOML again: every default filled in, no secrets. Loads to the same meaning.
 
-use super::resolved::{ExternalTarget, Network, Profile, RoomGroup, Shape, Talk, Target};
+use super::resolved::{ExternalTarget, HealthLimits, Network, Profile, RoomGroup, Shape, Talk, Target};
 use super::target::SecretSource;
 use super::units::{
     print_bit_rate, print_duration, print_join, print_percent, print_queue, print_senders, print_size, print_stay,
@@ -24,7 +24,8 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
     line(format!("client = {}", quote(profile.client.as_str())));
     line(format!("seed = {}", profile.seed));
     line(format!("bind = {}", array(profile.bind.iter().map(ToString::to_string))));
-    line(format!("shards = {}", profile.shards.map_or("\"auto\"".to_owned(), |n| n.to_string())));
+    let auto = |n: Option<usize>| n.map_or("\"auto\"".to_owned(), |n| n.to_string());
+    line(format!("shards = {}\nreceive_buffer = {}", auto(profile.shards), auto(profile.receive_buffer)));
     if let Target::Embedded(fleet) = &profile.target {
         line(format!("\n[embedded]\nservers = {}\nparticipants_max = {}", fleet.servers, fleet.participants_max));
     }
@@ -41,16 +42,35 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
         let limit = t.expr.strip_prefix(&t.metric).unwrap_or(&t.expr).trim();
         line(format!("{} = {}", quote(&t.metric), quote(limit)));
     }
-    let h = &profile.health;
-    line(format!("\n[health]\nshard_cpu_max = {}", quote(&print_percent(h.shard_cpu_max))));
-    line(format!("steal_max = {}", quote(&print_percent(h.steal_max))));
-    line(format!("lateness_p99_max = {}", quote(&print_duration(h.lateness_p99_max))));
-    line(format!("socket_drops_max = {}", quote(&print_percent(h.socket_drops_max))));
-    line(format!("inconclusive_share_max = {}", quote(&print_percent(h.inconclusive_share_max))));
+    out.push_str(&health(&profile.health));
     if let Target::External(target) = &profile.target {
         out.push_str(&target_file(target, secrets));
     }
     out
+}
+
+fn health(h: &HealthLimits) -> String {
+    let share = |key: &str, v: f64| format!("{key} = {}\n", quote(&print_percent(v)));
+    let duration = |key: &str, v| format!("{key} = {}\n", quote(&print_duration(v)));
+    [
+        "\n[health]\n".to_owned(),
+        share("shard_cpu_max", h.shard_cpu_max),
+        share("steal_max", h.steal_max),
+        duration("lateness_p99_max", h.lateness_p99_max),
+        duration("timer_p99_max", h.timer_p99_max),
+        share("machine_cpu_max", h.machine_cpu_max),
+        share("socket_drops_max", h.socket_drops_max),
+        share("send_errors_max", h.send_errors_max),
+        share("udp_errors_max", h.udp_errors_max),
+        share("reference_loss_max", h.reference_loss_max),
+        duration("reference_delay_p99_max", h.reference_delay_p99_max),
+        duration("reference_jitter_max", h.reference_jitter_max),
+        duration("clock_step_max", h.clock_step_max),
+        format!("descriptors_left_min = {}\n", h.descriptors_left_min),
+        format!("ports_left_min = {}\n", h.ports_left_min),
+        share("inconclusive_share_max", h.inconclusive_share_max),
+    ]
+    .concat()
 }
 
 fn room_group(g: &RoomGroup) -> String {

@@ -198,16 +198,21 @@ fn generator_cpu(all: &Series) -> Chart {
 }
 
 fn lateness(all: &Series) -> Chart {
-    let y = all.generator.iter().map(|p| p.lateness_p99).collect();
+    let y = |pick: fn(&crate::verdict::GeneratorPoint) -> Option<f64>| all.generator.iter().map(pick).collect();
     Chart {
         id: "lateness",
-        title: "Generator send lateness p99",
-        what: "How late roomful sent its own packets; when this is high, nothing is held against the servers.",
+        title: "Generator lateness p99",
+        what: "How late roomful sent its own packets and came round to its sockets, and the delay of its reference flow, \
+               which passes no server; when these are high, nothing is held against the servers.",
         unit: "ms",
         dots: false,
         limit: None,
         x: all.generator.iter().map(|p| p.t).collect(),
-        series: vec![Line { label: "late p99".into(), color: 0, dashed: false, y }],
+        series: vec![
+            Line { label: "sends".into(), color: 0, dashed: false, y: y(|p| p.lateness_p99) },
+            Line { label: "timers".into(), color: 1, dashed: false, y: y(|p| p.timer_p99) },
+            Line { label: "reference flow".into(), color: 2, dashed: false, y: y(|p| p.reference_p99) },
+        ],
     }
 }
 

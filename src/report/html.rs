@@ -74,6 +74,11 @@ fn banner(s: &Summary) -> Markup {
 fn figures(s: &Summary) -> Markup {
     let figure = |label: &str, metric: &str, value: Option<f64>, unit: &str| {
         let judged = s.pass.iter().find(|o| o.metric == metric);
+        let legs = match metric {
+            "audio.loss" => s.audio.media.lossy_legs_share,
+            "video.loss" => s.video.media.lossy_legs_share,
+            _ => None,
+        };
         let value = judged.map_or(value, |o| o.value);
         let place = judged.and_then(|o| o.server.as_deref()).filter(|_| s.servers.len() > 1 && value != Some(0.0));
         html! {
@@ -81,7 +86,10 @@ fn figures(s: &Summary) -> Markup {
                 span.value {
                     @if let Some(v) = value { (number(v)) small { (unit) } } @else { "–" }
                 }
-                span.label { (label) @if let Some(place) = place { " " span.place { "on " (place) } } }
+                span.label {
+                    (label) @if let Some(place) = place { " " span.place { "on " (place) } }
+                }
+                @if let Some(share) = legs { br; span.label { "lossy legs " (number(share)) " %" } }
             }
         }
     };
@@ -194,19 +202,21 @@ fn servers(s: &Summary) -> Markup {
                 thead {
                     tr {
                         th rowspan="2" { "server" } th.n rowspan="2" { "participants" } th.n rowspan="2" { "rooms" }
-                        th.group colspan="4" { "audio" } th.group colspan="5" { "video" } th.group colspan="2" { "set-up ms" }
+                        th.group colspan="6" { "audio" } th.group colspan="6" { "video" } th.group colspan="2" { "set-up ms" }
                     }
                     tr {
-                        th.n { "loss %" } th.n { "jitter p95 ms" } th.n { "delay p50 ms" } th.n { "p99 ms" }
-                        th.n { "loss %" } th.n { "jitter p95 ms" } th.n { "delay p50 ms" } th.n { "p99 ms" } th.n { "freezes/min" }
+                        th.n { "loss %" } th.n { "lossy legs %" } th.n { "jitter p95 ms" } th.n { "delay p50 ms" } th.n { "p99 ms" }
+                        th.n { "MOS p5" }
+                        th.n { "loss %" } th.n { "lossy legs %" } th.n { "jitter p95 ms" } th.n { "delay p50 ms" } th.n { "p99 ms" } th.n { "freezes/min" }
                         th.n { "p50" } th.n { "p95" }
                     }
                 }
                 tbody { @for row in &s.servers {
                     tr {
                         td { (row.id) } td.n { (row.participants_max) } td.n { (row.rooms_max) }
-                        @for m in [&row.audio.media, &row.video.media] {
-                            (n(m.loss)) (n(m.jitter.p95)) (n(m.delay.p50)) (n(m.delay.p99))
+                        @for (m, mos) in [(&row.audio.media, Some(&row.audio.mos)), (&row.video.media, None)] {
+                            (n(m.loss)) (n(m.lossy_legs_share)) (n(m.jitter.p95)) (n(m.delay.p50)) (n(m.delay.p99))
+                            @if let Some(mos) = mos { (n(mos.p5)) }
                         }
                         (n(row.video.freezes)) (n(row.setup.total.p50)) (n(row.setup.total.p95))
                     }
@@ -222,6 +232,10 @@ fn servers(s: &Summary) -> Markup {
                         "by RTP sequence numbers (RFC 3550), since no stamps came through: what was lost on the way into the server is not in it."
                     }
                     None => "nowhere: no media was expected."
+                }
+                " Lossy legs are those that lost more than the limit in any 10 s: what a mean hides."
+                @if let Some(mos) = super::terminal::mos(&s.audio.mos) {
+                    " " (mos) ". It is a model's opinion of loss and delay, and nothing is judged by it."
                 }
                 @let suites = &s.audio.media.suite;
                 @if !suites.is_empty() {
@@ -248,13 +262,15 @@ fn rooms(s: &Summary) -> Markup {
                 }
                 div.scroll { table {
                     thead { tr {
-                        th { "room" } th { "server" } th.n { "participants" } th.n { "audio loss %" } th.n { "video loss %" }
+                        th { "room" } th { "server" } th.n { "participants" } th.n { "audio loss %" } th.n { "lossy legs %" }
+                        th.n { "video loss %" } th.n { "lossy legs %" }
                         th.n { "slowest packet ms" } th.n { "longest silence ms" } th.n { "freezes" }
                     } }
                     tbody { @for r in &s.rooms_worst {
                         tr {
                             td { (r.room) } td { (r.server.as_deref().unwrap_or("–")) } td.n { (r.participants_max) }
-                            (n(r.audio_loss)) (n(r.video_loss)) (n(r.delay_max)) (n(r.silence_max)) td.n { (r.freezes) }
+                            (n(r.audio_loss)) (n(r.audio_lossy_legs_share)) (n(r.video_loss)) (n(r.video_lossy_legs_share))
+                            (n(r.delay_max)) (n(r.silence_max)) td.n { (r.freezes) }
                         }
                     } }
                 } }
@@ -301,9 +317,27 @@ fn generator(s: &Summary) -> Markup {
                 dt { "CPU of the busiest shard, mean and most" } dd { (n(g.cpu, " %")) ", " (n(g.cpu_max, " %")) }
                 dt { "CPU of the machine" } dd { (n(g.machine_cpu, " %")) }
                 dt { "Stolen by the hypervisor, most" } dd { (n(g.steal_max, " %")) }
+                dt { "A media thread waited for a core, most of a second" } dd { (n(g.waited_max, " %")) }
                 dt { "Packets sent late by, p50 and p99" }
                 dd { (n(g.send_lateness.p50, " ms")) ", " (n(g.send_lateness.p99, " ms")) }
+                dt { "Media threads came round late by, p50 and p99" }
+                dd { (n(g.timer_lateness.p50, " ms")) ", " (n(g.timer_lateness.p99, " ms")) }
+                dt { "Reference flow past the servers: loss, delay p99, jitter" }
+                dd {
+                    (n(g.reference.loss, " %")) ", " (n(g.reference.delay.p99, " ms")) ", "
+                    (n(g.reference.jitter_max, " ms"))
+                }
                 dt { "Datagrams dropped at our own sockets" } dd { (n(g.socket_drops.map(|d| d as f64), "")) }
+                dt { "Sends that failed" } dd { (n(g.send_errors.map(|d| d as f64), "")) }
+                @if let Some(udp) = g.udp_errors {
+                    dt { "UDP errors of the machine: receiving, of these full buffers; sending" }
+                    dd { (udp.receive) ", " (udp.receive_buffer) "; " (udp.send_buffer) }
+                }
+                dt { "Descriptors and UDP ports left" }
+                dd {
+                    (n(g.descriptors_left_min.map(|d| d as f64), "")) ", " (n(g.ports_left_min.map(|d| d as f64), ""))
+                }
+                dt { "Clock set by, most" } dd { (n(g.clock_step_max, " ms")) }
             }
             @if !g.reasons.is_empty() { ul { @for r in &g.reasons { li { (r) } } } }
         }

@@ -52,6 +52,8 @@ pub struct Run {
     pub profile: String,
     pub shape: String,
     pub seed: u64,
+    /// The profile with every default, as TOML without secrets: with the seed, all that is needed to run it again.
+    pub resolved: String,
     pub started_at: String,
     /// Length of the run.
     pub wall: f64,
@@ -68,13 +70,22 @@ pub struct Units;
 impl Serialize for Units {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         let bare = [("run.wall", "ms"), ("run.hold.*", "ms"), ("pass[].margin", "percent"), ("pass[].window.*", "ms")];
+        let mos = [
+            ("audio.mos.{min,p5,p50}", "score"),
+            ("audio.mos.count", "count"),
+            ("audio.mos.jitter_buffer", "ms"),
+            ("audio.mos.coefficients.codec_delay", "ms"),
+        ];
+        let mos = mos.iter().flat_map(|(pattern, unit)| expand(pattern).into_iter().map(move |path| (path, *unit)));
         let rooms = [
             ("rooms_worst[].audio_loss", "percent"),
+            ("rooms_worst[].audio_lossy_legs_share", "percent"),
             ("rooms_worst[].video_loss", "percent"),
+            ("rooms_worst[].video_lossy_legs_share", "percent"),
             ("rooms_worst[].delay_max", "ms"),
             ("rooms_worst[].silence_max", "ms"),
         ];
-        s.collect_map(bare.into_iter().map(own).chain(metric_paths()).chain(rooms.into_iter().map(own)))
+        s.collect_map(bare.into_iter().map(own).chain(metric_paths()).chain(mos).chain(rooms.into_iter().map(own)))
     }
 }
 
@@ -92,6 +103,7 @@ impl Summary {
                 profile: j.run.profile.clone(),
                 shape: j.run.shape.clone(),
                 seed: j.run.seed,
+                resolved: j.run.resolved.clone(),
                 started_at: j.run.started_at.clone(),
                 wall: j.wall_ms,
                 hold: j.hold,
@@ -158,9 +170,15 @@ const METRICS: &[(&str, &str)] = &[
     ("video.freezes", "per minute"),
     ("video.frozen_share", "percent"),
     ("legs.{judged,clean,glitched,migrated,reconnected,one_way,dropped,unclean_leave,inconclusive}", "count"),
-    ("generator.{cpu,cpu_max,machine_cpu,steal_max,inconclusive_share}", "percent"),
-    ("generator.send_lateness.{p50,p99}", "ms"),
+    ("generator.{cpu,cpu_max,machine_cpu,steal_max,waited_max,inconclusive_share}", "percent"),
+    ("generator.{send_lateness,timer_lateness}.{p50,p99}", "ms"),
     ("generator.{socket_drops,send_errors,cores,resident_bytes_max}", "count"),
+    ("generator.udp_errors.{receive,receive_buffer,send_buffer}", "count"),
+    ("generator.reference.{expected,received}", "count"),
+    ("generator.reference.loss", "percent"),
+    ("generator.reference.{delay.p50,delay.p99,jitter_max}", "ms"),
+    ("generator.{descriptors_left_min,ports_left_min}", "count"),
+    ("generator.clock_step_max", "ms"),
 ];
 
 fn expand(pattern: &str) -> Vec<String> {
@@ -188,7 +206,14 @@ mod tests {
             assert!(value.is_some_and(|v| v.is_number() || v.is_null()), "{path}: {value:?}");
         }
         assert!(json["capacity"].is_null() && json["scale_in"].is_null());
-        assert_eq!(json["units"]["audio.delay.p99"], "ms");
+        assert_eq!(
+            (&json["units"]["audio.delay.p99"], &json["units"]["audio.mos.p5"]),
+            (&"ms".into(), &"score".into())
+        );
+        let mos = &json["audio"]["mos"];
+        assert!((4.33..4.36).contains(&mos["p50"].as_f64().unwrap()), "{mos}");
+        assert_eq!((&mos["coefficients"]["bpl"], &mos["jitter_buffer"]), (&25.1.into(), &60.0.into()));
+        assert!(json["run"]["seed"].is_u64() && json["run"]["resolved"].is_string());
         let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(keys[..8], ["schema", "tool", "run", "units", "verdict", "sentence", "reasons", "pass"]);
     }

@@ -1,7 +1,7 @@
 //! The final table: per server, per threshold, failures, and the sentence last, where the eye is.
 
 use super::Summary;
-use crate::verdict::{Verdict, number};
+use crate::verdict::{Mos, Verdict, number};
 use std::fmt::Write;
 use std::io::IsTerminal;
 
@@ -49,6 +49,7 @@ pub fn table(s: &Summary, paint: Paint) -> String {
     if !s.notes.is_empty() {
         out.push('\n');
     }
+    let _ = writeln!(out, "seed {}; the profile with every default is run.resolved in summary.json\n", s.run.seed);
     let label = paint.verdict(s.verdict, &format!("{}:", s.verdict.as_str().to_uppercase()));
     let _ = writeln!(out, "{label} {}", printable(&s.sentence));
     out
@@ -62,7 +63,9 @@ fn servers(s: &Summary, paint: Paint, out: &mut String) {
         "server",
         "participants",
         "audio loss %",
+        "legs %",
         "video loss %",
+        "legs %",
         "jitter p95 ms",
         "delay p50 ms",
         "delay p99 ms",
@@ -77,7 +80,9 @@ fn servers(s: &Summary, paint: Paint, out: &mut String) {
             printable(&server.id),
             server.participants_max.to_string(),
             cell(a.loss),
+            cell(a.lossy_legs_share),
             cell(v.loss),
+            cell(v.lossy_legs_share),
             worst(a.jitter.p95, v.jitter.p95),
             worst(a.delay.p50, v.delay.p50),
             worst(a.delay.p99, v.delay.p99),
@@ -85,7 +90,7 @@ fn servers(s: &Summary, paint: Paint, out: &mut String) {
             cell(server.setup.total.p95),
         ]);
     }
-    let mut widths = [0; 9];
+    let mut widths = [0; 11];
     for row in &rows {
         for (width, text) in widths.iter_mut().zip(row) {
             *width = text.chars().count().max(*width);
@@ -98,7 +103,21 @@ fn servers(s: &Summary, paint: Paint, out: &mut String) {
         }
         let _ = writeln!(out, "{}", if i == 0 { paint.with("1", &line) } else { line });
     }
+    out.push_str("legs %: legs that lost more than the limit in any 10 s\n");
+    if let Some(line) = mos(&s.audio.mos) {
+        let _ = writeln!(out, "{line}");
+    }
     out.push('\n');
+}
+
+/// Scores with all that they were computed from; no verdict hangs on them.
+pub(super) fn mos(m: &Mos) -> Option<String> {
+    let (min, p5, p50, c) = (m.min?, m.p5?, m.p50?, m.coefficients?);
+    Some(format!(
+        "audio MOS (E-model): lowest {min:.2}, p5 {p5:.2}, median {p50:.2} of {} scores over 10 s; {}: Ie {}, Bpl {} ({}), \
+         codec {} ms, jitter buffer {} ms",
+        m.count, c.codec, c.ie, c.bpl, c.source, c.codec_delay, m.jitter_buffer
+    ))
 }
 
 fn thresholds(s: &Summary, paint: Paint, out: &mut String) {
@@ -169,10 +188,10 @@ mod tests {
         let text = table(&summary(&Synthetic::default(), &usual()), Paint::Plain);
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("server  participants  audio loss %"), "{text}");
-        assert!(lines[1].starts_with("sfu-1              6             0             0"), "{text}");
+        assert!(lines[1].starts_with("sfu-1              6             0       0             0       0"), "{text}");
         assert!(text.contains("✓ audio.loss <= 0.3%"), "{text}");
         assert!(lines.last().unwrap().starts_with("PASS: 12 of 12 joined;"), "{text}");
-        assert!(!text.contains('\x1b'));
+        assert!(text.contains("seed 7;") && !text.contains('\x1b'), "{text}");
         let width = |l: &&str| l.chars().count();
         assert!(lines[..3].iter().map(width).all(|w| w == lines[0].chars().count()), "{text}");
     }

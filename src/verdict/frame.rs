@@ -6,6 +6,9 @@ use crate::history::{Event, Phase, Reading, RunInfo};
 use crate::types::{RoomId, ServerId};
 use std::collections::BTreeMap;
 
+/// What was lost in an unhealthy second may count in the next one only: with the next stamp, or when the ledger says
+/// after this time that it is not in flight any more.
+const AFTERMATH_MS: f64 = 1000.0;
 /// Ticks may miss the hold's edges by this much.
 const EDGE_MS: f64 = 5.0;
 
@@ -15,6 +18,8 @@ pub(super) struct Frame {
     pub rooms: BTreeMap<RoomId, String>,
     /// Seconds in which the generator was over one of its limits.
     pub unhealthy: Windows,
+    /// The same with what comes after each: media of these seconds prove nothing.
+    aftermath: Windows,
     /// Seconds whose health was recorded at all.
     pub watched: Windows,
     /// `Some(interrupted)` when the history ended in order.
@@ -46,7 +51,9 @@ impl Frame {
             _ => {}
         });
         let run: &RunInfo = &reading.run;
+        let after = |w: &Window| Window { until_ms: w.until_ms + AFTERMATH_MS, ..*w };
         Frame {
+            aftermath: Windows::of(unhealthy.iter().map(after).collect()),
             servers,
             rooms,
             unhealthy: Windows::of(unhealthy),
@@ -65,8 +72,13 @@ impl Frame {
         w.from_ms >= self.hold.from_ms - EDGE_MS && w.until_ms <= self.hold.until_ms + EDGE_MS
     }
 
+    /// How much of the window the generator was unhealthy in, or had just been.
+    pub fn unsettled_ms(&self, w: &Window) -> f64 {
+        self.aftermath.overlap_ms(w)
+    }
+
     /// True when what happened in the window may be the generator's doing: it was unhealthy, or nobody was watching it.
     pub fn inconclusive(&self, w: &Window) -> bool {
-        self.unhealthy.touch(w) || self.watched.overlap_ms(w) < w.length_ms() / 2.0
+        self.aftermath.touch(w) || self.watched.overlap_ms(w) < w.length_ms() / 2.0
     }
 }

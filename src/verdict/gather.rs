@@ -7,7 +7,8 @@ use super::metrics::{Sample, SetupTimes, flow_metric};
 use super::series::{JoinPoint, Series};
 use super::windows::Window;
 use crate::history::{
-    Event, FailReason, Health, Interval, JoinFailure, LegCause, LegEnd, Line, RoomInterval, Scan, Setup,
+    Event, FailReason, Health, Interval, JoinFailure, LegCause, LegEnd, Line, ReferenceFlow, RoomInterval, Scan, Setup,
+    UdpErrors,
 };
 use crate::measure::{Flow, FlowCounters, Hist};
 use crate::profile::{Op, Threshold};
@@ -16,6 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// RFC 7675: consent is gone after 30 s without an answer.
 const CONSENT_MS: f64 = 30_000.0;
+/// Seconds that one E-model score covers, and a leg's worst stretch.
+const SCORED_SECONDS: f64 = 10.0;
 /// docs/measurement.md: a gap from here on is a glitch.
 const GLITCH_MS: f64 = 1000.0;
 
@@ -89,14 +92,15 @@ pub(super) enum LegClass {
 pub(super) struct Leg {
     pub leg: LegId,
     pub t: f64,
+    pub room: RoomId,
     pub server: Option<ServerId>,
     pub class: LegClass,
     pub cause: LegCause,
     pub detail: String,
     /// Highest loss in any 10 s in percent, audio and video; absent also where it may be the generator's doing.
     pub worst_loss: [Option<f64>; 2],
-    /// As recorded, whoever's doing it was.
-    pub in_unhealthy: bool,
+    /// By kind: the generator was unhealthy in that worst stretch (anywhere, where the history does not say when it was).
+    pub in_unhealthy: [bool; 2],
 }
 
 #[derive(Default)]
@@ -134,13 +138,67 @@ pub(super) struct HealthSums {
     pub socket_drops: u64,
     pub send_errors: u64,
     pub lateness: Hist,
-    /// In unhealthy seconds only: send lateness, and busy seconds of each shard.
-    pub lateness_unhealthy: Hist,
-    pub shard_cpu_unhealthy: BTreeMap<usize, f64>,
-    pub steal_unhealthy: f64,
-    pub unhealthy_seconds: f64,
+    pub timer_lateness: Hist,
+    pub waited_max: f64,
+    pub reference: ReferenceFlow,
+    pub udp: UdpErrors,
+    pub descriptors_left: Option<u64>,
+    pub ports_left: Option<u64>,
+    /// The largest one, by size.
+    pub clock_step_ms: f64,
+    pub unhealthy: Trouble,
     /// What was over its limit, digits taken out, with the first full text and the seconds.
     pub reasons: BTreeMap<String, (String, f64)>,
+}
+
+/// What unhealthy seconds had in common.
+#[derive(Default)]
+pub(super) struct Trouble {
+    pub seconds: f64,
+    pub lateness: Hist,
+    /// Highest of any second.
+    pub steal: f64,
+    pub socket_drops: u64,
+    /// By shard, highest of any second.
+    pub shards: BTreeMap<usize, ShardTrouble>,
+    /// Cores that all else on the machine kept busy, and those that there are.
+    pub others: f64,
+    pub cores: u32,
+}
+
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct ShardTrouble {
+    pub cpu: f64,
+    pub waited: f64,
+    /// Cores that it would have needed to be in time: CPU it had, CPU it waited for, and, where it was on a core all
+    /// the time, the backlog (its lateness) that it could not work off.
+    pub wanted: f64,
+    /// Where it was in its worst second.
+    pub core: Option<u32>,
+}
+
+impl Trouble {
+    fn add(&mut self, h: &Health, seconds: f64) {
+        self.seconds += seconds;
+        self.steal = self.steal.max(h.steal);
+        let own: f64 = h.shards.iter().map(|s| s.cpu).sum();
+        let cores = f64::from(h.cores);
+        self.others = self.others.max((h.machine_cpu + h.steal) * cores - own);
+        self.cores = self.cores.max(h.cores);
+        for (i, s) in h.shards.iter().enumerate() {
+            self.lateness.merge(&s.send_lateness);
+            self.socket_drops = self.socket_drops.saturating_add(s.socket_drops);
+            let worst = self.shards.entry(i).or_default();
+            worst.cpu = worst.cpu.max(s.cpu);
+            worst.waited = worst.waited.max(s.waited);
+            let late = s.send_lateness.quantile_ms(0.99).unwrap_or(0.0) / 1000.0;
+            let wanted = s.cpu + s.waited;
+            let wanted = if wanted > 0.9 { wanted + late.min(1.0) } else { wanted };
+            if wanted > worst.wanted {
+                (worst.wanted, worst.core) = (wanted, s.core);
+            }
+        }
+    }
 }
 
 pub(super) struct Gatherer<'a> {
@@ -277,10 +335,14 @@ impl<'a> Gatherer<'a> {
             reported[0].add(&end.audio);
             reported[1].add(&end.video);
         }
-        let in_unhealthy = self.frame.unhealthy.overlap_ms(&Window { from_ms: 0.0, until_ms: t }) > 0.0;
+        let in_unhealthy = end.worst_10s_at_ms.map(|at| {
+            let worst = at.map_or(Window { from_ms: 0.0, until_ms: t }, |at| Window::ending(at, SCORED_SECONDS));
+            self.frame.unsettled_ms(&worst) > 0.0
+        });
         self.out.legs.push(Leg {
             leg: end.leg,
             t,
+            room: end.room,
             server: end.server,
             class,
             cause: end.cause,
@@ -293,23 +355,35 @@ impl<'a> Gatherer<'a> {
     fn interval(&mut self, t: f64, interval: &Interval) {
         self.out.series.interval(t, interval);
         let window = Window::ending(t, interval.seconds);
+        let inconclusive = self.frame.inconclusive(&window);
+        if inconclusive {
+            self.out.series.inconclusive.push(window);
+        }
         if !self.frame.in_hold(&window) {
             return;
         }
-        let inconclusive = self.frame.inconclusive(&window);
         let seconds = window.length_ms() / 1000.0;
         self.out.hold_seconds.insert((t * 10.0).round() as i64, (seconds, inconclusive));
+        // Scores of this second speak of the ten before it.
+        let scored = Window::ending(t, SCORED_SECONDS);
+        let scores_stand = scored.from_ms >= self.frame.hold.from_ms - 1000.0 && !self.frame.inconclusive(&scored);
         for s in &interval.servers {
             let server = self.server(s.server);
             server.participants_max = server.participants_max.max(s.participants);
             server.rooms_max = server.rooms_max.max(s.rooms);
-            if !inconclusive {
+            if inconclusive {
+                continue;
+            }
+            server.video.merge(&s.video);
+            if scores_stand || s.audio.mos.is_empty() {
                 server.audio.merge(&s.audio);
-                server.video.merge(&s.video);
+            } else {
+                let mut audio = s.audio.clone();
+                audio.mos.clear();
+                server.audio.merge(&audio);
             }
         }
         if inconclusive {
-            self.out.series.inconclusive.push(window);
             return;
         }
         for (i, threshold) in self.thresholds.iter().enumerate() {
@@ -396,17 +470,26 @@ impl HealthSums {
             self.socket_drops = self.socket_drops.saturating_add(shard.socket_drops);
             self.send_errors = self.send_errors.saturating_add(shard.send_errors);
             self.lateness.merge(&shard.send_lateness);
+            self.timer_lateness.merge(&shard.timer_lateness);
+            self.waited_max = self.waited_max.max(shard.waited);
+            let reference = &mut self.reference;
+            reference.expected = reference.expected.saturating_add(shard.reference.expected);
+            reference.received = reference.received.saturating_add(shard.reference.received);
+            reference.delay.merge(&shard.reference.delay);
+            reference.jitter_ms = reference.jitter_ms.max(shard.reference.jitter_ms);
+        }
+        self.udp.receive = self.udp.receive.saturating_add(h.udp.receive);
+        self.udp.receive_buffer = self.udp.receive_buffer.saturating_add(h.udp.receive_buffer);
+        self.udp.send_buffer = self.udp.send_buffer.saturating_add(h.udp.send_buffer);
+        self.descriptors_left = self.descriptors_left.into_iter().chain(h.descriptors_left).min();
+        self.ports_left = self.ports_left.into_iter().chain(h.ports_left).min();
+        if h.clock_step_ms.abs() > self.clock_step_ms.abs() {
+            self.clock_step_ms = h.clock_step_ms;
         }
         if h.unhealthy.is_empty() {
             return;
         }
-        self.unhealthy_seconds += seconds;
-        self.steal_unhealthy = self.steal_unhealthy.max(h.steal);
-        for (i, shard) in h.shards.iter().enumerate() {
-            self.lateness_unhealthy.merge(&shard.send_lateness);
-            let cpu = self.shard_cpu_unhealthy.entry(i).or_default();
-            *cpu = cpu.max(shard.cpu);
-        }
+        self.unhealthy.add(h, seconds);
         for reason in &h.unhealthy {
             let key: String = reason.chars().filter(|c| !c.is_ascii_digit() && *c != '.').collect();
             self.reasons.entry(key).or_insert_with(|| (reason.clone(), 0.0)).1 += seconds;

@@ -2,7 +2,7 @@
 
 use super::direction::direction;
 use super::frame::Frame;
-use super::gather::{Counts, Gathered, Gatherer, LegClass, lossy_limit};
+use super::gather::{Counts, Gathered, Gatherer, Leg, LegClass, lossy_limit};
 use super::generator::{Generator, diagnosis, generator};
 use super::metrics::{AudioMetrics, LossyLegs, SetupMetrics, SetupTimes, VideoMetrics, percent};
 use super::sentence::{Case, sentence};
@@ -13,7 +13,7 @@ use super::{Verdict, clock};
 use crate::history::{Reading, RunInfo};
 use crate::measure::Flow;
 use crate::profile::{HealthLimits, Threshold};
-use crate::types::{Kind, ServerId};
+use crate::types::{Kind, RoomId, ServerId};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -122,7 +122,10 @@ pub struct RoomRow {
     pub server: Option<String>,
     pub participants_max: u32,
     pub audio_loss: Option<f64>,
+    /// Share of its legs that lost more than the limit in any 10 s.
+    pub audio_lossy_legs_share: Option<f64>,
     pub video_loss: Option<f64>,
+    pub video_lossy_legs_share: Option<f64>,
     pub delay_max: Option<f64>,
     pub silence_max: Option<f64>,
     pub freezes: i64,
@@ -218,7 +221,7 @@ pub fn judge(reading: &Reading, pass: &[Threshold], health: &HealthLimits) -> Ju
         video: VideoMetrics::of(&video, lossy_all[1], &suites),
         legs,
         servers: servers(&all, &lossy, &frame),
-        rooms_worst: rooms_worst(&all, &frame),
+        rooms_worst: rooms_worst(&all, &frame, pass),
         failures: failures(&all, &frame),
         notes: notes(&all, &frame),
         generator,
@@ -283,21 +286,28 @@ fn legs(all: &Gathered) -> Legs {
     }
 }
 
-/// By server and kind. A leg over the limit that lived through unhealthy seconds proves nothing and is left out.
-fn lossy_legs(all: &Gathered, pass: &[Threshold]) -> BTreeMap<ServerId, [LossyLegs; 2]> {
-    let mut out: BTreeMap<ServerId, [LossyLegs; 2]> = BTreeMap::new();
-    for leg in &all.legs {
-        let Some(server) = leg.server else { continue };
+/// By kind, of the legs of one place. A leg whose worst stretch was over the limit while the generator was unhealthy
+/// proves nothing and is left out.
+fn lossy_of<'a>(legs: impl Iterator<Item = &'a Leg>, pass: &[Threshold]) -> [LossyLegs; 2] {
+    let mut out = [LossyLegs::default(); 2];
+    for leg in legs {
         for kind in Kind::BOTH {
             let Some(worst) = leg.worst_loss[kind.index()] else { continue };
             let over = worst > lossy_limit(kind, pass);
-            if over && leg.in_unhealthy {
+            if over && leg.in_unhealthy[kind.index()] {
                 continue;
             }
-            out.entry(server).or_default()[kind.index()].add(LossyLegs { judged: 1, over: over.into() });
+            out[kind.index()].add(LossyLegs { judged: 1, over: over.into() });
         }
     }
     out
+}
+
+/// By server and kind.
+fn lossy_legs(all: &Gathered, pass: &[Threshold]) -> BTreeMap<ServerId, [LossyLegs; 2]> {
+    let servers: std::collections::BTreeSet<ServerId> = all.legs.iter().filter_map(|l| l.server).collect();
+    let of = |id: ServerId| lossy_of(all.legs.iter().filter(|l| l.server == Some(id)), pass);
+    servers.into_iter().map(|id| (id, of(id))).collect()
 }
 
 fn servers(all: &Gathered, lossy: &BTreeMap<ServerId, [LossyLegs; 2]>, frame: &Frame) -> Vec<ServerRow> {
@@ -320,31 +330,39 @@ fn servers(all: &Gathered, lossy: &BTreeMap<ServerId, [LossyLegs; 2]>, frame: &F
         .collect()
 }
 
-fn rooms_worst(all: &Gathered, frame: &Frame) -> Vec<RoomRow> {
-    let mut rows: Vec<RoomRow> = all
+fn rooms_worst(all: &Gathered, frame: &Frame, pass: &[Threshold]) -> Vec<RoomRow> {
+    let mut rows: Vec<(RoomId, RoomRow)> = all
         .rooms
         .iter()
         .map(|(id, r)| {
             let loss = |c: &crate::measure::FlowCounters| c.e2e_loss().or_else(|| c.rtp_loss()).map(percent);
-            RoomRow {
+            let row = RoomRow {
                 room: frame.rooms.get(id).cloned().unwrap_or_else(|| id.to_string()),
                 server: r.server.map(|id| frame.server_name(id)),
                 participants_max: r.participants_max,
                 audio_loss: loss(&r.audio),
+                audio_lossy_legs_share: None,
                 video_loss: loss(&r.video),
+                video_lossy_legs_share: None,
                 delay_max: r.delay_max_ms,
                 silence_max: (r.audio.e2e_expected > 0 || r.audio.rtp_expected > 0).then_some(r.silence_max_ms as f64),
                 freezes: r.video.freezes,
-            }
+            };
+            (*id, row)
         })
         .collect();
     let loss = |r: &RoomRow| r.audio_loss.unwrap_or(0.0).max(r.video_loss.unwrap_or(0.0));
-    rows.sort_by(|a, b| {
+    rows.sort_by(|(_, a), (_, b)| {
         let delay = |r: &RoomRow| r.delay_max.unwrap_or(0.0);
         loss(b).total_cmp(&loss(a)).then(delay(b).total_cmp(&delay(a))).then_with(|| a.room.cmp(&b.room))
     });
     rows.truncate(ROOMS_WORST);
-    rows
+    let with_legs = |(id, mut row): (RoomId, RoomRow)| {
+        let [audio, video] = lossy_of(all.legs.iter().filter(|l| l.room == id), pass);
+        (row.audio_lossy_legs_share, row.video_lossy_legs_share) = (audio.share(), video.share());
+        row
+    };
+    rows.into_iter().map(with_legs).collect()
 }
 
 fn failures(all: &Gathered, frame: &Frame) -> Vec<FailureRow> {

@@ -1,8 +1,9 @@
 //! The numbers of a summary that exist per server, and how each follows from counters and histograms. Times in ms,
 //! shares in percent, rates per minute. Definitions: docs/measurement.md.
 
+use crate::measure::emodel::{self, Coefficients};
 use crate::measure::{Flow, Hist};
-use crate::types::Kind;
+use crate::types::{Codec, Kind};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -90,6 +91,40 @@ pub struct AudioMetrics {
     pub media: MediaMetrics,
     /// Longest gap in audio that had to flow.
     pub silence_max: Option<f64>,
+    pub mos: Mos,
+}
+
+/// Mean opinion scores by the E-model: of each listener and source, over ten seconds each. Shown, never judged by.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct Mos {
+    pub count: u64,
+    pub min: Option<f64>,
+    pub p5: Option<f64>,
+    pub p50: Option<f64>,
+    /// Of the fixed jitter buffer that it assumes, ms.
+    pub jitter_buffer: f64,
+    /// What the model took for the codec.
+    pub coefficients: Option<Coefficients>,
+}
+
+impl Default for Mos {
+    fn default() -> Mos {
+        Mos::of(&Hist::new())
+    }
+}
+
+impl Mos {
+    fn of(scores: &Hist) -> Mos {
+        let q = |q| scores.quantile_us(q).map(|hundredths| hundredths as f64 / 100.0);
+        Mos {
+            count: scores.count(),
+            min: q(0.0),
+            p5: q(0.05),
+            p50: q(0.5),
+            jitter_buffer: emodel::JITTER_BUFFER.as_secs_f64() * 1000.0,
+            coefficients: emodel::coefficients(Codec::Opus).copied(),
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Default, Debug, Serialize)]
@@ -200,6 +235,7 @@ impl AudioMetrics {
         AudioMetrics {
             media: MediaMetrics::of(flow, Kind::Audio, lossy, suite),
             silence_max: flow_metric(flow, Kind::Audio, "silence_max"),
+            mos: Mos::of(&flow.mos),
         }
     }
 }

@@ -15,11 +15,11 @@ mod thresholds;
 mod windows;
 mod words;
 
-pub use generator::{Generator, Lateness};
+pub use generator::{Generator, Lateness, Reference};
 pub use judgement::{FailureRow, Hold, Joins, Judgement, Legs, NoteRow, Participants, RoomRow, ServerRow, judge};
 pub use metrics::{
-    AudioMetrics, E2eCounts, LossSource, MediaMetrics, Percentiles, PhaseMetrics, RtpCounts, SetupMetrics, UpCounts,
-    VideoMetrics,
+    AudioMetrics, E2eCounts, LossSource, MediaMetrics, Mos, Percentiles, PhaseMetrics, RtpCounts, SetupMetrics,
+    UpCounts, VideoMetrics,
 };
 pub use series::{GeneratorPoint, JoinPoint, KindPoint, MediaPoint, Series, ServerPoint};
 pub use thresholds::Outcome;

@@ -58,6 +58,9 @@ pub struct GeneratorPoint {
     pub shard_cpu: f64,
     pub machine_cpu: f64,
     pub lateness_p99: Option<f64>,
+    pub timer_p99: Option<f64>,
+    /// Delay of the reference flow.
+    pub reference_p99: Option<f64>,
 }
 
 impl Series {
@@ -77,15 +80,19 @@ impl Series {
     }
 
     pub(super) fn health(&mut self, t_ms: f64, health: &Health) {
-        let mut lateness = Hist::new();
+        let (mut lateness, mut timer, mut reference) = (Hist::new(), Hist::new(), Hist::new());
         for shard in &health.shards {
             lateness.merge(&shard.send_lateness);
+            timer.merge(&shard.timer_lateness);
+            reference.merge(&shard.reference.delay);
         }
         self.generator.push(GeneratorPoint {
             t: t_ms / 1000.0,
             shard_cpu: health.shards.iter().map(|s| s.cpu * 100.0).fold(0.0, f64::max),
             machine_cpu: health.machine_cpu * 100.0,
             lateness_p99: lateness.quantile_ms(0.99),
+            timer_p99: timer.quantile_ms(0.99),
+            reference_p99: reference.quantile_ms(0.99),
         });
     }
 }

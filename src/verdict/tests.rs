@@ -155,7 +155,7 @@ fn an_unhealthy_generator_is_never_pass_and_never_fail() {
         assert!(!j.generator.healthy);
         assert_eq!(
             j.sentence,
-            "Generator late (p99 31.1 ms) in 30 % of intervals, shard 0 saturated: run on more cores or with fewer participants."
+            "Generator late (p99 31.1 ms) in 35 % of intervals, core 3 saturated: set shards = 2, the machine has 4 cores."
         );
     }
 }
@@ -167,8 +167,9 @@ fn loss_in_unhealthy_seconds_is_not_the_targets() {
     let j = judged(&run);
     assert_eq!(j.verdict, Verdict::Pass, "{}", j.sentence);
     assert_eq!(j.audio.media.loss, Some(0.0));
-    assert_eq!(j.generator.inconclusive_share, Some(1.666_667));
-    assert_eq!(j.series.inconclusive.len(), 1);
+    // And what was lost at its end may count in the second after it.
+    assert_eq!(j.generator.inconclusive_share, Some(3.333_333));
+    assert_eq!(j.series.inconclusive.len(), 2);
     // The same loss in a healthy second is.
     let run = Synthetic { unhealthy: None, ..run };
     assert_eq!(judged(&run).verdict, Verdict::Fail);

@@ -31,7 +31,9 @@ pub struct Setting {
     pub strict: bool,
 }
 
-const NO_LIMITS: &str = "[health]\nshard_cpu_max = \"100%\"\nsteal_max = \"100%\"\nlateness_p99_max = \"10s\"\n";
+const NO_LIMITS: &str = "[health]\nshard_cpu_max = \"100%\"\nsteal_max = \"100%\"\nlateness_p99_max = \"10s\"\n\
+    timer_p99_max = \"10s\"\nreference_loss_max = \"100%\"\nreference_delay_p99_max = \"10s\"\n\
+    reference_jitter_max = \"10s\"\n";
 
 /// Ends with the test, however that ends.
 struct Running(Child);

@@ -75,6 +75,9 @@ fn every_way_to_refuse_a_join_is_counted_by_its_reason() {
     }
     let summary = place.summary();
     assert_eq!(summary["participants"]["failures"], json!(counts));
+    // A join that never ends counts at its full time-out: the deaf one and the silent one.
+    let full = json!({"count": 2, "p50": 2000.0, "p95": 2000.0, "p99": 2000.0, "max": 2000.0});
+    assert_eq!(summary["setup"]["total"], full);
     assert_eq!(summary["joins"]["failed_share"], 100.0);
     let sentence = summary["sentence"].as_str().unwrap();
     assert!(sentence.starts_with("11 of 11 joins failed, 100 % (limit 0 %)"), "{sentence}");
@@ -126,14 +129,19 @@ fn a_target_that_does_not_answer_is_named() {
 
 #[test]
 fn all_errors_of_a_profile_come_at_once() {
-    let text = profile("embedded", &alone("room"), "2s", ALL_JOIN);
+    let pass = ["joins.failed_share == 0%", "audio.mos.p5 >= 4"];
+    let text = profile("embedded", &alone("room"), "2s", &pass);
     let text = text.replace("hold = \"2s\"", "hodl = \"2s\"").replace("size = 1", "size = \"x\"").replace("0%", "0");
     let place = Place::with(&text);
     let run = place.run().finish();
     assert_eq!(run.code, Some(2), "{run:?}");
-    for words in
-        ["profile.toml:7: rooms[0].size:", "load.hodl: unknown key", "load.hold: is missing", "joins.failed_share"]
-    {
+    for words in [
+        "profile.toml:7: rooms[0].size:",
+        "load.hodl: unknown key",
+        "load.hold: is missing",
+        "joins.failed_share",
+        "audio.mos.p5\": MOS is shown and never a threshold",
+    ] {
         assert!(run.stderr.contains(words), "{words:?} is not in {}", run.stderr);
     }
     assert!(!place.out().exists(), "nothing has run");

@@ -164,3 +164,39 @@ fn the_same_seed_gives_the_same_plan_of_losses() {
     assert_eq!(run(8), run(8));
     assert_ne!(run(8).0, run(9).0);
 }
+
+/// Everything that was measured, as a history would hold it.
+fn story(seed: u64) -> String {
+    let mut sim = Sim::new(seed, Client::Chrome, MS(15));
+    let lossy = [loses(0.02), loses(0.05)];
+    for network in [CLEAN, lossy, CLEAN] {
+        sim.join(opus(), video(Codec::Vp8), 2, network);
+        sim.run(MS(700));
+    }
+    sim.run(Duration::from_secs(10));
+    end(&mut sim);
+    let of = |m: &crate::sim::Member| {
+        serde_json::json!({
+            "states": format!("{:?}", m.states),
+            "first": m.first.iter().map(|f| format!("{f:?}")).collect::<Vec<_>>(),
+            "flows": m.flows,
+            "counts": m.counts,
+            "dropped": m.dropped,
+        })
+    };
+    let members: Vec<_> = sim.members.iter().map(of).collect();
+    serde_json::json!({ "members": members, "delay": sim.meter.delay, "rtt": sim.meter.rtt }).to_string()
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let (one, two) = (story(11), story(11));
+    let at = one.bytes().zip(two.bytes()).position(|(a, b)| a != b).unwrap_or(0);
+    assert!(
+        one == two,
+        "they part at {at}: {} / {}",
+        &one[at.saturating_sub(80)..at + 40],
+        &two[at.saturating_sub(80)..at + 40]
+    );
+    assert!(one.len() > 2000 && one != story(12));
+}

@@ -1,5 +1,6 @@
 //! The legs of a run: joining, in, leaving, over. Every change of a leg's state is here.
 
+use super::super::realtime_ns;
 use super::super::shard::ToShard;
 use super::Run;
 use crate::history::{Event, FailReason, JoinFailure, LegCause, LegEnd, ServerInfo};
@@ -102,7 +103,8 @@ impl Run<'_> {
             leg: leg.clone(),
             clips: [clip(leg.audio), clip(leg.video)],
             seed: self.c.plan.seed ^ (u64::from(leg.id.0) << 32 | 0x5eed),
-            planned_ns: self.c.epoch_ns + leg.join_at.as_nanos() as u64,
+            // From now, not from the start: the clock may have been set meanwhile.
+            planned_ns: realtime_ns().saturating_sub(now.saturating_duration_since(planned).as_nanos() as u64),
             network_delay_max: group.network_delay_max(),
             talk: self.talk(leg, &room),
         };
@@ -329,7 +331,9 @@ impl Run<'_> {
             }
             End::Over { cause, detail } => {
                 self.dropped += u32::from(cause.is_drop());
-                let at = t.longest_gap.1.saturating_sub(self.c.epoch_ns) as f64 / 1e6;
+                let epoch_ns = self.c.epoch_ns;
+                let since_start_ms = move |ns: u64| ns.saturating_sub(epoch_ns) as f64 / 1e6;
+                let at = since_start_ms(t.longest_gap.1);
                 self.note_event(Event::LegEnd(LegEnd {
                     leg,
                     room,
@@ -339,6 +343,7 @@ impl Run<'_> {
                     audio: t.audio,
                     video: t.video,
                     worst_10s_loss: t.worst_10s_loss,
+                    worst_10s_at_ms: t.worst_10s_at_ns.map(|at| at.map(since_start_ms)),
                     longest_gap_ms: t.longest_gap.0,
                     longest_gap_at_ms: at,
                     impaired,

@@ -5,7 +5,7 @@ mod agenda;
 mod legs;
 mod rows;
 
-use super::health::HealthReader;
+use super::health::{HealthReader, Surroundings};
 use super::realtime_ns;
 use super::shard::{FromShard, Shard, ShardConfig, ShardSecond, ToShard};
 use crate::history::{Event, Health, Interval, Line, Phase};
@@ -18,7 +18,7 @@ use crate::types::{LegId, RoomId};
 use agenda::{Agenda, Due};
 use anyhow::{Context as _, Result, bail};
 use legs::Leg;
-use rows::Rows;
+use rows::{Rows, Second};
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -123,7 +123,7 @@ impl Conductor {
             failed: 0,
             dropped: 0,
             rows: Rows::new(self.shards),
-            health: HealthReader::new(),
+            health: HealthReader::new(self.surroundings()),
             notes: BTreeMap::new(),
             phase: Phase::Warmup,
             tasks: JoinSet::new(),
@@ -142,6 +142,17 @@ impl Conductor {
         r
     }
 
+    /// What health is judged against, besides the profile's limits.
+    fn surroundings(&self) -> Surroundings {
+        let hosts = self.driver.hosts();
+        let ports = crate::plan::Machine::read().ports_per_address;
+        Surroundings {
+            // The route to an address of this machine starts at that address.
+            target_is_here: hosts.iter().any(|h| super::socket::source_address(*h).is_ok_and(|from| from == *h)),
+            ports: ports.map(|p| p.saturating_mul(self.sources.len() as u64)),
+        }
+    }
+
     fn start_shard(&self, index: usize, out: &UnboundedSender<FromShard>) -> Result<ShardHandle> {
         let (orders, orders_rx) = unbounded_channel();
         let (media, media_rx) = unbounded_channel();
@@ -149,6 +160,7 @@ impl Conductor {
             index,
             common: self.common.clone(),
             sources: self.sources.clone(),
+            receive_buffer: self.profile.receive_buffer,
             epoch: self.epoch,
             seed: self.plan.seed,
             hold: [self.plan.hold_from, self.plan.hold_until],
@@ -299,7 +311,12 @@ impl Run<'_> {
     }
 
     fn on_second(&mut self, second: ShardSecond, show: &mut dyn FnMut(&Progress)) {
-        let Some(s) = self.rows.take(second, self.joining.len() as u32) else { return };
+        for s in self.rows.take(second, self.joining.len() as u32) {
+            self.on_whole_second(s, show);
+        }
+    }
+
+    fn on_whole_second(&mut self, s: Second, show: &mut dyn FnMut(&Progress)) {
         let t = s.t_ms;
         for room in s.rooms {
             (self.record)(Line { t, event: Event::Room(room) });

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 /// Seconds that not every shard has told yet.
 pub(super) struct Rows {
-    shards: usize,
+    /// The last second that each shard has told.
+    told: Vec<u64>,
     waiting: BTreeMap<u64, Vec<ShardSecond>>,
 }
 
@@ -23,29 +24,28 @@ pub(super) struct Second {
 
 impl Rows {
     pub fn new(shards: usize) -> Rows {
-        Rows { shards, waiting: BTreeMap::new() }
+        Rows { told: vec![0; shards], waiting: BTreeMap::new() }
     }
 
-    /// Takes one shard's second; gives the whole one once all shards have told theirs. `joining` is how many joins are
-    /// under way.
-    pub fn take(&mut self, second: ShardSecond, joining: u32) -> Option<Second> {
-        let k = second.second;
-        let all = self.waiting.entry(k).or_default();
-        all.push(second);
-        if all.len() < self.shards {
-            return None;
-        }
-        self.waiting.remove(&k).map(|all| whole(k, all, joining))
+    /// Takes one shard's second; gives those that are whole: every shard has told them, or a later one, since a shard
+    /// that stalls skips seconds and its next one covers them. `joining` is how many joins are under way.
+    pub fn take(&mut self, second: ShardSecond, joining: u32) -> Vec<Second> {
+        self.told[second.shard] = second.second;
+        self.waiting.entry(second.second).or_default().push(second);
+        let all_told = self.told.iter().copied().min().unwrap_or(0);
+        let open = self.waiting.split_off(&(all_told + 1));
+        let done = std::mem::replace(&mut self.waiting, open);
+        done.into_iter().map(|(k, all)| whole(k, all, self.told.len(), joining)).collect()
     }
 }
 
-fn whole(k: u64, mut all: Vec<ShardSecond>, joining: u32) -> Second {
+fn whole(k: u64, mut all: Vec<ShardSecond>, count: usize, joining: u32) -> Second {
     all.sort_by_key(|s| s.shard);
     let mut servers: BTreeMap<ServerId, ServerFlow> = BTreeMap::new();
     let blank =
         |server| ServerFlow { server, participants: 0, rooms: 0, audio: Flow::default(), video: Flow::default() };
     let (mut connected, seconds) = (0, all.iter().map(|s| s.seconds).fold(0.0, f64::max));
-    let (mut shards, mut rooms) = (Vec::new(), Vec::new());
+    let (mut shards, mut rooms) = (vec![ShardHealth::default(); count], Vec::new());
     for s in all {
         for (id, p, r) in s.present {
             let f = servers.entry(id).or_insert_with(|| blank(id));
@@ -59,7 +59,7 @@ fn whole(k: u64, mut all: Vec<ShardSecond>, joining: u32) -> Second {
             f.video.merge(&video);
         }
         rooms.extend(s.rooms.into_iter().map(room_interval));
-        shards.push(s.health);
+        shards[s.shard] = s.health;
     }
     let interval = Interval { seconds, connected, joining, servers: servers.into_values().collect() };
     Second { t_ms: k as f64 * 1000.0, rooms, interval, shards }
@@ -109,9 +109,9 @@ mod tests {
     #[test]
     fn a_second_is_whole_when_every_shard_has_told_it() {
         let mut rows = Rows::new(2);
-        assert!(rows.take(second(1, 7, &[(0, 2, 1), (1, 4, 1)], 5), 3).is_none());
-        assert!(rows.take(second(1, 8, &[], 0), 3).is_none(), "a second of its own");
-        let whole = rows.take(second(0, 7, &[(0, 3, 2)], 6), 3).unwrap();
+        assert!(rows.take(second(1, 7, &[(0, 2, 1), (1, 4, 1)], 5), 3).is_empty());
+        assert!(rows.take(second(1, 8, &[], 0), 3).is_empty(), "a second of its own");
+        let whole = rows.take(second(0, 7, &[(0, 3, 2)], 6), 3).remove(0);
         assert_eq!((whole.t_ms, whole.interval.connected, whole.interval.joining), (7000.0, 9, 3));
         let s = &whole.interval.servers;
         assert_eq!((s.len(), s[0].participants, s[0].rooms, s[0].audio.count.received), (2, 5, 3, 11));
@@ -120,5 +120,18 @@ mod tests {
         assert_eq!(whole.rooms[0].delay_max_ms, [Some(1.5), None]);
         let order: Vec<u64> = whole.shards.iter().map(|s| s.packets_in).collect();
         assert_eq!(order, [0, 1], "by shard, whoever was first");
+    }
+    #[test]
+    fn a_shard_that_stalls_costs_the_others_no_second() {
+        let mut rows = Rows::new(2);
+        assert_eq!(rows.take(second(0, 1, &[], 1), 0).len(), 0);
+        assert_eq!(rows.take(second(1, 1, &[], 1), 0).len(), 1);
+        for k in 2..5 {
+            assert_eq!(rows.take(second(0, k, &[], 10), 0).len(), 0);
+        }
+        let done = rows.take(second(1, 4, &[], 1), 0);
+        let received: Vec<i64> = done.iter().map(|s| s.interval.servers[0].audio.count.received).collect();
+        assert_eq!(received, [10, 10, 11]);
+        assert_eq!(done[0].shards.len(), 2, "each in its place");
     }
 }

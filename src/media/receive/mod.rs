@@ -24,6 +24,7 @@ mod gaps;
 mod jitter;
 mod nack;
 mod payload;
+mod playout;
 mod report;
 mod sequence;
 mod silence;

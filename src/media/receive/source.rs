@@ -11,10 +11,12 @@
 //! counting starts there, and all that is missing is lost.
 
 use super::gaps::{Gap, Gaps};
+use super::playout::Playout;
 use super::silence::Silence;
 use super::stream::{Outcome, Owner, Packet, RxStream};
 use super::{Stamp, StampSeen};
 use crate::measure::Ledger;
+use crate::measure::emodel::{Heard, JITTER_BUFFER};
 use crate::types::{Codec, Kind};
 
 /// A stamp whose counter is this far ahead is not one of ours.
@@ -64,6 +66,8 @@ pub struct Source {
     taken: (i64, i64),
     gaps: Gaps,
     silence: Silence,
+    /// Audio only.
+    playout: Option<Box<Playout>>,
     /// For how long the sender had sent nothing at the last settlement, since the last packet that arrived.
     unsent_ns: u64,
 }
@@ -119,6 +123,7 @@ impl Source {
             taken: (0, 0),
             gaps: Gaps::default(),
             silence: Silence::default(),
+            playout: (codec.kind() == Kind::Audio).then(|| Box::new(Playout::new(JITTER_BUFFER.as_micros() as u64))),
             unsent_ns: 0,
         }
     }
@@ -164,12 +169,19 @@ impl Source {
             State::Waiting { deadline_ns: Some(deadline_ns) } if now_ns >= deadline_ns.saturating_add(READ_LATE_NS) => {
                 self.begin(ledger.count_at_or_oldest(deadline_ns));
                 self.silence.expect_from(deadline_ns, self.base);
+                if let Some(playout) = &mut self.playout {
+                    playout.expect_from(self.base);
+                }
             }
             State::Waiting { .. } | State::Ended => return,
             State::Counting => {}
         }
         self.settle_late_start(ledger);
-        self.expect(ledger.count_at(now_ns.saturating_sub(self.timing.grace_ns)));
+        let sent = ledger.count_at(now_ns.saturating_sub(self.timing.grace_ns));
+        self.expect(sent);
+        if let Some(playout) = &mut self.playout {
+            playout.advance(sent);
+        }
         if self.kind == Kind::Audio {
             self.unsent_ns = self.silence.advance(ledger, now_ns);
         }
@@ -259,6 +271,11 @@ impl Source {
         self.received_before + self.attributed + self.pending.clamp(0, room)
     }
 
+    /// What the jitter buffer would have played since the last take; `None` for video.
+    pub fn take_heard(&mut self) -> Option<Heard> {
+        Some(self.playout.as_mut()?.take())
+    }
+
     /// Longest silence that ended or was open since the last take, in ms; settle first.
     pub fn take_silence_ms(&mut self) -> i64 {
         (self.silence.take_ns() / 1_000_000) as i64
@@ -308,6 +325,9 @@ impl Source {
         self.begin(up_to);
         self.bindings = [None; 2];
         self.late_start = None;
+        if let Some(playout) = &mut self.playout {
+            playout.restart();
+        }
     }
 
     /// Whether this may be the stamp that counting begins with, and whether it comes after the deadline.
@@ -339,6 +359,11 @@ impl Source {
     fn on_audio(&mut self, rx: &RxStream, n: u64, stamp: &Stamp, recv_ns: u64) {
         if self.state != State::Ended {
             self.hear(stamp, recv_ns);
+            // A number that is not ours must not carry the playout away.
+            let believed = stamp.packet.saturating_sub(self.stamped_up_to) < LEAP_MAX || self.state != State::Counting;
+            if let Some(playout) = self.playout.as_mut().filter(|_| believed) {
+                playout.on_packet(stamp.packet, recv_ns.saturating_sub(stamp.sent_ns) / 1000);
+            }
         }
         if !self.baseline(rx, n, stamp, recv_ns) {
             self.count_audio(stamp.packet);
