@@ -6,11 +6,14 @@
 //! `cargo bench --bench participants`: both suites, at the load that one core has to carry and at half of it.
 //! `cargo bench --bench participants -- N SECONDS gcm|sha1`: one measurement.
 //! `cargo bench --bench participants -- idle N`: connected, without media.
+//! `cargo bench --bench participants -- memory N`: the participants' own work alone, without sockets.
 #![expect(unsafe_code, reason = "sched_setaffinity and sendmmsg have no safe wrapper")]
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a bench prints, and stops at the first surprise")]
 
 #[path = "participants/forwarder.rs"]
 mod forwarder;
+#[path = "participants/memory.rs"]
+mod memory;
 
 use forwarder::{Forwarder, Join, ROOM, Stats};
 use roomful::engine::socket::raise_descriptor_limit;
@@ -49,6 +52,8 @@ fn main() {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["idle"] => one(2000, MEASURED_SECONDS, Suite::AeadAes128Gcm, false),
+        ["memory", n] => in_memory(n.parse().unwrap(), Suite::AeadAes128Gcm),
+        ["memory", n, suite] => in_memory(n.parse().unwrap(), suite_of(suite)),
         ["idle", n] => one(n.parse().unwrap(), MEASURED_SECONDS, Suite::AeadAes128Gcm, false),
         [n, seconds, suite] => one(n.parse().unwrap(), seconds.parse().unwrap(), suite_of(suite), true),
         _ => all(),
@@ -80,26 +85,38 @@ struct Bench {
     orders: mpsc::UnboundedSender<ToShard>,
     media: mpsc::UnboundedSender<MediaCommand>,
     joins: std::sync::mpsc::Sender<Join>,
-    shared: Arc<Shared>,
-    allow: Arc<AllowList>,
+    common: Arc<Common>,
     forwarder: SocketAddr,
     clips: ClipLibrary,
+}
+
+fn common(suite: Suite) -> Arc<Common> {
+    let transport = Shared::new(&[suite], Timing::default()).unwrap();
+    let allow = Arc::new(AllowList::new(vec![("127.0.0.0".parse().unwrap(), 8)]));
+    Arc::new(Common { run: 7, transport, allow, client: Client::Chrome })
+}
+
+fn in_memory(n: usize, suite: Suite) {
+    pin(0);
+    let (orders, media, joins) =
+        (mpsc::unbounded_channel().0, mpsc::unbounded_channel().0, std::sync::mpsc::channel().0);
+    let forwarder = SocketAddr::from(([127, 0, 0, 1], 9));
+    let bench = Bench { orders, media, joins, common: common(suite), forwarder, clips: ClipLibrary::load().unwrap() };
+    memory::run(&bench, n.next_multiple_of(ROOM), MEASURED_SECONDS);
 }
 
 fn one(n: usize, seconds: usize, suite: Suite, with_media: bool) {
     let n = n.next_multiple_of(ROOM);
     raise_descriptor_limit();
     let resident_before = resident_kib();
-    let shared = Shared::new(&[suite], Timing::default()).unwrap();
-    let allow = Arc::new(AllowList::new(vec![("127.0.0.0".parse().unwrap(), 8)]));
-    let common = Arc::new(Common { run: 7, transport: shared.clone(), allow: allow.clone(), client: Client::Chrome });
+    let common = common(suite);
     let (orders, orders_rx) = mpsc::unbounded_channel();
     let (media, media_rx) = mpsc::unbounded_channel();
     let (out_tx, mut out) = mpsc::unbounded_channel();
     let epoch = Instant::now();
     let config = ShardConfig {
         index: 0,
-        common,
+        common: common.clone(),
         sources: vec![[127, 0, 0, 1].into()],
         receive_buffer: None,
         epoch,
@@ -122,7 +139,7 @@ fn one(n: usize, seconds: usize, suite: Suite, with_media: bool) {
         f.run();
     });
     pin(1);
-    let bench = Bench { orders, media, joins, shared, allow, forwarder: address, clips: ClipLibrary::load().unwrap() };
+    let bench = Bench { orders, media, joins, common, forwarder: address, clips: ClipLibrary::load().unwrap() };
     let mut next = Instant::now();
     for i in 0..n {
         bench.join(i, with_media);
@@ -166,6 +183,18 @@ fn one(n: usize, seconds: usize, suite: Suite, with_media: bool) {
 
 impl Bench {
     fn join(&self, i: usize, with_media: bool) {
+        let spec = self.spec(i, with_media, realtime_ns());
+        let leg = spec.leg.id;
+        self.orders.send(ToShard::Add { spec: Box::new(spec), network: None }).ok().unwrap();
+        self.orders.send(ToShard::Server { leg, server: ServerId(0) }).ok().unwrap();
+        let offer = self.ask(|reply| MediaCommand::Offer { leg, slot: 0, want: want(with_media), reply });
+        let (sdp, transport, offer) = self.answer(i, &offer, self.forwarder);
+        let ssrcs = [0, 1].map(|m| if with_media { offer.media[m].ssrcs[0] } else { 0 });
+        self.joins.send(Join { participant: i, transport, remote: offer.remote, ssrcs }).ok().unwrap();
+        self.ask(|reply| MediaCommand::AcceptAnswer { leg, slot: 0, sdp, reply });
+    }
+
+    fn spec(&self, i: usize, with_media: bool, planned_ns: u64) -> Spec {
         let (leg, room) = (LegId(i as u32), RoomId((i / ROOM) as u32));
         let encoding = |codec, kbit: u64| Encoding { codec, bitrate: Bitrate(kbit * 1000) };
         let (audio, video) = (encoding(Codec::Opus, 32), encoding(Codec::Vp8, 500));
@@ -181,20 +210,16 @@ impl Bench {
             network: None,
         };
         let clips = [planned.audio, planned.video].map(|e| e.map(|e| self.clips.clip(e).unwrap()));
-        let (seed, planned_ns) = (i as u64, realtime_ns());
-        let spec =
-            Spec { leg: planned, clips, seed, planned_ns, network_delay_max: Duration::ZERO, talk: Default::default() };
-        self.orders.send(ToShard::Add { spec: Box::new(spec), network: None }).ok().unwrap();
-        self.orders.send(ToShard::Server { leg, server: ServerId(0) }).ok().unwrap();
-        let others = (ROOM - 1) as u16;
-        let want = OfferWant { send: with_media, receive_audio: others, receive_video: others, ice_restart: false };
-        let offer = self.ask(|reply| MediaCommand::Offer { leg, slot: 0, want, reply });
-        let offer = Description::parse(&offer).unwrap();
-        let transport = Transport::new(Instant::now(), &self.shared, &self.allow, self.forwarder, i as u64).unwrap();
-        let sdp = answer(i, &offer, &transport.local_params());
-        let ssrcs = [0, 1].map(|m| if with_media { offer.media[m].ssrcs[0] } else { 0 });
-        self.joins.send(Join { participant: i, transport, remote: offer.remote, ssrcs }).ok().unwrap();
-        self.ask(|reply| MediaCommand::AcceptAnswer { leg, slot: 0, sdp, reply });
+        let seed = i as u64;
+        Spec { leg: planned, clips, seed, planned_ns, network_delay_max: Duration::ZERO, talk: Default::default() }
+    }
+
+    /// The forwarder's answer to an offer, and its transport.
+    fn answer(&self, i: usize, offer: &str, local: SocketAddr) -> (String, Transport, Description) {
+        let offer = Description::parse(offer).unwrap();
+        let c = &self.common;
+        let transport = Transport::new(Instant::now(), &c.transport, &c.allow, local, i as u64).unwrap();
+        (answer(i, &offer, &transport.local_params()), transport, offer)
     }
 
     fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<Result<T, MediaError>>) -> MediaCommand) -> T {
@@ -202,6 +227,12 @@ impl Bench {
         self.media.send(make(reply)).ok().unwrap();
         answer.blocking_recv().unwrap().unwrap()
     }
+}
+
+/// What participants offer.
+fn want(send: bool) -> OfferWant {
+    let others = (ROOM - 1) as u16;
+    OfferWant { send, receive_audio: others, receive_video: others, ice_restart: false }
 }
 
 /// The forwarder's answer: one codec a kind, NACK and PLI, the SSRCs that [`forwarder::down_ssrc`] gives.

@@ -5,6 +5,7 @@
 
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+pub mod capacity; // pure: the search for the load one server carries
 pub mod cli; // one file a command
 pub mod client; // presets: what real clients offer and do, as data
 pub mod engine; // shards: sockets, clock, timers; the only media I/O
@@ -15,6 +16,7 @@ pub mod measure; // pure: counters, HDR histograms, mergeable snapshots
 pub mod media; // pure: clips, stamps, packetizing, pacing, SRTP, RTCP
 pub mod participant; // pure: one participant's life on its transports
 pub mod plan; // pure: who joins which room when, from a seed
+pub mod prefetch; // memory asked for before it is needed
 pub mod profile; // what the user wrote, and what it means
 pub mod report; // terminal, JSON, HTML; reads results, runs nothing
 pub mod sdp; // pure: offers, answers, what was agreed

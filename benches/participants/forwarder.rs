@@ -59,16 +59,23 @@ struct Keys {
 
 pub struct Forwarder {
     socket: MediaSocket,
-    peers: Peers,
+    peers: Peers<Batch>,
     joins: Queue<Join>,
     stats: Arc<Stats>,
 }
 
-struct Peers {
+/// Where datagrams go.
+pub trait Wire {
+    /// `write` fills a buffer and says how much of it, or that there is nothing to send.
+    fn push(&mut self, to: SocketAddr, write: impl FnOnce(&mut [u8]) -> Option<usize>);
+}
+
+/// All whom the forwarder serves.
+pub struct Peers<W> {
     all: Vec<Peer>,
     /// By port: all are on one address.
     by_port: Vec<u32>,
-    batch: Batch,
+    pub batch: W,
 }
 
 impl Forwarder {
@@ -82,7 +89,7 @@ impl Forwarder {
                 libc::setsockopt(socket.fd(), libc::SOL_SOCKET, option, (&raw const bytes).cast(), len);
             }
         }
-        let peers = Peers { all: Vec::new(), by_port: vec![u32::MAX; 1 << 16], batch: Batch::new(socket.fd()) };
+        let peers = Peers::new(Batch::new(socket.fd()));
         Forwarder { socket, peers, joins, stats }
     }
 
@@ -103,20 +110,13 @@ impl Forwarder {
                     Err(TryRecvError::Disconnected) => return,
                 }
             }
-            let drained = receiver.drain(&self.socket, |d| {
-                if let Some(from) = d.from {
-                    self.peers.on_datagram(now, from, d.data);
-                }
+            let drained = receiver.drain(&self.socket, |mut batch| {
+                batch.each(None, |from, _, data| self.peers.on_datagram(now, from, data));
             });
             self.stats.drops.fetch_add(drained.dropped.into(), Ordering::Relaxed);
             if now >= timers {
                 timers = now + Duration::from_millis(10);
-                for p in 0..self.peers.all.len() {
-                    if self.peers.all[p].wake.is_some_and(|t| t <= now) {
-                        self.peers.all[p].transport.handle_timeout(now);
-                        self.peers.after(p);
-                    }
-                }
+                self.peers.handle_timeouts(now);
                 self.stats.cpu_ns.store(thread_cpu_ns(), Ordering::Relaxed);
             }
             self.peers.batch.flush();
@@ -127,8 +127,12 @@ impl Forwarder {
     }
 }
 
-impl Peers {
-    fn join(&mut self, now: Instant, join: Join) {
+impl<W: Wire> Peers<W> {
+    pub fn new(batch: W) -> Peers<W> {
+        Peers { all: Vec::new(), by_port: vec![u32::MAX; 1 << 16], batch }
+    }
+
+    pub fn join(&mut self, now: Instant, join: Join) {
         let Join { participant, mut transport, remote, ssrcs } = join;
         assert_eq!(participant, self.all.len());
         let mut words = remote.candidates[0].split(' ').skip(4);
@@ -138,6 +142,15 @@ impl Peers {
         let up = ssrcs.map(|s| (s, RxIndex::default()));
         self.all.push(Peer { transport, address, wake: None, keys: None, up });
         self.after(participant);
+    }
+
+    pub fn handle_timeouts(&mut self, now: Instant) {
+        for p in 0..self.all.len() {
+            if self.all[p].wake.is_some_and(|t| t <= now) {
+                self.all[p].transport.handle_timeout(now);
+                self.after(p);
+            }
+        }
     }
 
     fn after(&mut self, p: usize) {
@@ -161,7 +174,7 @@ impl Peers {
         peer.wake = peer.transport.poll_timeout();
     }
 
-    fn on_datagram(&mut self, now: Instant, from: SocketAddr, data: &mut [u8]) {
+    pub fn on_datagram(&mut self, now: Instant, from: SocketAddr, data: &mut [u8]) {
         let p = self.by_port[usize::from(from.port())] as usize;
         let Some(peer) = self.all.get_mut(p) else { return };
         if !matches!(data.first(), Some(128..=191)) {
@@ -253,17 +266,6 @@ impl Batch {
         Batch { fd, len: 0, buffers: Box::new([[0; DATAGRAM]; BATCH]), lens: [0; BATCH], to }
     }
 
-    /// `write` fills the buffer and says how much, or that there is nothing to send.
-    fn push(&mut self, to: SocketAddr, write: impl FnOnce(&mut [u8]) -> Option<usize>) {
-        if let Some(len) = write(&mut self.buffers[self.len]) {
-            (self.lens[self.len], self.to[self.len]) = (len, to);
-            self.len += 1;
-        }
-        if self.len == BATCH {
-            self.flush();
-        }
-    }
-
     fn flush(&mut self) {
         // SAFETY: all-zero is a valid value of these C structures; pointers are to what lives until the call is over.
         unsafe {
@@ -290,5 +292,17 @@ impl Batch {
             }
         }
         self.len = 0;
+    }
+}
+
+impl Wire for Batch {
+    fn push(&mut self, to: SocketAddr, write: impl FnOnce(&mut [u8]) -> Option<usize>) {
+        if let Some(len) = write(&mut self.buffers[self.len]) {
+            (self.lens[self.len], self.to[self.len]) = (len, to);
+            self.len += 1;
+        }
+        if self.len == BATCH {
+            self.flush();
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! `roomful check`: what a profile means and amounts to on this machine, without any traffic.
 
+use crate::capacity::Setting;
 use crate::plan::{Flows, Limits, Machine, Need, Plan, PlanTotals, limits, plan, totals};
-use crate::profile::units::{print_duration, print_join, print_senders, print_size, print_stay};
+use crate::profile::units::{self, print_duration, print_join, print_senders, print_size, print_stay};
 use crate::profile::{Explained, Profile, Stay, Target, load_explained};
 use crate::signaling;
 use anyhow::Result;
@@ -59,6 +60,11 @@ pub fn overview(profile: &Profile, plan: &Plan, totals: &PlanTotals, limits: &Li
     out.push_str(&room_table(profile, plan));
     let load = &profile.load;
     let joined = plan.hold_from.saturating_sub(load.warmup);
+    if let Some(setting) = Setting::of(profile) {
+        out.push_str(&search_rows(&setting, totals, profile));
+        out.push_str(&machine_rows(limits));
+        return out;
+    }
     let rows = [
         (
             "participants",
@@ -94,7 +100,48 @@ pub fn overview(profile: &Profile, plan: &Plan, totals: &PlanTotals, limits: &Li
         // Writing to a String cannot fail.
         let _ = writeln!(out, "{name:<14}{text}");
     }
-    out.push_str("\nthis machine              need         have\n");
+    out.push_str(&machine_rows(limits));
+    out
+}
+
+/// The plan of a search.
+fn search_rows(setting: &Setting, totals: &PlanTotals, profile: &Profile) -> String {
+    let (s, loads, goal) = (&setting.search, &setting.loads, &setting.goal);
+    let [low, high] = [loads.min(), loads.max()];
+    let servers: Vec<String> = setting.servers.iter().map(|n| n.clone().unwrap_or_else(|| "all".into())).collect();
+    let all_joins = f64::from(loads.participants(high)) * servers.len() as f64 / s.join;
+    let rows = [
+        ("servers", format!("{}, each with the load", servers.join(", "))),
+        (
+            "range",
+            format!(
+                "{} to {} participants ({low} to {high} rooms) on a server, to bounds {} or one room apart",
+                loads.participants(low),
+                loads.participants(high),
+                units::print_percent(s.width)
+            ),
+        ),
+        (
+            "trials",
+            format!(
+                "{} s to feel the way, {} s to prove a load; settled {}; joins at {}, {all_joins:.0} s for the highest load",
+                goal.initial_trial,
+                goal.final_trial,
+                print_duration(s.settle),
+                units::print_rate(s.join)
+            ),
+        ),
+        ("longest", format!("{}, then the bounds known so far are the answer", print_duration(s.budget))),
+        ("up, at most", flows(&totals.up)),
+        ("down, at most", flows(&totals.down)),
+        ("objectives", profile.pass.iter().map(|t| t.expr.as_str()).collect::<Vec<_>>().join("; ")),
+    ];
+    let lines = rows.iter().map(|(name, text)| format!("{name:<14}{text}\n"));
+    format!("\n{}", lines.collect::<String>())
+}
+
+fn machine_rows(limits: &Limits) -> String {
+    let mut out = String::from("\nthis machine              need         have\n");
     out.push_str(&need("descriptors", &limits.fds, |n| n.to_string()));
     out.push_str(&need("UDP ports", &limits.udp_ports, |n| n.to_string()));
     out.push_str(&need("memory, about", &limits.memory_bytes, |n| format!("{} MiB", n >> 20)));
@@ -231,6 +278,19 @@ mod tests {
         let (code, out, err) = check(&text, &[], false, &Machine::default());
         assert_eq!((code, err.as_str()), (0, ""), "{out}");
         assert!(out.contains("networks      3 stays of meeting behind bad-wifi"), "{out}");
+    }
+
+    #[test]
+    fn the_plan_of_a_search_is_printed() {
+        let text = "shape = \"capacity\"\ntarget = \"embedded\"\nseed = 1\n[[rooms]]\nname = \"meeting\"\ncount = 1\nsize = 4\n\
+            audio = \"opus@32kbit/s\"\n[search]\nrange = \"10..99\"\njoin = \"10/s\"\n[objectives]\n\"audio.loss\" = \"<= 1%\"\n";
+        let (code, out, err) = check(text, &[], false, &Machine::default());
+        assert_eq!((code, err.as_str()), (0, ""), "{out}");
+        for line in
+            ["s1, s2, each with the load", "12 to 96 participants (3 to 24 rooms) on a server", "longest       15m"]
+        {
+            assert!(out.contains(line), "{out}");
+        }
     }
 
     #[test]

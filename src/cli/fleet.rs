@@ -37,6 +37,7 @@ pub fn run(args: &FleetArgs) -> anyhow::Result<()> {
             http: args.http,
             advertise: args.advertise.clone(),
             program: None,
+            cpu_max: 1.0,
         };
         let mut fleet = EmbeddedFleet::start(args.servers, args.participants_max, &options).await?;
         write_help(&fleet, &mut std::io::stdout().lock())?;

@@ -1,5 +1,6 @@
 //! `roomful report`: judge again and render again, from the stored history, offline.
 
+use crate::capacity;
 use crate::history::{self, Reading};
 use crate::profile;
 use crate::report::{self, Summary, terminal};
@@ -40,8 +41,10 @@ enum Files {
 fn render_to(dir: &Path, tail: Vec<u8>, files: Files, paint: terminal::Paint, out: &mut dyn Write) -> Result<i32> {
     let path = dir.join(history::FILE_NAME);
     let reading = history::read_with_tail(&path, tail)?;
-    let judgement = judge(&reading).with_context(|| format!("the profile in {} can't be read", path.display()))?;
-    let summary = Summary::of(&judgement);
+    let (judgement, capacity) =
+        judge(&reading).with_context(|| format!("the profile in {} can't be read", path.display()))?;
+    let mut summary = Summary::of(&judgement);
+    summary.capacity = capacity;
     // Files first: a closed pipe must not cost the report.
     let written = match files {
         Files::Write => report::write_all(dir, &summary, &judgement),
@@ -57,9 +60,24 @@ fn render_to(dir: &Path, tail: Vec<u8>, files: Files, paint: terminal::Paint, ou
 }
 
 /// By the limits of the profile that the history carries.
-fn judge(reading: &Reading) -> Result<Judgement> {
+fn judge(reading: &Reading) -> Result<(Judgement, Option<capacity::Answer>)> {
     let profile = profile::parse_resolved(&reading.run.resolved)?;
-    Ok(verdict::judge(reading, &profile.pass, &profile.health))
+    let Some(setting) = capacity::Setting::of(&profile) else {
+        return Ok((verdict::judge(reading, &profile.pass, &profile.health), None));
+    };
+    let mut record = capacity::Record::new(setting);
+    reading.each(capacity::Record::wants, |line| record.see(&line));
+    record.close();
+    let answer = capacity::Answer::of(&record);
+    let mut judgement = verdict::judge_window(reading, &profile.pass, &profile.health, answer.window());
+    let (verdict, sentence) = answer.verdict(record.setting());
+    judgement.reasons = if verdict == verdict::Verdict::Pass { Vec::new() } else { vec![sentence.clone()] };
+    (judgement.verdict, judgement.sentence) = (verdict, sentence);
+    // Seats of the highest load were never all planned to be taken; joins were judged trial by trial.
+    judgement.participants.planned = judgement.participants.joined + judgement.participants.failed;
+    judgement.joins.planned = judgement.participants.planned;
+    judgement.pass.retain(|o| o.metric.starts_with("audio.") || o.metric.starts_with("video."));
+    Ok((judgement, Some(answer)))
 }
 
 #[cfg(test)]

@@ -2,8 +2,11 @@
 
 use super::exit;
 use super::stage::Stage;
+use crate::capacity;
+use crate::fleet::embedded::EmbeddedFleet;
+use crate::fleet::observe;
 use crate::history::{self, Event, Line, RunInfo, SCHEMA};
-use crate::plan::{self, Machine};
+use crate::plan::{self, Course, Machine, Order};
 use crate::profile::{self, Profile};
 use crate::report::{self, Progress, RunFolder};
 use crate::signaling;
@@ -12,7 +15,9 @@ use clap::Args;
 use std::cell::RefCell;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -134,7 +139,7 @@ async fn perform(
             version: env!("CARGO_PKG_VERSION").to_owned(),
             id: format!("{:08x}", stage.run_id),
             profile: profile.name.clone(),
-            shape: "steady".to_owned(),
+            shape: profile.shape.as_str().to_owned(),
             seed: plan.seed,
             started_at: started.format(&Rfc3339)?,
             epoch_ns: stage.conductor.epoch_ns,
@@ -146,20 +151,37 @@ async fn perform(
         }),
     });
     let mut live = Live::new();
+    let search = capacity::Setting::of(profile).map(|s| Rc::new(RefCell::new(capacity::Search::new(s))));
+    let mut course = search.clone().map(Shared);
+    let watch = observe::Watch::start(&profile.target, stage.fleet.as_ref().map(EmbeddedFleet::servers));
     let outcome = stage
         .conductor
-        .run(
-            &mut |line| writer.borrow_mut().append(&line),
+        .run_course(
+            course.as_mut().map(|c| c as &mut dyn Course),
+            &mut |line| {
+                if let Some(search) = &search {
+                    // What servers cost is known a moment after their second.
+                    for usage in watch.take() {
+                        let line = Line { t: line.t, event: Event::Usage(usage) };
+                        writer.borrow_mut().append(&line);
+                        search.borrow_mut().see(&line);
+                    }
+                    search.borrow_mut().see(&line);
+                }
+                writer.borrow_mut().append(&line);
+            },
             &mut |p| {
                 writer.borrow_mut().flush();
                 let mut shown = Progress::of(p.t_ms, p.phase, p.planned, &p.interval, &p.health);
                 (shown.failed, shown.dropped) = (p.failed, p.dropped);
-                live.show(&report::progress_line(&shown));
+                let trial = search.as_ref().map_or_else(String::new, |s| s.borrow().progress());
+                live.show(&format!("{trial}{}", report::progress_line(&shown)));
             },
             interrupt(),
         )
         .await;
     live.end();
+    drop(watch);
     stage.strike().await;
     let (tail, disk) = writer.into_inner().finish();
     let (interrupted, broken) = match outcome {
@@ -167,6 +189,19 @@ async fn perform(
         Err(e) => (false, Some(e.context("the run broke off; what happened until then was judged"))),
     };
     Ok(Ended { interrupted, tail, trouble: broken.or(disk.map(anyhow::Error::msg)) })
+}
+
+/// The search, which the engine asks and the history tells.
+struct Shared(Rc<RefCell<capacity::Search>>);
+
+impl Course for Shared {
+    fn due(&mut self, now: Duration) -> Option<Order> {
+        self.0.borrow_mut().due(now)
+    }
+
+    fn wake(&self, now: Duration) -> Duration {
+        self.0.borrow().wake(now)
+    }
 }
 
 /// Ctrl-C or SIGTERM.

@@ -29,7 +29,8 @@ impl Stage {
         let clips = Arc::new(ClipLibrary::load().context("the built-in clips")?);
         let (fleet, driver, mut allow) = match &profile.target {
             Target::Embedded(t) => {
-                let fleet = EmbeddedFleet::start(t.servers, t.participants_max, &EmbeddedOptions::default())
+                let options = EmbeddedOptions { cpu_max: t.cpu_max, ..EmbeddedOptions::default() };
+                let fleet = EmbeddedFleet::start(t.servers, t.participants_max, &options)
                     .await
                     .context("the embedded fleet")?;
                 let driver: Arc<dyn Driver> = Arc::new(EmbeddedDriver::new(fleet.base_url())?);

@@ -2,7 +2,7 @@
 //! server each client is a socket of ours, so that it can tell them apart as before.
 
 use super::realtime_ns;
-use super::socket::{MediaSocket, Poll, Receiver, source_address};
+use super::socket::{MediaSocket, Poll, Receiver, Trigger, source_address};
 use crate::impair::{Conditions, Counters, Delayed, Fate, Link, Record, seed};
 use rustc_hash::FxHashMap;
 use std::io::{self, Write};
@@ -88,7 +88,7 @@ impl Forwarder {
     /// # Errors
     /// When an address can't be bound.
     pub fn new(config: ForwarderConfig, recorded: bool) -> io::Result<Forwarder> {
-        let poll = Poll::new()?;
+        let poll = Poll::new(Trigger::Level)?;
         let mut listening = Vec::new();
         for (i, (at, _)) in config.pairs.iter().enumerate() {
             let socket = MediaSocket::bind_to(*at)
@@ -154,19 +154,23 @@ impl Forwarder {
 
     fn receive_up(&mut self, pair: usize, receiver: &mut Receiver) {
         let socket = self.listening[pair].clone();
-        let drained = receiver.drain(&socket, |d| {
-            let Some(from) = d.from else { return };
-            match self.client(pair, from) {
-                Some(client) => self.offer(client, 0, d.recv_ns, d.data),
+        let drained = receiver.drain(&socket, |mut batch| {
+            batch.each(None, |from, recv_ns, data| match self.client(pair, from) {
+                Some(client) => self.offer(client, 0, recv_ns, data),
                 None => self.report.refused += 1,
-            }
+            });
         });
         self.report.own_drops += u64::from(drained.dropped);
     }
 
     fn receive_down(&mut self, client: u32, receiver: &mut Receiver) {
-        let Some(socket) = self.clients.get(client as usize).map(|c| c.upstream.clone()) else { return };
-        let drained = receiver.drain(&socket, |d| self.offer(client, 1, d.recv_ns, d.data));
+        let Some((socket, pair)) = self.clients.get(client as usize).map(|c| (c.upstream.clone(), c.pair)) else {
+            return;
+        };
+        let server = self.config.pairs[pair].1;
+        let drained = receiver.drain(&socket, |mut batch| {
+            batch.each(Some(server), |_, recv_ns, data| self.offer(client, 1, recv_ns, data));
+        });
         self.report.own_drops += u64::from(drained.dropped);
     }
 

@@ -62,11 +62,14 @@ impl Reference {
             return;
         }
         let arrivals = &mut self.arrivals;
-        receiver.drain(&self.to, |d| {
-            let Some((number, sent)) = d.data.split_first_chunk::<8>() else { return };
-            let Ok(sent) = <[u8; 8]>::try_from(sent) else { return };
-            let recv_ns = if d.recv_ns == 0 { realtime_ns() } else { d.recv_ns };
-            arrivals.on_received(u64::from_be_bytes(*number), u64::from_be_bytes(sent), recv_ns);
+        let peer = self.from.local();
+        receiver.drain(&self.to, |mut batch| {
+            batch.each(Some(peer), |_, recv_ns, data| {
+                let Some((number, sent)) = data.split_first_chunk::<8>() else { return };
+                let Ok(sent) = <[u8; 8]>::try_from(sent) else { return };
+                let recv_ns = if recv_ns == 0 { realtime_ns() } else { recv_ns };
+                arrivals.on_received(u64::from_be_bytes(*number), u64::from_be_bytes(sent), recv_ns);
+            });
         });
     }
 

@@ -5,12 +5,13 @@ use super::health::thread_wait_ns;
 use super::impaired::{Access, Downwards, Held, Upwards, Whose, since};
 use super::realtime_ns;
 use super::reference::Reference;
-use super::socket::{MediaSocket, Poll, Receiver, current_core, thread_cpu_ns};
+use super::socket::{MediaSocket, Poll, Receiver, Trigger, current_core, thread_cpu_ns};
 use super::wheel::{TICK, Wheel};
 use crate::history::ShardHealth;
 use crate::impair::{Conditions, Counters};
 use crate::measure::{Flow, FlowCounters, Hist};
 use crate::participant::{Common, Event, Meter, Participant, Room, SLOTS_MAX, Sink, Spec, Totals, World};
+use crate::prefetch::prefetch;
 use crate::signaling::{MediaCommand, MediaError, TransportState};
 use crate::types::{Kind, LegId, RoomId, ServerId};
 use rustc_hash::FxHashMap;
@@ -137,6 +138,17 @@ struct Entry {
     connected: bool,
 }
 
+impl Entry {
+    /// Asks for what leads on.
+    #[inline]
+    fn prefetch(&self) {
+        prefetch(&self.sockets, 1);
+        prefetch(&self.room, 1);
+        prefetch(&self.wake_at, 1);
+        self.participant.prefetch();
+    }
+}
+
 struct SlotSocket {
     socket: MediaSocket,
     peer: Option<SocketAddr>,
@@ -179,6 +191,8 @@ pub struct Shard {
     wheel: Wheel,
     eager: Poll,
     media: Poll,
+    /// Sockets that were flooded: there may be more in them.
+    unfinished: Vec<u64>,
     receiver: Receiver,
     held: Held,
     io: Io,
@@ -239,8 +253,9 @@ impl Shard {
             unknown: Meter::allocated(),
             lateness: Hist::allocated(),
             wheel: Wheel::new(now),
-            eager: Poll::new()?,
-            media: Poll::new()?,
+            eager: Poll::new(Trigger::Level)?,
+            media: Poll::new(Trigger::Edge)?,
+            unfinished: Vec::new(),
             receiver: Receiver::new(),
             held: Held::default(),
             io: Io::default(),
@@ -269,9 +284,11 @@ impl Shard {
             self.round(now);
             self.take_orders(now);
             self.wheel.advance(now, &mut due);
-            for key in due.drain(..) {
-                self.wake(key);
+            for (i, key) in due.iter().enumerate() {
+                self.look_ahead(&due[i..], now);
+                self.wake(*key);
             }
+            due.clear();
             self.sweep(true, &mut keys);
             if now >= self.next_sweep {
                 self.next_sweep = now + MEDIA_SWEEP;
@@ -554,6 +571,22 @@ impl Shard {
         }
     }
 
+    /// Those who are woken next: their memory comes while this one's packets are at work, pointer by pointer.
+    #[inline]
+    fn look_ahead(&self, due: &[u32], now: Instant) {
+        let entry = |i: usize| self.entries.get(*due.get(i)? as usize)?.as_deref();
+        if let Some(e) = entry(3) {
+            e.prefetch();
+        }
+        if let Some(e) = entry(2) {
+            prefetch(&e.sockets[..], 2);
+            e.participant.prefetch_tracks();
+        }
+        if let Some(e) = entry(1) {
+            e.participant.prefetch_due(now);
+        }
+    }
+
     fn wake(&mut self, ix: u32) {
         let Some(Some(e)) = self.entries.get_mut(ix as usize) else { return };
         // Several entries in the wheel are possible; only the earliest counts, the others find nothing due.
@@ -615,14 +648,31 @@ impl Shard {
     }
 
     fn sweep(&mut self, eager: bool, keys: &mut Vec<u64>) {
-        // A full result may hide more; level-triggered, so the next round sees them.
+        // A full result may hide more; the next round sees them.
         for _ in 0..4 {
+            keys.clear();
             if eager {
-                self.eager.ready(keys)
+                self.eager.ready(keys);
             } else {
-                self.media.ready(keys)
+                keys.append(&mut self.unfinished);
+                self.media.ready(keys);
             }
-            for k in keys.iter() {
+            for (i, k) in keys.iter().enumerate() {
+                // The next sockets: their memory comes while this one's packets are at work, pointer by pointer.
+                let next = |n: usize| {
+                    let k = *keys.get(i + n)?;
+                    Some((self.entries.get((k >> 8) as usize)?.as_deref()?, (k & 0xff) as u8))
+                };
+                if let Some((e, _)) = next(3) {
+                    e.prefetch();
+                }
+                if let Some((e, slot)) = next(2) {
+                    prefetch(&e.sockets[..], 2);
+                    e.participant.prefetch_slot(slot);
+                }
+                if let Some((e, slot)) = next(1) {
+                    e.participant.prefetch_keys(slot);
+                }
                 self.receive((k >> 8) as u32, (k & 0xff) as u8);
             }
             if keys.len() < 1024 {
@@ -667,15 +717,17 @@ impl Shard {
             buf: &mut self.buf[..],
             events: &mut self.events,
         };
-        let drained = self.receiver.drain(&s.socket, |d| {
-            let Some(from) = d.from.or(peer) else { return };
-            match &mut downwards {
-                None => participant.on_datagram(&mut w, slot, from, d.recv_ns, d.data),
-                Some(down) => down.offer(from, d.recv_ns, d.data, |recv_ns, data| {
-                    participant.on_datagram(&mut w, slot, from, recv_ns, data);
-                }),
-            }
+        let drained = self.receiver.drain(&s.socket, |mut batch| match &mut downwards {
+            None => participant.on_batch(&mut w, slot, peer, batch),
+            Some(down) => batch.each(peer, |from, recv_ns, data| {
+                down.offer(from, recv_ns, data, |recv_ns, data| {
+                    participant.on_datagram(&mut w, slot, from, recv_ns, data)
+                });
+            }),
         });
+        if drained.unfinished && !s.eager {
+            self.unfinished.push(key(ix, slot));
+        }
         self.io.packets_in += u64::from(drained.datagrams);
         self.io.dropped += u64::from(drained.dropped);
         self.io.refused += u64::from(drained.refused);

@@ -2,6 +2,7 @@
 //! that does not allocate per call.
 #![expect(unsafe_code, reason = "recvmmsg, control messages and epoll have no safe, allocation-free wrapper in std")]
 
+use crate::participant::{Batch, DATAGRAM_MAX, Received};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::cell::Cell;
 use std::io;
@@ -10,8 +11,6 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Datagrams read by one system call.
 const BATCH: usize = 16;
-/// More than any Ethernet path carries to us; longer datagrams are cut and fail their tag.
-const DATAGRAM_MAX: usize = 2048;
 /// Room for one timestamp and one drop counter.
 const CONTROL_LEN: usize = 64;
 
@@ -108,14 +107,6 @@ impl MediaSocket {
     }
 }
 
-/// One received datagram.
-pub struct Datagram<'a> {
-    pub from: Option<SocketAddr>,
-    /// Kernel receive time, CLOCK_REALTIME in ns; 0 if the kernel gave none.
-    pub recv_ns: u64,
-    pub data: &'a mut [u8],
-}
-
 /// What one drain of a socket met beside datagrams.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Drained {
@@ -124,6 +115,8 @@ pub struct Drained {
     pub dropped: u32,
     /// ECONNREFUSED and the like: the peer's port is closed.
     pub refused: u32,
+    /// There may be more: an edge-triggered set won't say so again.
+    pub unfinished: bool,
 }
 
 /// Buffers for `recvmmsg`, shared by all sockets of a shard.
@@ -134,6 +127,7 @@ pub struct Receiver {
     // Both point into the boxes above, which never move; rebuilt before each call all the same.
     iov: Box<[libc::iovec; BATCH]>,
     headers: Box<[libc::mmsghdr; BATCH]>,
+    received: [Received; BATCH],
 }
 
 // SAFETY: the raw pointers inside point only into boxes that the same value owns.
@@ -155,17 +149,21 @@ impl Receiver {
             names: Box::new(names),
             iov: Box::new(iov),
             headers: Box::new(headers),
+            received: [Received::default(); BATCH],
         }
     }
 
     /// Reads everything that waits on the socket, a batch a system call.
-    pub fn drain(&mut self, socket: &MediaSocket, mut each: impl FnMut(Datagram<'_>)) -> Drained {
-        let mut drained = Drained::default();
+    pub fn drain(&mut self, socket: &MediaSocket, mut each: impl FnMut(Batch<'_>)) -> Drained {
+        let mut drained = Drained { unfinished: true, ..Drained::default() };
         // A socket that is flooded must not starve the others of the shard.
         for _ in 0..16 {
             let n = match self.receive(socket) {
                 Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    drained.unfinished = false;
+                    break;
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 // A pending ICMP error is reported once, in place of data.
                 Err(_) => {
@@ -179,11 +177,13 @@ impl Receiver {
                     drained.dropped += d.wrapping_sub(socket.drops_seen.replace(d));
                 }
                 let from = if socket.connected { None } else { self.name_of(i) };
-                let len = (self.headers[i].msg_len as usize).min(DATAGRAM_MAX);
-                each(Datagram { from, recv_ns, data: &mut self.buffers[i][..len] });
+                let len = (self.headers[i].msg_len as usize).min(DATAGRAM_MAX) as u16;
+                self.received[i] = Received { from, recv_ns, len };
             }
+            each(Batch { received: &self.received[..n], buffers: &mut self.buffers[..n] });
             drained.datagrams += n as u32;
             if n < BATCH {
+                drained.unfinished = false;
                 break;
             }
         }
@@ -264,14 +264,24 @@ impl Receiver {
     }
 }
 
-/// A level-triggered epoll set of sockets, each with a key.
+/// When a set names a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trigger {
+    /// As long as there is something in it.
+    Level,
+    /// When something comes: it has to be read until nothing is left. Spares the kernel a second look at each socket.
+    Edge,
+}
+
+/// An epoll set of sockets, each with a key.
 pub struct Poll {
     fd: OwnedFd,
+    trigger: Trigger,
     events: Vec<libc::epoll_event>,
 }
 
 impl Poll {
-    pub fn new() -> io::Result<Poll> {
+    pub fn new(trigger: Trigger) -> io::Result<Poll> {
         // SAFETY: plain system call; the descriptor it returns is ours.
         let fd = unsafe {
             let fd = libc::epoll_create1(libc::EPOLL_CLOEXEC);
@@ -280,11 +290,12 @@ impl Poll {
             }
             OwnedFd::from_raw_fd(fd)
         };
-        Ok(Poll { fd, events: vec![libc::epoll_event { events: 0, u64: 0 }; 1024] })
+        Ok(Poll { fd, trigger, events: vec![libc::epoll_event { events: 0, u64: 0 }; 1024] })
     }
 
     pub fn add(&self, socket: &MediaSocket, key: u64) -> io::Result<()> {
-        let mut e = libc::epoll_event { events: libc::EPOLLIN as u32, u64: key };
+        let edge = if self.trigger == Trigger::Edge { libc::EPOLLET } else { 0 };
+        let mut e = libc::epoll_event { events: (libc::EPOLLIN | edge) as u32, u64: key };
         self.control(libc::EPOLL_CTL_ADD, socket, &mut e)
     }
 
@@ -299,7 +310,7 @@ impl Poll {
         if r != 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Keys of the sockets that have something, without waiting. At most 1024; call again while it is full.
+    /// Appends the keys of the sockets that have something, without waiting. At most 1024; call again while it is full.
     pub fn ready(&mut self, keys: &mut Vec<u64>) {
         self.wait_ms(keys, 0);
     }
@@ -315,7 +326,6 @@ impl Poll {
     }
 
     fn wait_ms(&mut self, keys: &mut Vec<u64>, ms: libc::c_int) {
-        keys.clear();
         // SAFETY: the event buffer has the length given.
         let n = unsafe {
             libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), self.events.len() as libc::c_int, ms)
@@ -401,16 +411,20 @@ mod tests {
         for i in 0..40u8 {
             a.send(Some(b.local()), &[i, 1, 2]).unwrap();
         }
-        let mut poll = Poll::new().unwrap();
+        let mut poll = Poll::new(Trigger::Edge).unwrap();
         poll.add(&b, 7).unwrap();
         let mut keys = vec![];
         poll.ready(&mut keys);
         assert_eq!(keys, [7]);
+        poll.ready(&mut keys);
+        assert_eq!(keys, [7], "an edge is told once");
         let mut got = vec![];
-        let d = Receiver::new().drain(&b, |d| {
-            assert_eq!(d.from, Some(a.local()));
-            assert!(d.recv_ns >= before, "{} {before}", d.recv_ns);
-            got.push(d.data[0]);
+        let d = Receiver::new().drain(&b, |mut batch| {
+            batch.each(None, |from, recv_ns, data| {
+                assert_eq!(from, a.local());
+                assert!(recv_ns >= before, "{recv_ns} {before}");
+                got.push(data[0]);
+            });
         });
         assert_eq!(got, (0..40).collect::<Vec<u8>>());
         assert_eq!((d.datagrams, d.dropped, d.refused), (40, 0, 0));

@@ -24,13 +24,16 @@ pub struct EmbeddedOptions {
     pub advertise: Vec<Advertise>,
     /// The roomful program; this one if `None`.
     pub program: Option<PathBuf>,
+    /// Share of a core (0..1) that a server's media thread may use.
+    pub cpu_max: f64,
 }
 
 impl Default for EmbeddedOptions {
     /// Loopback, free ports, this program.
     fn default() -> EmbeddedOptions {
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        EmbeddedOptions { media_ip: loopback, http: SocketAddr::new(loopback, 0), advertise: Vec::new(), program: None }
+        let http = SocketAddr::new(loopback, 0);
+        EmbeddedOptions { media_ip: loopback, http, advertise: Vec::new(), program: None, cpu_max: 1.0 }
     }
 }
 
@@ -71,6 +74,7 @@ impl EmbeddedFleet {
             .arg("director")
             .args(["--servers", &servers.to_string()])
             .args(["--participants-max", &participants_max.to_string()])
+            .args(["--cpu-max", &options.cpu_max.to_string()])
             .args(["--media-ip", &options.media_ip.to_string()])
             .args(["--http", &options.http.to_string()])
             .args(options.advertise.iter().flat_map(|a| ["--advertise".to_owned(), a.to_string()]))

@@ -2,7 +2,7 @@
 
 use crate::impair::Counters;
 use crate::measure::{Flow, FlowCounters, Hist};
-use crate::plan::{PlannedLeg, PlannedRoom};
+use crate::plan::{PlannedLeg, PlannedRoom, PlannedTrial};
 use crate::types::{LegId, RoomId, ServerId, Suite};
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,12 @@ pub enum Event {
     Room(RoomInterval),
     /// One second of the generator's own health.
     Health(Health),
+    /// A search begins to judge a load.
+    Trial(PlannedTrial),
+    /// A search is over, and why: `width`, `budget` …
+    SearchEnd { why: String },
+    /// What a server cost in the last while, as its host or itself tells.
+    Usage(Usage),
     /// Something a reader should know, e.g. a candidate outside the allow-list. `count` of the same, first one quoted.
     Note { code: String, text: String, leg: Option<LegId>, count: u64 },
     /// Last line of a history that ended in order.
@@ -233,6 +239,40 @@ pub struct RoomInterval {
     pub silence_max_ms: i64,
     /// Highest one-way delay seen, by kind, ms.
     pub delay_max_ms: [Option<f64>; 2],
+}
+
+/// A server's own resources over the seconds before the line's `t`. Absent: not observed.
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// As the target file or the fleet calls it.
+    pub server: String,
+    pub seconds: f64,
+    /// CPU time over wall time, in cores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_cores: Option<f64>,
+    /// Cores that it may use: by quota, affinity, or the machine's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cores: Option<f64>,
+    /// Share (0..1) of a core that its busiest thread used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub busiest_thread: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Share (0..1) of the time in which something waited for a CPU (PSI some).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_pressure: Option<f64>,
+    /// Share (0..1) of the machine's CPU that the hypervisor took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steal: Option<f64>,
+    /// Share (0..1) of the time in which its cgroup was throttled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throttled: Option<f64>,
+    /// Sent by the server, a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress_pps: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress_bps: Option<f64>,
 }
 
 /// One second of the generator itself.

@@ -15,7 +15,7 @@ const LINE_BYTES_MAX: u64 = 64 << 20;
 const PROBLEMS_MAX: usize = 20;
 
 /// Names of all events this version knows.
-const KINDS: [&str; 13] = [
+const KINDS: [&str; 16] = [
     "run",
     "rooms",
     "server",
@@ -28,6 +28,9 @@ const KINDS: [&str; 13] = [
     "interval",
     "room",
     "health",
+    "trial",
+    "search_end",
+    "usage",
     "note",
 ];
 const KIND_END: &str = "end";
@@ -252,6 +255,9 @@ fn kind(event: &Event) -> &'static str {
         Event::Interval(_) => "interval",
         Event::Room(_) => "room",
         Event::Health(_) => "health",
+        Event::Trial(_) => "trial",
+        Event::SearchEnd { .. } => "search_end",
+        Event::Usage(_) => "usage",
         Event::Note { .. } => "note",
         Event::End { .. } => KIND_END,
     }
@@ -259,8 +265,10 @@ fn kind(event: &Event) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Usage;
     use super::super::synthetic::Synthetic;
     use super::*;
+    use crate::plan::PlannedTrial;
     use std::collections::BTreeSet;
 
     fn text(lines: &[Line]) -> String {
@@ -283,7 +291,12 @@ mod tests {
     #[test]
     fn kinds_are_what_serde_writes() {
         let mut seen = BTreeSet::new();
-        for line in (Synthetic { drops: 1, join_failures: 1, notes: true, ..Synthetic::default() }).lines() {
+        let mut lines = (Synthetic { drops: 1, join_failures: 1, notes: true, ..Synthetic::default() }).lines();
+        let trial = PlannedTrial { number: 1, rooms: 1, participants: 4, moved_ms: 0.0, from_ms: 1.0, until_ms: 2.0 };
+        let of_a_search =
+            [Event::Trial(trial), Event::SearchEnd { why: "width".into() }, Event::Usage(Usage::default())];
+        lines.extend(of_a_search.map(|event| Line { t: 3.0, event }));
+        for line in lines {
             let value = serde_json::to_value(&line).unwrap();
             assert_eq!(value["ev"], kind(&line.event));
             seen.insert(kind(&line.event));

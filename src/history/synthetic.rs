@@ -78,6 +78,7 @@ impl Synthetic {
             group: 0,
             size: self.size,
             senders_max: self.size,
+            server: None,
         });
         lines.push(Line { t: 0.1, event: Event::Rooms { rooms: rooms.collect() } });
         for s in 0..self.servers {

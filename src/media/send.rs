@@ -41,8 +41,9 @@ pub struct MediaSender {
     sequence_before: u64,
     first_picture_id: u16,
     running: bool,
-    /// Slot of the frame under way, else of the next frame.
+    /// Slot of the frame under way, else of the next frame, and when it is due after `base`.
     slot: u64,
+    slot_ns: u64,
     /// The same frame's place in the clip and number in the stream.
     position: usize,
     frame: u32,
@@ -126,6 +127,7 @@ impl MediaSender {
             first_picture_id: random.next_u32() as u16,
             running: false,
             slot: 0,
+            slot_ns: 0,
             position: clip.key_frame_from(anywhere),
             frame: 0,
             sent_of_frame: 0,
@@ -169,7 +171,7 @@ impl MediaSender {
         if self.sent_of_frame == 0 {
             let slot = self.slot_at(now);
             let next = if self.slot_due(slot) < now { slot + 1 } else { slot };
-            self.slot = self.slot.max(next);
+            self.go_to(self.slot.max(next));
             self.settle_slot();
         }
     }
@@ -185,7 +187,7 @@ impl MediaSender {
 
     /// Planned time of the next packet; `None` when stopped.
     pub fn next_due(&self) -> Option<Instant> {
-        let due = self.base + Duration::from_nanos(self.pacer.release(frame_offset_ns(&self.clip, self.slot)));
+        let due = self.base + Duration::from_nanos(self.pacer.release(self.slot_ns));
         (self.running || self.sent_of_frame > 0).then_some(due)
     }
 
@@ -224,14 +226,14 @@ impl MediaSender {
         self.history.push(self.packets, sent);
         let len = self.write(self.packets, &sent, buf)?;
         self.octets += len as u64;
-        self.pacer.sent(frame_offset_ns(&self.clip, self.slot), len);
+        self.pacer.sent(self.slot_ns, len);
 
         let last = packet + 1 == packets.end;
         let marker = self.marker(self.packets, &sent, last);
         if last {
             self.sent_of_frame = 0;
             self.frame = self.frame.wrapping_add(1);
-            self.slot += 1;
+            self.go_to(self.slot + 1);
             self.position = self.clip.following(self.position);
             self.settle_slot();
         } else {
@@ -312,12 +314,24 @@ impl MediaSender {
         }
     }
 
+    /// Asks for the memory that the next packet needs beside the sender itself.
+    #[inline]
+    pub fn prefetch(&self) {
+        self.history.prefetch(self.packets + 1);
+        self.clip.prefetch(self.clip.frames()[self.position].packets().start + self.sent_of_frame);
+    }
+
+    fn go_to(&mut self, slot: u64) {
+        self.slot = slot;
+        self.slot_ns = frame_offset_ns(&self.clip, slot);
+    }
+
     /// Decides which frame of the clip goes into which slot, now that one is due.
     fn begin_frame(&mut self, now: Instant) {
         if now.saturating_duration_since(self.slot_due(self.slot)) > LATE_MAX {
             let current = self.slot_at(now).max(self.slot);
             self.skipped_frames += current - self.slot;
-            self.slot = current;
+            self.go_to(current);
             self.pacer.reset();
             self.settle_slot();
         }
@@ -329,7 +343,9 @@ impl MediaSender {
     /// Where the voice is silent, goes on to the next slot with a packet.
     fn settle_slot(&mut self) {
         if let Some(voice) = &mut self.voice {
-            (self.slot, self.play) = voice.next(&self.clip, self.slot);
+            let (slot, play) = voice.next(&self.clip, self.slot);
+            self.play = play;
+            self.go_to(slot);
         }
     }
 

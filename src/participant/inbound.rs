@@ -48,10 +48,10 @@ impl Participant {
             s.loose[1].malformed += 1;
             return;
         };
-        let known = s.by_ssrc.get(&h.ssrc).copied();
+        let known = s.by_ssrc.get(h.ssrc);
         let (index, replay) = match known {
             Some(n) => {
-                let rx = &s.incoming[usize::from(n)].index;
+                let rx = s.incoming[usize::from(n)].index();
                 let index = rx.estimate(h.seq);
                 (index, rx.is_replay(index))
             }
@@ -71,7 +71,7 @@ impl Participant {
             self.on_replay(w, slot, n, &h, plain, recv_ns);
             return;
         }
-        s.incoming[usize::from(n)].index.commit(index);
+        s.incoming[usize::from(n)].index_mut().commit(index);
         if let (Some(t), Some(seq)) = (&mut s.twcc, (s.twcc_ext != 0).then(|| h.extension(plain, s.twcc_ext)).flatten())
             && seq.len() == 2
         {
@@ -82,7 +82,7 @@ impl Participant {
         match &s.incoming[usize::from(n)].role {
             Role::Media(m) if m.red_pt == h.pt => self.on_red(w, slot, n, &h, payload, recv_ns),
             Role::Media(_) => self.on_packet(w, slot, n, h.seq, &h, payload, recv_ns, false),
-            Role::Rtx { .. } => {
+            Role::Rtx(_) => {
                 let Some((osn, rest)) = payload.split_first_chunk::<2>() else { return };
                 if let Some(main) = s.main_of(n).filter(|_| !rest.is_empty()) {
                     self.on_packet(w, slot, main, u16::from_be_bytes(*osn), &h, rest, recv_ns, true);
@@ -372,7 +372,7 @@ impl Slot {
     pub(super) fn media_streams(&mut self) -> impl Iterator<Item = (u32, Kind, bool, bool, &mut super::slot::Media)> {
         self.incoming.iter_mut().filter_map(|i| match &mut i.role {
             Role::Media(m) => Some((i.ssrc, i.kind, i.nack, i.pli, &mut **m)),
-            Role::Rtx { .. } => None,
+            Role::Rtx(_) => None,
         })
     }
 }

@@ -1,12 +1,14 @@
 //! One participant's life on its transports: opens them, negotiates, sends, receives, reports, leaves. Pure: datagrams
 //! and time come in as arguments, datagrams and events go out through [`World`].
 
+mod batch;
 mod feedback;
 mod inbound;
 mod outbound;
 mod room;
 mod slot;
 
+pub use batch::{Batch, DATAGRAM_MAX, Received};
 pub use room::{Member, Room};
 
 use crate::history::Setup;
@@ -143,7 +145,8 @@ pub struct Participant {
     rng: ChaCha12Rng,
     cname: String,
     planned_ns: u64,
-    slots: Vec<Option<Box<Slot>>>,
+    /// In place: one pointer less to follow for each packet.
+    slots: [Option<Box<Slot>>; SLOTS_MAX as usize],
     tracks: Vec<TxTrack>,
     sources: Vec<SourceEntry>,
     network_delay_max: Duration,
@@ -194,7 +197,7 @@ impl Participant {
             common: common.clone(),
             cname: format!("rf{:08x}", rng.random::<u32>()),
             planned_ns: spec.planned_ns,
-            slots: Vec::new(),
+            slots: Default::default(),
             tracks,
             sources: Vec::new(),
             network_delay_max: spec.network_delay_max,
@@ -229,11 +232,10 @@ impl Participant {
         let t = Transport::new(now, &self.common.transport, &self.common.allow, local, self.rng.random())
             .map_err(|e| local_error(&e))?;
         let n = Negotiation::new(self.common.client, self.rng.random::<u64>() >> 2, self.cname.clone());
-        let i = usize::from(slot);
-        while self.slots.len() <= i {
-            self.slots.push(None);
-        }
-        self.slots[i] = Some(Box::new(Slot::new(t, n, self.rng.random())));
+        let seed = self.rng.random();
+        let place = self.slots.get_mut(usize::from(slot));
+        let place = place.ok_or_else(|| MediaError::Local(format!("transport {slot}: at most {SLOTS_MAX}")))?;
+        *place = Some(Box::new(Slot::new(t, n, seed)));
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use crate::media::rtp::{HeaderTemplate, abs_send_time};
 use crate::media::send::{MediaSender, Silence, Voice, WhileMuted};
 use crate::media::srtp::TAG_MAX;
 use crate::media::talk::{Floor, Mutes};
+use crate::prefetch::prefetch;
 use crate::sdp::{AgreedSend, LocalTrack};
 use crate::types::{Codec, Kind, LegId};
 use rand::RngExt as _;
@@ -175,6 +176,37 @@ impl TxTrack {
 }
 
 impl Participant {
+    /// Second of three steps before media is sent: asks for the tracks and what they send on.
+    #[inline]
+    pub fn prefetch_tracks(&self) {
+        prefetch(&self.tracks[..], usize::MAX);
+        self.slots.iter().flatten().for_each(|s| {
+            prefetch(&s.srtp, 1);
+            prefetch(&s.wake_at, 1);
+            prefetch(&s.nack_at, 1);
+            s.transport.prefetch();
+        });
+    }
+
+    /// Third step: asks for what the tracks that are due before `until` point to.
+    #[inline]
+    pub fn prefetch_due(&self, until: Instant) {
+        for t in &self.tracks {
+            if t.sender.next_due().is_none_or(|d| d > until) {
+                continue;
+            }
+            t.sender.prefetch();
+            if let Some(wire) = &t.wire {
+                prefetch(&wire.sent[usize::from(t.sender.seq().wrapping_add(1)) % SENT_RING], 1);
+            }
+            if let Some(Some(s)) = t.slot.and_then(|s| self.slots.get(usize::from(s)))
+                && let Some(srtp) = s.srtp.as_deref()
+            {
+                prefetch(&srtp.rtp_out, usize::MAX);
+            }
+        }
+    }
+
     /// Tracks begin as soon as their transport has keys and the other side wants them.
     pub(super) fn start_tracks(&mut self, w: &mut World<'_>) {
         if self.quiet {

@@ -5,11 +5,11 @@ use crate::measure::{Flow, FlowCounters};
 use crate::media::receive::RxStream;
 use crate::media::rtcp::TwccRecorder;
 use crate::media::srtp::{RtcpOpener, RtcpSealer, RtpOpener, RtpSealer, RxIndex};
+use crate::prefetch::prefetch;
 use crate::sdp::{Agreed, AgreedReceive, Negotiation};
 use crate::signaling::TransportState;
 use crate::transport::{self, Transport};
 use crate::types::{Codec, Kind};
-use rustc_hash::FxHashMap;
 use std::time::{Duration, Instant};
 
 /// SSRCs a transport keeps state for; a server that invents more is counted as malformed.
@@ -23,8 +23,8 @@ pub(super) struct Slot {
     pub offerer: bool,
     pub role: Option<transport::Setup>,
     pub srtp: Option<Box<Srtp>>,
-    pub by_ssrc: FxHashMap<u32, u16>,
     pub incoming: Vec<Incoming>,
+    pub by_ssrc: BySsrc,
     /// SSRC of our own RTCP where this transport sends no media.
     pub own_ssrc: u32,
     pub wake_at: Option<Instant>,
@@ -45,11 +45,33 @@ pub(super) struct Srtp {
     pub rtcp_in: RtcpOpener,
 }
 
-/// One incoming SSRC.
+/// Where each SSRC is among the incoming ones: sorted, so that its memory is one run and can be asked for ahead.
+#[derive(Default)]
+pub(super) struct BySsrc(Vec<(u32, u16)>);
+
+impl BySsrc {
+    #[inline]
+    pub fn get(&self, ssrc: u32) -> Option<u16> {
+        self.0.binary_search_by_key(&ssrc, |e| e.0).ok().map(|i| self.0[i].1)
+    }
+
+    fn insert(&mut self, ssrc: u32, n: u16) {
+        match self.0.binary_search_by_key(&ssrc, |e| e.0) {
+            Ok(i) => self.0[i].1 = n,
+            Err(i) => self.0.insert(i, (ssrc, n)),
+        }
+    }
+
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(&self.0[..], 4);
+    }
+}
+
+/// One incoming SSRC. Small: those of a slot lie side by side, and lead on to what a packet needs.
 pub(super) struct Incoming {
     pub ssrc: u32,
     pub kind: Kind,
-    pub index: RxIndex,
     pub nack: bool,
     pub pli: bool,
     pub role: Role,
@@ -57,14 +79,34 @@ pub(super) struct Incoming {
 
 pub(super) enum Role {
     Media(Box<Media>),
-    /// Retransmissions (RFC 4588) of this main SSRC, once known.
-    Rtx {
-        main: Option<u32>,
-        mid: Option<Box<str>>,
-    },
+    Rtx(Box<Rtx>),
+}
+
+/// Retransmissions (RFC 4588) of this main SSRC, once known.
+pub(super) struct Rtx {
+    index: RxIndex,
+    main: Option<u32>,
+    mid: Option<Box<str>>,
+}
+
+impl Incoming {
+    pub fn index(&self) -> &RxIndex {
+        match &self.role {
+            Role::Media(m) => &m.index,
+            Role::Rtx(r) => &r.index,
+        }
+    }
+
+    pub fn index_mut(&mut self) -> &mut RxIndex {
+        match &mut self.role {
+            Role::Media(m) => &mut m.index,
+            Role::Rtx(r) => &mut r.index,
+        }
+    }
 }
 
 pub(super) struct Media {
+    pub index: RxIndex,
     pub stream: RxStream,
     pub codec: Codec,
     /// Payload type of redundant packets (RFC 2198) around the codec; 255: none.
@@ -76,6 +118,17 @@ pub(super) struct Media {
     pub key_asked: Option<Instant>,
 }
 
+impl Media {
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(&self.index, 3);
+        prefetch(&self.codec, 1);
+        prefetch(&self.last_ns, 1);
+        prefetch(&self.source_hint, 1);
+        self.stream.prefetch();
+    }
+}
+
 impl Slot {
     pub fn new(transport: Transport, negotiation: Negotiation, own_ssrc: u32) -> Slot {
         Slot {
@@ -85,7 +138,7 @@ impl Slot {
             offerer: false,
             role: None,
             srtp: None,
-            by_ssrc: FxHashMap::default(),
+            by_ssrc: BySsrc::default(),
             incoming: Vec::new(),
             own_ssrc,
             wake_at: None,
@@ -125,7 +178,10 @@ impl Slot {
                 self.loose[i.kind.index()] += &m.stream.take_counters(now_ns);
             }
         }
-        self.by_ssrc = self.incoming.iter().enumerate().map(|(n, i)| (i.ssrc, n as u16)).collect();
+        self.by_ssrc = BySsrc::default();
+        for (n, i) in self.incoming.iter().enumerate() {
+            self.by_ssrc.insert(i.ssrc, n as u16);
+        }
         self.agreed = agreed;
     }
 
@@ -157,6 +213,7 @@ impl Slot {
         let inner = red.map_or(pt, |red| red.1);
         let role = if let Some((_, codec)) = r.codecs.iter().find(|c| c.0 == inner) {
             Role::Media(Box::new(Media {
+                index: RxIndex::default(),
                 stream: RxStream::new(r.kind, *codec, ssrc, codec.clock_rate()),
                 codec: *codec,
                 red_pt: red.map_or(u8::MAX, |red| red.0),
@@ -166,24 +223,25 @@ impl Slot {
                 key_asked: None,
             }))
         } else if r.rtx.iter().any(|x| x.0 == pt) {
-            Role::Rtx { main: r.rtx_ssrcs.iter().find(|x| x.1 == ssrc).map(|x| x.0), mid }
+            let main = r.rtx_ssrcs.iter().find(|x| x.1 == ssrc).map(|x| x.0);
+            Role::Rtx(Box::new(Rtx { index: RxIndex::default(), main, mid }))
         } else {
             return None;
         };
         let n = self.incoming.len() as u16;
         let (nack, pli) = (r.nack, r.pli);
-        self.incoming.push(Incoming { ssrc, kind: r.kind, index: RxIndex::default(), nack, pli, role });
+        self.incoming.push(Incoming { ssrc, kind: r.kind, nack, pli, role });
         self.by_ssrc.insert(ssrc, n);
         Some(n)
     }
 
     /// The incoming media stream that an RTX packet belongs to.
     pub fn main_of(&self, rtx: u16) -> Option<u16> {
-        let Role::Rtx { main, mid } = &self.incoming[usize::from(rtx)].role else { return None };
-        if let Some(n) = main.and_then(|m| self.by_ssrc.get(&m)) {
-            return Some(*n);
+        let Role::Rtx(rtx) = &self.incoming[usize::from(rtx)].role else { return None };
+        if let Some(n) = rtx.main.and_then(|m| self.by_ssrc.get(m)) {
+            return Some(n);
         }
-        let n = self.incoming.iter().position(|i| matches!(&i.role, Role::Media(m) if m.mid == *mid))?;
+        let n = self.incoming.iter().position(|i| matches!(&i.role, Role::Media(m) if m.mid == rtx.mid))?;
         Some(n as u16)
     }
 

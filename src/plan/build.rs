@@ -25,7 +25,14 @@ const STAY_MIN_S: f64 = 1.0;
 /// `hold_from` is the last planned first join plus warm-up. Where a room group has a `stay`, each participant leaves
 /// after it and a successor (`meeting-7/p3.2`) takes the seat [`SEAT_GAP`] later, until the end of the hold; these joins
 /// come on top of the join rate.
+///
+/// A search makes its timeline as it goes: its plan is every room and seat of the highest load, all joined one after the
+/// other.
 pub fn plan(profile: &Profile) -> Plan {
+    if let Some(search) = &profile.search {
+        let (rooms, legs) = super::search::rooms_and_seats(profile, search);
+        return Plan { seed: profile.seed, rooms, legs, hold_from: Duration::ZERO, hold_until: search.budget };
+    }
     let rooms = rooms(profile);
     let mut seats = seats(profile, &rooms);
     let mut rng = stream(profile.seed, Purpose::Arrivals, "", 0);
@@ -51,10 +58,7 @@ fn rooms(profile: &Profile) -> Vec<PlannedRoom> {
     let mut rooms = Vec::new();
     for (group, g) in profile.rooms.iter().enumerate() {
         for number in 1..=g.count {
-            let size = match g.size {
-                Size::Fixed(n) => n,
-                Size::Range(a, b) => stream(profile.seed, Purpose::Size, &g.name, number.into()).random_range(a..=b),
-            };
+            let size = room_size(profile.seed, g, number);
             let sending = g.audio.is_some() || g.video.is_some();
             rooms.push(PlannedRoom {
                 id: RoomId(rooms.len() as u32),
@@ -62,13 +66,22 @@ fn rooms(profile: &Profile) -> Vec<PlannedRoom> {
                 group,
                 size,
                 senders_max: if sending { senders(g, size) } else { 0 },
+                server: None,
             });
         }
     }
     rooms
 }
 
-fn senders(group: &RoomGroup, size: u32) -> u32 {
+/// Size of a group's n-th room, where it is drawn.
+pub(super) fn room_size(seed: u64, group: &RoomGroup, number: u32) -> u32 {
+    match group.size {
+        Size::Fixed(n) => n,
+        Size::Range(a, b) => stream(seed, Purpose::Size, &group.name, number.into()).random_range(a..=b),
+    }
+}
+
+pub(super) fn senders(group: &RoomGroup, size: u32) -> u32 {
     match group.send {
         Senders::All => size,
         Senders::Some(n) => n.min(size),

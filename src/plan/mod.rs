@@ -3,14 +3,18 @@
 
 mod arrivals;
 mod build;
+mod course;
 mod limits;
+mod search;
 mod totals;
 
 #[cfg(test)]
 mod tests;
 
 pub use build::{LAST_JOIN_BEFORE_END, SEAT_GAP, mute_seed, plan, talk_seed};
+pub use course::{Course, Order, PlannedTrial};
 pub use limits::{Limits, Machine, Need, TransportsPer, limits};
+pub use search::servers;
 pub use totals::{Flows, PlanTotals, pps, totals, wire_bps};
 
 use crate::types::{Encoding, LegId, RoomId};
@@ -42,6 +46,9 @@ pub struct PlannedRoom {
     pub size: u32,
     /// The most participants that send audio at once, and video at once: what a member may have to receive.
     pub senders_max: u32,
+    /// The server it belongs on, where the plan says so; else the target decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
 }
 
 /// One participant's planned stay.

@@ -54,8 +54,12 @@ pub enum Form {
     Encoding(Kind),
     Stay,
     Join,
+    /// Events per second or minute.
+    Rate,
     Addresses,
     Networks,
+    /// Program and arguments.
+    Command,
     Url,
     Table,
     Tables,
@@ -80,10 +84,12 @@ pub enum Need {
 }
 
 use Form::{
-    Addresses, BitRate, Count, CountOr, Duration, Encoding, Flag, Join, Like, Networks, Number, Pass, Queue, Secrets,
-    Share, Size, Stay, Tables, Text, Url, Word,
+    Addresses, BitRate, Command, Count, CountOr, Duration, Encoding, Flag, Join, Like, Networks, Number, Pass, Queue,
+    Rate, Secrets, Share, Size, Stay, Tables, Text, Url, Word,
 };
 use Need::{Default as Or, Optional, Required};
+
+const SHAPES: &[&str] = &["steady", "capacity"];
 
 /// The table of a network, and that of one of its directions.
 pub(super) const NETWORK: &str = "rooms[].network";
@@ -99,7 +105,7 @@ const fn key(table: &'static str, name: &'static str, form: Form, need: Need, do
 #[rustfmt::skip]
 pub const KEYS: &[Key] = &[
     key("", "name", Text, Optional, "What reports call the run. Left out: the file's name without its ending."),
-    key("", "shape", Word(&["steady"]), Required, "What kind of run this is."),
+    key("", "shape", Word(SHAPES), Required, "What kind of run this is: steady load, or the search for the load one server carries."),
     key("", "extends", Text, Optional, "A profile to start from, relative to this one, one level deep: tables merge, arrays replace."),
     key("", "target", Text, Required, "\"embedded\" (our own fleet, started for the run), or a target file, relative to the profile that names it."),
     key("", "client", Word(&["chrome", "livekit-js", "light"]), Or("\"chrome\""), "Which client participants behave like: chrome (Chromium's SRTP suites, NACK with RTX, PLI, FIR, transport-cc, REMB; RED and DTX where the server asks), livekit-js (the same, with RED and DTX on) or light (AEAD_AES_128_GCM first, NACK with RTX, PLI)."),
@@ -112,11 +118,15 @@ pub const KEYS: &[Key] = &[
     key("", "network", Like { table: NETWORK, many: true }, Optional, "The network of every group that has none of its own: as in [[rooms]]."),
     key("", "load", Form::Table, Required, "When participants come and how long they are judged."),
     key("", "pass", Pass, Required, "Thresholds: metric = limit. Judged per server, the worst decides."),
+    key("", "search", Form::Table, Required, "Shape capacity: which loads are tried, and how."),
+    key("", "objectives", Pass, Required, "Shape capacity: metric = limit, as in [pass]. A load holds as long as its participants keep these."),
+    key("", "answer", Form::Table, Optional, "Shape capacity: what the autoscaler's threshold has to leave room for. Left out: nothing."),
     key("", "health", Form::Table, Or("{}"), "Beyond these the generator itself is the suspect, and the interval is inconclusive."),
     key("", "target_file", Form::Table, Optional, "The target file's contents, where a profile carries them itself (resolved profiles do)."),
 
     key("embedded", "servers", Count { min: 1, max: 256 }, Or("2"), "Server processes."),
     key("embedded", "participants_max", Count { min: 1, max: 100_000 }, Or("500"), "Most participants a server takes; rooms go to the server with the most headroom."),
+    key("embedded", "cpu_max", Share { max: 100.0 }, Or("\"100%\""), "Share of a core that a server's media thread may use, as under a CPU quota: to have a server of known limit."),
 
     key("rooms[]", "name", Text, Required, "Name of the group: letters, digits, - and _. Its rooms are called name-1, name-2, …"),
     key("rooms[]", "count", Count { min: 1, max: 100_000 }, Required, "Rooms of this group."),
@@ -160,6 +170,24 @@ pub const KEYS: &[Key] = &[
     key("load", "hold", Duration { min: 1.0, max: 604_800.0 }, Required, "How long is judged; then everybody leaves."),
     key("load", "join_timeout", Duration { min: 0.1, max: 600.0 }, Or("\"15s\""), "A join that takes longer has failed."),
 
+    key("search", "range", Size, Required, "Participants on one server, lowest and highest: \"20..600\". Loads between are whole rooms."),
+    key("search", "join", Rate, Required, "Joins a second, all servers together, while the load grows: \"8/s\"."),
+    key("search", "server", Text, Optional, "The only server to load. Left out: all servers at once, each with the load, each judged by itself."),
+    key("search", "trial", Duration { min: 1.0, max: 86_400.0 }, Or("\"30s\""), "Judged time of a trial that can prove that a load holds."),
+    key("search", "first_trial", Duration { min: 1.0, max: 86_400.0 }, Or("\"10s\""), "Judged time of a trial that feels the way; it can prove that a load does not hold."),
+    key("search", "trial_sum", Duration { min: 1.0, max: 604_800.0 }, Optional, "Judged time, all trials of a load together, that it takes to prove that it holds. Left out: one trial."),
+    key("search", "loss_ratio", Share { max: 99.0 }, Or("\"5%\""), "Participant-seconds of a trial that may break an objective."),
+    key("search", "exceed_ratio", Share { max: 90.0 }, Or("\"0%\""), "Share of trial_sum that may be trials which did not hold."),
+    key("search", "width", Share { max: 50.0 }, Or("\"5%\""), "How far the bounds may be apart at the end, share of the upper one; never less than one room."),
+    key("search", "settle", Duration { min: 0.0, max: 3600.0 }, Or("\"5s\""), "From the last join or leave of a load to the start of judging."),
+    key("search", "budget", Duration { min: 1.0, max: 604_800.0 }, Or("\"15m\""), "The whole search: when it is up, the bounds known so far are the answer."),
+    key("search", "join_timeout", Duration { min: 0.1, max: 600.0 }, Or("\"15s\""), "A join that takes longer has failed."),
+
+    key("answer", "servers", Count { min: 1, max: 100_000 }, Required, "Servers of the fleet."),
+    key("answer", "survive", Count { min: 0, max: 99_999 }, Or("1"), "Servers that may be lost at once, their participants taken by the others."),
+    key("answer", "growth", Rate, Or("\"0/min\""), "Participants that the whole fleet gains, net, at its steepest."),
+    key("answer", "boot", Duration { min: 0.0, max: 86_400.0 }, Or("\"0s\""), "From the decision to scale out until the new server takes rooms."),
+
     key("health", "shard_cpu_max", Share { max: 100.0 }, Or("\"90%\""), "Busiest media thread, share of one core."),
     key("health", "steal_max", Share { max: 100.0 }, Or("\"10%\""), "CPU time the hypervisor took, share of the machine."),
     key("health", "lateness_p99_max", Duration { min: 0.0, max: 60.0 }, Or("\"10ms\""), "Send time against schedule, p99."),
@@ -185,13 +213,13 @@ pub const KEYS: &[Key] = &[
     key("target_file.servers[]", "id", Text, Required, "What reports call the server."),
     key("target_file.servers[]", "url", Url, Required, "Its signalling address."),
     key("target_file.servers[]", "admin", Url, Optional, "Its administration address, where the driver has a use for one."),
+    key("target_file.servers[]", "pid_file", Text, Optional, "A file with the id of its process on this machine: CPU, memory and pressure are read from /proc."),
+    key("target_file.servers[]", "metrics", Url, Optional, "Its Prometheus metrics: process_cpu_seconds_total, process_resident_memory_bytes, or cAdvisor's."),
+    key("target_file.servers[]", "observe", Command, Or("[]"), "A command and its arguments, run each second, that prints what the server uses as JSON: {\"cpu_cores\": 0.6, \"memory_bytes\": 1000000}."),
 ];
 
 /// Keys of other shapes, or of later versions: known, so that they are refused by what they are.
 const FOREIGN: &[(&str, &str, &str)] = &[
-    ("", "search", "belongs to shape \"capacity\""),
-    ("", "objectives", "belongs to shape \"capacity\""),
-    ("", "answer", "belongs to shape \"capacity\""),
     ("", "step", "belongs to shape \"scale-in\""),
     ("", "fault", "belongs to shape \"scale-in\""),
     ("", "expect", "belongs to shape \"scale-in\""),
@@ -200,6 +228,20 @@ const FOREIGN: &[(&str, &str, &str)] = &[
     ("target_file", "fleet", "is not supported yet by shape \"steady\""),
     ("target_file", "join", "(the user's own join API) is not supported yet by shape \"steady\""),
 ];
+
+/// Tables of the top that belong to one shape alone.
+const OF_SHAPE: &[(&str, &str)] = &[
+    ("load", "steady"),
+    ("pass", "steady"),
+    ("search", "capacity"),
+    ("objectives", "capacity"),
+    ("answer", "capacity"),
+];
+
+/// The shape a key of the top belongs to, where it belongs to one alone.
+pub fn shape_of(key: &str) -> Option<&'static str> {
+    OF_SHAPE.iter().find(|(k, _)| *k == key).map(|(_, shape)| *shape)
+}
 
 /// The keys of one table.
 pub fn of_table(table: &str) -> impl Iterator<Item = &'static Key> {
@@ -220,12 +262,20 @@ pub(super) fn complete(
     lenient: bool,
     errors: &mut Errors,
 ) {
+    // A missing or unknown shape has its own error; what belongs to one is then left alone.
+    let shape = table.get("shape").and_then(Node::as_text).unwrap_or_default().to_owned();
+    let elsewhere = |key: &str| if name.is_empty() { shape_of(key).filter(|s| *s != shape) } else { None };
     for entry in &table.0 {
         if find(name, &entry.key).is_none() {
             errors.push(&entry.node.at, join(path, &entry.key), unknown(name, &entry.key, &entry.node));
+        } else if let Some(home) = elsewhere(&entry.key).filter(|_| SHAPES.contains(&shape.as_str())) {
+            errors.push(&entry.node.at, &*entry.key, format!("[{}] belongs to shape \"{home}\"", entry.key));
         }
     }
     for key in of_table(name) {
+        if elsewhere(key.name).is_some() {
+            continue;
+        }
         match (table.get(key.name), key.need) {
             (Some(_), _) | (None, Optional) => {}
             (None, Required) if lenient => {}

@@ -168,9 +168,11 @@ impl<'a> Loader<'a> {
                 continue;
             };
             let path = path.trim();
-            let parts: Vec<String> = match path.strip_prefix("pass.") {
+            let thresholds = ["pass", "objectives"];
+            let metric = thresholds.iter().find_map(|t| Some((t, path.strip_prefix(t)?.strip_prefix('.')?)));
+            let parts: Vec<String> = match metric {
                 // A metric is one key, dots and all.
-                Some(metric) => vec!["pass".into(), metric.trim_matches('"').into()],
+                Some((table, metric)) => vec![(*table).into(), metric.trim_matches('"').into()],
                 None => path.split('.').map(str::to_owned).collect(),
             };
             if path.starts_with("target_file.secrets") {
@@ -257,6 +259,13 @@ impl<'a> Loader<'a> {
         if !syntax.is_empty() {
             return Err(syntax.finish());
         }
+        if let (Some(parts), Some((target, _))) = (&parts, &target)
+            && let Some(why) = unknown_server(parts, target.as_ref())
+        {
+            let table = tree.as_table().and_then(|t| t.get("search")).and_then(Node::as_table);
+            syntax.push(table.and_then(|t| t.get("server")).map_or(&root_at, |n| &n.at), "search.server", why);
+            return Err(syntax.finish());
+        }
         let (Some(parts), Some((target, secrets))) = (parts, target) else {
             // Every `None` above comes with its error; should one not, the profile must not pass for good.
             syntax.push(&root_at, "", "cannot be understood");
@@ -270,6 +279,7 @@ impl<'a> Loader<'a> {
             rooms: parts.rooms,
             load: parts.load,
             pass: parts.pass,
+            search: parts.search,
             health: parts.health,
             seed: parts.seed,
             bind: parts.bind,
@@ -315,6 +325,19 @@ impl<'a> Loader<'a> {
         let read = target::read(file, self.target_prefix, &surroundings, &mut self.errors);
         (text.to_owned(), read.map(|(target, secrets)| (Some(Target::External(target)), secrets)))
     }
+}
+
+/// What is wrong with the server that a search names.
+fn unknown_server(parts: &read::Parts, target: Option<&Target>) -> Option<String> {
+    let wanted = parts.search.as_ref()?.server.as_ref()?;
+    let names: Vec<String> = match target {
+        None | Some(Target::Embedded(_)) => (1..=parts.embedded.servers).map(|n| format!("s{n}")).collect(),
+        // Only its director knows.
+        Some(Target::External(t)) if t.driver == "embedded" => return None,
+        Some(Target::External(t)) => t.servers.iter().map(|s| s.id.clone()).collect(),
+    };
+    let known = names.join(", ");
+    (!names.contains(wanted)).then(|| format!("the target has no server {wanted:?}; it has {known}"))
 }
 
 /// A small file: whoever names a device or a recording by mistake is told so.

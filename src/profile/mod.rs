@@ -16,12 +16,14 @@ mod write;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_search;
 
 pub use error::{Origin, ProfileError, ProfileErrors};
 pub use load::{Explained, load, load_explained, parse_resolved};
 pub use resolved::{
-    EmbeddedTarget, ExternalTarget, HealthLimits, Join, Load, Muting, Network, Op, Profile, RoomGroup, Secret, Senders,
-    ServerEntry, Shape, Size, Stay, Talk, Target, Threshold, ThresholdValue,
+    EmbeddedTarget, ExternalTarget, Headroom, HealthLimits, Join, Load, Muting, Network, Op, Profile, RoomGroup,
+    Search, Secret, Senders, ServerEntry, Shape, Size, Stay, Talk, Target, Threshold, ThresholdValue,
 };
 pub use schema::schema;
 pub use target::{DRIVERS, is_private};

@@ -3,22 +3,26 @@
 use super::error::{Errors, Origin};
 use super::keys::{self, Form};
 use super::resolved::{
-    EmbeddedTarget, HealthLimits, Join, Load, Muting, Op, RoomGroup, Senders, Shape, Size, Stay, Talk, Threshold,
+    EmbeddedTarget, HealthLimits, Join, Load, Muting, Op, RoomGroup, Search, Senders, Shape, Size, Stay, Talk,
+    Threshold,
 };
 use super::tree::{Node, Table, Value};
 use super::units::{
-    parse_duration, parse_encoding, parse_join, parse_percent, parse_size, parse_stay, print_duration, print_percent,
+    parse_duration, parse_encoding, parse_join, parse_percent, parse_rate, parse_size, parse_stay, print_duration,
+    print_percent,
 };
 use super::{metrics, network, units};
 use crate::types::{Client, Encoding, Kind};
 use std::net::IpAddr;
 use std::time::Duration;
 
+mod search; // shape capacity
+
 /// Most seats (participants at once) and stays of one run; beyond, the plan itself would not fit.
 pub(super) const SEATS_MAX: u64 = 200_000;
 pub(super) const LEGS_MAX: f64 = 2_000_000.0;
-const RATE_MIN: f64 = 0.001;
-const RATE_MAX: f64 = 10_000.0;
+pub(super) const RATE_MIN: f64 = 0.001;
+pub(super) const RATE_MAX: f64 = 10_000.0;
 const STAY_MIN: Duration = Duration::from_secs(1);
 const STAY_MAX: Duration = Duration::from_secs(7 * 86_400);
 
@@ -30,6 +34,7 @@ pub(super) struct Parts {
     pub(super) rooms: Vec<RoomGroup>,
     pub(super) load: Load,
     pub(super) pass: Vec<Threshold>,
+    pub(super) search: Option<Search>,
     pub(super) health: HealthLimits,
     pub(super) seed: u64,
     pub(super) bind: Vec<IpAddr>,
@@ -42,27 +47,42 @@ pub(super) struct Parts {
 pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
     let mut top = View::new(root, "", String::new(), errors)?;
     let name = top.name("name", 100, |c| !c.is_control() && c != '/');
-    let shape = top.word("shape").map(|_| Shape::Steady);
+    let shape = top.word("shape").map(|w| if w == "capacity" { Shape::Capacity } else { Shape::Steady });
     let client = top.word("client").and_then(|w| Client::ALL.into_iter().find(|c| c.as_str() == w));
     let seed = top.count("seed").map(|s| s as u64);
     let bind = top.addresses("bind");
     let shards = top.count_or("shards").map(|s| s.map(|n| n as usize));
     let receive_buffer = top.count_or("receive_buffer").map(|s| s.map(|n| n as usize));
     let embedded = top.inside("embedded", |v| {
-        let (servers, participants_max) = (v.count("servers"), v.count("participants_max"));
-        Some(EmbeddedTarget { servers: servers? as u32, participants_max: participants_max? as u32 })
+        let (servers, participants_max, cpu_max) =
+            (v.count("servers"), v.count("participants_max"), v.share("cpu_max"));
+        if cpu_max.is_some_and(|share| share < 0.01) {
+            v.wrong("cpu_max", "is too little for a server: 1% at least");
+        }
+        Some(EmbeddedTarget { servers: servers? as u32, participants_max: participants_max? as u32, cpu_max: cpu_max? })
     });
     let common = network::read(&mut top);
     let rooms = top.each("rooms", room_group);
-    let load = top.inside("load", load);
     let health = top.inside("health", health);
-    let pass = pass(root, top.errors);
     distinct(root, "rooms", "name", top.errors);
-    if let Some(rooms) = &rooms {
-        whole_load(root, rooms, load.as_ref(), top.errors);
-    }
-    let (mut rooms, common) = (rooms, common);
-    if let (Some(rooms), Some(common)) = (&mut rooms, &mut common.clone()) {
+    let (load, pass, search) = match shape {
+        Some(Shape::Capacity) => {
+            let search = search::search(&mut top, rooms.as_deref());
+            let (load, search) = search.map_or((None, None), |(load, search)| (Some(load), Some(search)));
+            let objectives = pass(root, "objectives", top.errors);
+            let objectives = objectives.and_then(|o| search::fit(root, o, top.errors));
+            (load, objectives, search.map(Some))
+        }
+        Some(Shape::Steady) | None => {
+            let load = top.inside("load", load);
+            if let Some(rooms) = &rooms {
+                whole_load(root, rooms, load.as_ref(), top.errors);
+            }
+            (load, pass(root, "pass", top.errors), Some(None))
+        }
+    };
+    let mut rooms = rooms;
+    if let (Some(rooms), Some(common)) = (&mut rooms, &common) {
         let silent = |i: usize| own_network(root, i).is_none();
         rooms.iter_mut().enumerate().filter(|(i, _)| silent(*i)).for_each(|(_, g)| g.networks.clone_from(common));
     }
@@ -74,6 +94,7 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
         rooms: rooms?,
         load: load?,
         pass: pass?,
+        search: search?,
         health: health?,
         seed: seed?,
         bind: bind?,
@@ -182,13 +203,14 @@ fn health(v: &mut View<'_>) -> Option<HealthLimits> {
     })
 }
 
-fn pass(root: &Node, errors: &mut Errors) -> Option<Vec<Threshold>> {
-    let node = root.as_table()?.get("pass")?;
+fn pass(root: &Node, table: &str, errors: &mut Errors) -> Option<Vec<Threshold>> {
+    let node = root.as_table()?.get(table)?;
+    let path = table;
     let table = node.as_table()?;
     if table.0.is_empty() {
         errors.push(
             &node.at,
-            "pass",
+            path,
             "is empty: a run without a threshold proves nothing; write at least one, e.g. \"legs.dropped\" = \"== 0\"",
         );
         return None;
@@ -196,7 +218,7 @@ fn pass(root: &Node, errors: &mut Errors) -> Option<Vec<Threshold>> {
     let before = errors.len();
     let mut thresholds = Vec::new();
     for entry in &table.0 {
-        let key = format!("pass.{:?}", entry.key);
+        let key = format!("{path}.{:?}", entry.key);
         match threshold(&entry.key, &entry.node) {
             Ok(t) => thresholds.push(t),
             Err(why) => errors.push(&entry.node.at, key, why),
@@ -438,7 +460,7 @@ impl<'a> View<'a> {
         }
         let list = || words.iter().map(|w| format!("{w:?}")).collect::<Vec<_>>().join(" or ");
         let why = match (key, text) {
-            ("shape", "capacity" | "scale-in") => {
+            ("shape", "scale-in") => {
                 format!("{text:?} is not supported yet; this version knows {}", list())
             }
             _ => match super::error::nearest(text, words.iter().copied()) {
@@ -495,6 +517,11 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Per second.
+    pub(super) fn rate(&mut self, key: &str) -> Option<f64> {
+        self.parsed(key, parse_rate)
+    }
+
     pub(super) fn duration(&mut self, key: &str) -> Option<Duration> {
         let Some(Form::Duration { min, max }) = self.form(key) else { return None };
         self.parsed(key, |text| {
@@ -540,7 +567,7 @@ impl<'a> View<'a> {
         }
     }
 
-    fn size(&mut self, key: &str) -> Option<Size> {
+    pub(super) fn size(&mut self, key: &str) -> Option<Size> {
         let node = self.table.get(key)?;
         let size = match &node.value {
             Value::Integer(n) => {
@@ -660,7 +687,7 @@ fn example(form: Form) -> &'static str {
         Form::Encoding(Kind::Audio) => "\"opus@32kbit/s\"",
         Form::Encoding(Kind::Video) => "\"vp8@500kbit/s\"",
         Form::Stay => "\"3m..6m\"",
-        Form::Join => "\"8/s\"",
+        Form::Join | Form::Rate => "\"8/s\"",
         Form::Url => "\"ws://10.77.0.1:8188\"",
         _ => "",
     }

@@ -16,9 +16,12 @@ pub struct Profile {
     pub target: Target,
     pub client: Client,
     pub rooms: Vec<RoomGroup>,
+    /// When participants come. A search ramps by its own rules; then this holds its rate, settle time and budget.
     pub load: Load,
-    /// Judged per server, the worst decides. Never empty.
+    /// `[pass]`, or the `[objectives]` of a search. Judged per server, the worst decides. Never empty.
     pub pass: Vec<Threshold>,
+    /// Of shape capacity, and of no other.
+    pub search: Option<Search>,
     pub health: HealthLimits,
     /// As written, or drawn at random and printed.
     pub seed: u64,
@@ -37,6 +40,48 @@ pub struct Profile {
 #[serde(rename_all = "kebab-case")]
 pub enum Shape {
     Steady,
+    Capacity,
+}
+
+impl Shape {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Shape::Steady => "steady",
+            Shape::Capacity => "capacity",
+        }
+    }
+}
+
+/// `[search]` and `[answer]`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Search {
+    /// The only server to load.
+    pub server: Option<String>,
+    /// Participants on one server, lowest and highest.
+    pub range: (u32, u32),
+    /// Joins a second, all servers together.
+    pub join: f64,
+    /// Judged time of a trial that can prove a lower bound, and of one that feels the way.
+    pub trial: Duration,
+    pub first_trial: Duration,
+    pub trial_sum: Duration,
+    /// Shares (0..1).
+    pub loss_ratio: f64,
+    pub exceed_ratio: f64,
+    pub width: f64,
+    pub settle: Duration,
+    pub budget: Duration,
+    pub answer: Option<Headroom>,
+}
+
+/// `[answer]`: what the threshold has to leave room for.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Headroom {
+    pub servers: u32,
+    pub survive: u32,
+    /// Participants a second, the whole fleet.
+    pub growth: f64,
+    pub boot: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -46,11 +91,13 @@ pub enum Target {
     External(ExternalTarget),
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct EmbeddedTarget {
     pub servers: u32,
     /// Rooms are placed on the server with the most headroom; a server takes at most this many participants.
     pub participants_max: u32,
+    /// Share of a core (0..1) that a server's media thread may use.
+    pub cpu_max: f64,
 }
 
 /// A target file.
@@ -74,6 +121,10 @@ pub struct ServerEntry {
     pub id: String,
     pub url: String,
     pub admin: Option<String>,
+    /// Where its resources are seen: the id of its process, Prometheus metrics, a command.
+    pub pid_file: Option<String>,
+    pub metrics: Option<String>,
+    pub observe: Vec<String>,
 }
 
 /// A value that never appears in history, logs or reports: Debug prints `***`.

@@ -26,7 +26,10 @@ fn table(name: &str) -> Value {
         properties.insert(key.name.to_owned(), property(key));
     }
     // A profile that extends another one may leave out what the base has.
-    let required: Vec<&str> = keys::of_table(name).filter(|k| k.need == Need::Required).map(|k| k.name).collect();
+    let required: Vec<&str> = keys::of_table(name)
+        .filter(|k| k.need == Need::Required && (!name.is_empty() || keys::shape_of(k.name).is_none()))
+        .map(|k| k.name)
+        .collect();
     let mut made = json!({ "type": "object", "additionalProperties": false, "properties": properties });
     if let Some(map) = made.as_object_mut() {
         match name {
@@ -34,7 +37,7 @@ fn table(name: &str) -> Value {
                 map.insert("if".into(), json!({ "not": { "required": ["extends"] } }));
                 map.insert("then".into(), json!({ "required": required }));
             }
-            "load" => {}
+            "load" | "search" | "answer" => {}
             _ => {
                 map.insert("required".into(), json!(required));
             }
@@ -110,7 +113,8 @@ fn value(form: Form) -> Value {
                 r"^({RATE}|poisson *\( *{RATE} *\)|ramp *\( *{RATE} *\.\. *{RATE} *, *{d} *\)|burst *\( *[0-9]+ *, *{d} *\))$"
             ))
         }
-        Form::Addresses | Form::Networks => json!({ "type": "array", "items": { "type": "string" } }),
+        Form::Rate => text(format!("^{RATE}$")),
+        Form::Addresses | Form::Networks | Form::Command => json!({ "type": "array", "items": { "type": "string" } }),
         Form::Url => text("^(ws|wss|http|https)://.+$".into()),
         Form::Pass => pass(),
         Form::Secrets => json!({ "type": "object", "additionalProperties": { "anyOf": [

@@ -111,10 +111,12 @@ pub(super) fn read(
                 Ok(text.trim().to_owned())
             })
         };
-        let (address, admin) = (url(v, "url"), url(v, "admin"));
-        let admin_wrong = admin.is_none() && v.node("admin").is_some();
-        (!admin_wrong).then_some(())?;
-        Some(ServerEntry { id: id?, url: address?, admin })
+        let (address, admin, metrics) = (url(v, "url"), url(v, "admin"), url(v, "metrics"));
+        let wrong = |v: &View<'_>, key: &str, none: bool| none && v.node(key).is_some();
+        let pid_file = if v.node("pid_file").is_some() { Some(v.text("pid_file")?) } else { None };
+        let observe = v.list("observe", |text| Ok(text.to_owned()));
+        (!wrong(v, "admin", admin.is_none()) && !wrong(v, "metrics", metrics.is_none())).then_some(())?;
+        Some(ServerEntry { id: id?, url: address?, admin, pid_file, metrics, observe: observe? })
     });
     let secrets = secrets(&mut v, path, surroundings);
     distinct(node, "servers", "id", v.errors);

@@ -49,6 +49,8 @@ size = 14
 send = 2
 video = "vp8@150kbit/s"
 stay = "lognormal(3m, 0.6)"
+talk = "p59"
+mute = { after = "2m", lasts = "20s" }
 [[rooms.network]]
 preset = "bad-wifi"
 share = "20%"
@@ -183,6 +185,9 @@ fn every_key_arrives() {
     assert_eq!((wifi.up.loss.share(), wifi.down.delay), (0.03, Duration::from_millis(9)));
     assert_eq!(sky.up.rate.unwrap().queue, crate::impair::Queue::Bytes(64_000));
     assert_eq!((p.rooms[1].send, p.rooms[1].audio), (Senders::Some(2), None));
+    let muting = Muting { after: Duration::from_secs(120), lasts: Duration::from_secs(20) };
+    assert_eq!((p.rooms[0].talk, p.rooms[0].mute), (Talk::All, None));
+    assert_eq!((p.rooms[1].talk, p.rooms[1].mute), (Talk::P59, Some(muting)));
     assert_eq!(p.rooms[1].video.unwrap().codec, Codec::Vp8);
     assert_eq!(p.load.join, Join::Ramp { from: 1.0, to: 20.0, over: Duration::from_secs(30) });
     assert_eq!(p.load.join_timeout, Duration::from_millis(7500));
@@ -216,6 +221,15 @@ fn every_key_arrives() {
     assert_eq!((t.tls_verify, t.authorized), (false, false));
     let secrets: Vec<(&str, &str)> = t.secrets.iter().map(|(k, v)| (k.as_str(), v.0.as_str())).collect();
     assert_eq!(secrets, [("admin", "adminpw"), ("api", "key from a file"), ("token", "in the clear")]);
+}
+
+#[test]
+fn a_mute_needs_both_its_times() {
+    let with = |mute: &str| errors_with("size = ", &format!("mute = {mute}\nsize = "));
+    assert!(with("{ after = \"2m\" }").contains("needs both"));
+    assert!(with("{ after = \"2m\", lasts = \"100ms\" }").contains("rooms[0].mute.lasts"));
+    assert!(with("{ every = \"2m\" }").contains("unknown key"));
+    assert!(with("\"2m\"").contains("is a table"));
 }
 
 #[test]
@@ -309,8 +323,8 @@ fn one_wrong_thing_is_one_error() {
     for (from, to, want) in [
         (
             "\"steady\"",
-            "\"capacity\"",
-            "p.toml:1: shape: \"capacity\" is not supported yet; this version knows \"steady\"",
+            "\"scale-in\"",
+            "p.toml:1: shape: \"scale-in\" is not supported yet; this version knows \"steady\" or \"capacity\"",
         ),
         ("\"steady\"", "\"steedy\"", "p.toml:1: shape: \"steedy\" is unknown; did you mean \"steady\"?"),
         ("shape = \"steady\"", "", "p.toml:1: shape: is missing"),

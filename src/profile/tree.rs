@@ -273,22 +273,24 @@ fn step<'a>(
 
 /// Makes `audio.loss = …` (nested tables) out of `[pass]` the same as `"audio.loss" = …`.
 pub(super) fn flatten_pass(root: &mut Node, errors: &mut Errors) {
-    fn collect(prefix: &str, table: Table, out: &mut Table, errors: &mut Errors) {
-        for Entry { key, node } in table.0 {
+    fn collect(prefix: &str, table: &str, from: Table, out: &mut Table, errors: &mut Errors) {
+        for Entry { key, node } in from.0 {
             let path = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
             match node.value {
-                Value::Table(inner) => collect(&path, inner, out, errors),
+                Value::Table(inner) => collect(&path, table, inner, out, errors),
                 _ if out.get(&path).is_some() => {
-                    errors.push(&node.at, format!("pass.{path}"), "this metric has its threshold already");
+                    errors.push(&node.at, format!("{table}.{path}"), "this metric has its threshold already");
                 }
                 _ => out.set(&path, node),
             }
         }
     }
-    if let Some(pass) = root.as_table_mut().and_then(|t| t.get_mut("pass")).and_then(Node::as_table_mut) {
-        let mut flat = Table::default();
-        collect("", std::mem::take(pass), &mut flat, errors);
-        *pass = flat;
+    for table in ["pass", "objectives"] {
+        if let Some(pass) = root.as_table_mut().and_then(|t| t.get_mut(table)).and_then(Node::as_table_mut) {
+            let mut flat = Table::default();
+            collect("", table, std::mem::take(pass), &mut flat, errors);
+            *pass = flat;
+        }
     }
 }
 

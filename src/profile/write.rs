@@ -1,9 +1,10 @@
 //! A profile as TOML again: every default filled in, no secrets. Loads to the same meaning.
 
-use super::resolved::{ExternalTarget, HealthLimits, Network, Profile, RoomGroup, Shape, Talk, Target};
+use super::resolved::{ExternalTarget, HealthLimits, Network, Profile, RoomGroup, Search, Talk, Target};
 use super::target::SecretSource;
 use super::units::{
-    print_bit_rate, print_duration, print_join, print_percent, print_queue, print_senders, print_size, print_stay,
+    print_bit_rate, print_duration, print_join, print_percent, print_queue, print_rate, print_senders, print_size,
+    print_stay,
 };
 use crate::impair::{Conditions, Distribution, Loss};
 use crate::types::Encoding;
@@ -17,9 +18,8 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
         out.push_str(&text);
         out.push('\n');
     };
-    let Shape::Steady = profile.shape;
     line(format!("name = {}", quote(&profile.name)));
-    line("shape = \"steady\"".into());
+    line(format!("shape = {}", quote(profile.shape.as_str())));
     line(format!("target = {}", quote(target)));
     line(format!("client = {}", quote(profile.client.as_str())));
     line(format!("seed = {}", profile.seed));
@@ -28,16 +28,22 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
     line(format!("shards = {}\nreceive_buffer = {}", auto(profile.shards), auto(profile.receive_buffer)));
     if let Target::Embedded(fleet) = &profile.target {
         line(format!("\n[embedded]\nservers = {}\nparticipants_max = {}", fleet.servers, fleet.participants_max));
+        line(format!("cpu_max = {}", quote(&print_percent(fleet.cpu_max))));
     }
     for group in &profile.rooms {
         line(room_group(group));
     }
     let load = &profile.load;
-    line(format!("\n[load]\njoin = {}", quote(&print_join(load.join))));
-    line(format!("warmup = {}", quote(&print_duration(load.warmup))));
-    line(format!("hold = {}", quote(&print_duration(load.hold))));
-    line(format!("join_timeout = {}", quote(&print_duration(load.join_timeout))));
-    line("\n[pass]".into());
+    match &profile.search {
+        Some(search) => line(search_tables(search, &print_duration(load.join_timeout))),
+        None => {
+            line(format!("\n[load]\njoin = {}", quote(&print_join(load.join))));
+            line(format!("warmup = {}", quote(&print_duration(load.warmup))));
+            line(format!("hold = {}", quote(&print_duration(load.hold))));
+            line(format!("join_timeout = {}", quote(&print_duration(load.join_timeout))));
+        }
+    }
+    line(if profile.search.is_some() { "\n[objectives]" } else { "\n[pass]" }.into());
     for t in &profile.pass {
         let limit = t.expr.strip_prefix(&t.metric).unwrap_or(&t.expr).trim();
         line(format!("{} = {}", quote(&t.metric), quote(limit)));
@@ -47,6 +53,32 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
         out.push_str(&target_file(target, secrets));
     }
     out
+}
+
+fn search_tables(s: &Search, join_timeout: &str) -> String {
+    let mut out =
+        format!("\n[search]\nrange = \"{}..{}\"\njoin = {}\n", s.range.0, s.range.1, quote(&print_rate(s.join)));
+    // Writing to a String cannot fail.
+    if let Some(server) = &s.server {
+        let _ = writeln!(out, "server = {}", quote(server));
+    }
+    let durations = [("trial", s.trial), ("first_trial", s.first_trial), ("trial_sum", s.trial_sum)];
+    for (key, value) in durations.into_iter().chain([("settle", s.settle), ("budget", s.budget)]) {
+        let _ = writeln!(out, "{key} = {}", quote(&print_duration(value)));
+    }
+    let _ = writeln!(out, "join_timeout = {}", quote(join_timeout));
+    for (key, share) in [("loss_ratio", s.loss_ratio), ("exceed_ratio", s.exceed_ratio), ("width", s.width)] {
+        let _ = writeln!(out, "{key} = {}", quote(&print_percent(share)));
+    }
+    if let Some(a) = s.answer {
+        let (growth, boot) = (quote(&print_rate(a.growth)), quote(&print_duration(a.boot)));
+        let _ = writeln!(
+            out,
+            "\n[answer]\nservers = {}\nsurvive = {}\ngrowth = {growth}\nboot = {boot}",
+            a.servers, a.survive
+        );
+    }
+    out.trim_end().to_owned()
 }
 
 fn health(h: &HealthLimits) -> String {
@@ -148,6 +180,12 @@ fn target_file(t: &ExternalTarget, secrets: &BTreeMap<String, SecretSource>) -> 
         if let Some(admin) = &s.admin {
             let _ = writeln!(out, "admin = {}", quote(admin));
         }
+        for (key, value) in [("pid_file", &s.pid_file), ("metrics", &s.metrics)] {
+            if let Some(value) = value {
+                let _ = writeln!(out, "{key} = {}", quote(value));
+            }
+        }
+        let _ = writeln!(out, "observe = {}", array(s.observe.iter().cloned()));
     }
     if !secrets.is_empty() {
         out.push_str("\n[target_file.secrets]\n");

@@ -1,6 +1,7 @@
 //! `report.html`: one file that opens offline and explains itself to a colleague who never saw roomful.
 
 use super::Summary;
+use super::capacity;
 use super::charts::{Charts, charts};
 use crate::verdict::{Judgement, Outcome, Verdict, clock, number};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -33,6 +34,7 @@ pub fn page(s: &Summary, j: &Judgement) -> String {
                 main {
                     (banner(s))
                     (figures(s))
+                    (capacity::section(s.capacity.as_ref(), &objectives(s)))
                     (limits(s))
                     (over_time(&plots))
                     (servers(s))
@@ -49,6 +51,11 @@ pub fn page(s: &Summary, j: &Judgement) -> String {
         }
     }
     .into_string()
+}
+
+/// Upper limits by metric.
+fn objectives(s: &Summary) -> Vec<(String, f64)> {
+    s.pass.iter().map(|o| (o.metric.clone(), o.limit)).collect()
 }
 
 fn banner(s: &Summary) -> Markup {

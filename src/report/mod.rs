@@ -1,7 +1,9 @@
 //! What people and machines read of a run: `summary.json`, the terminal's table, `report.html`. Reads a judgement,
 //! runs nothing.
 
+mod capacity;
 mod charts;
+mod curve;
 mod folder;
 mod html;
 mod progress;
@@ -20,15 +22,17 @@ use std::path::Path;
 pub const SUMMARY_FILE: &str = "summary.json";
 pub const HTML_FILE: &str = "report.html";
 
-/// Writes `summary.json` and `report.html` into the run folder, each whole or not at all. Tries both: the error is
-/// that of the first which could not be written.
+/// Writes `summary.json`, `report.html` and what a search has to paste into the run folder, each whole or not at all.
+/// Tries all: the error is that of the first which could not be written.
 pub fn write_all(dir: &Path, summary: &Summary, judgement: &Judgement) -> Result<(), FolderError> {
     let json = match summary.to_json() {
         Ok(text) => folder::write_whole(&dir.join(SUMMARY_FILE), &text),
         Err(e) => Err(FolderError::Write { path: dir.join(SUMMARY_FILE), source: e.into() }),
     };
     let html = folder::write_whole(&dir.join(HTML_FILE), &page(summary, judgement));
-    json.and(html)
+    let pasted = summary.capacity.as_ref().map(capacity::files).unwrap_or_default();
+    let pasted = pasted.into_iter().map(|(name, text)| folder::write_whole(&dir.join(name), &text));
+    json.and(html).and(pasted.fold(Ok(()), Result::and))
 }
 
 #[cfg(test)]

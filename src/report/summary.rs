@@ -33,8 +33,8 @@ pub struct Summary {
     /// Failed joins by reason, with the first of each.
     pub failures: Vec<FailureRow>,
     pub notes: Vec<NoteRow>,
-    /// Not of this shape.
-    pub capacity: Option<()>,
+    /// Of shape capacity: everything above describes the load that held. Null for other shapes.
+    pub capacity: Option<crate::capacity::Answer>,
     pub scale_in: Option<()>,
     pub limits: serde_json::Value,
 }

@@ -49,10 +49,47 @@ pub fn table(s: &Summary, paint: Paint) -> String {
     if !s.notes.is_empty() {
         out.push('\n');
     }
+    capacity(s, paint, &mut out);
     let _ = writeln!(out, "seed {}; the profile with every default is run.resolved in summary.json\n", s.run.seed);
     let label = paint.verdict(s.verdict, &format!("{}:", s.verdict.as_str().to_uppercase()));
     let _ = writeln!(out, "{label} {}", printable(&s.sentence));
     out
+}
+
+/// The trials of a search, and what a CPU trigger would have done.
+fn capacity(s: &Summary, paint: Paint, out: &mut String) {
+    use crate::capacity::Outcome;
+    let Some(a) = &s.capacity else { return };
+    let _ = writeln!(out, "{}", paint.with("1", "participants  seconds  broken %  delay p99 ms  CPU %"));
+    for t in &a.trials {
+        let worst = |pick: &dyn Fn(&crate::capacity::ServerTrial) -> Option<f64>| {
+            cell(t.servers.iter().filter_map(pick).reduce(f64::max))
+        };
+        let delay = worst(&|s| s.audio.delay_p99.into_iter().chain(s.video.delay_p99).reduce(f64::max));
+        let (verdict, mark) = match t.outcome {
+            Outcome::Held => (Verdict::Pass, "held".to_owned()),
+            Outcome::Broke if t.admission => (Verdict::Fail, "refused by the server's own limit".into()),
+            Outcome::Broke => (Verdict::Fail, t.what()),
+            Outcome::Invalid => (Verdict::Unknown, t.why.clone().unwrap_or_default()),
+        };
+        let seconds = (t.until_ms - t.from_ms) / 1000.0;
+        let _ = writeln!(
+            out,
+            "{:>12}  {seconds:>7.0}  {:>8}  {delay:>12}  {:>5}  {}",
+            t.participants,
+            number(t.loss),
+            worst(&|s| s.cost?.cpu),
+            paint.verdict(verdict, &printable(&mark))
+        );
+    }
+    out.push('\n');
+    for server in a.servers.iter().filter(|_| a.servers.len() > 1) {
+        let side = |v: Option<u32>| v.map_or_else(|| "?".to_owned(), |v| v.to_string());
+        let _ = writeln!(out, "{}: {}–{}", printable(&server.server), side(server.lower), side(server.upper));
+    }
+    if let Some(trigger) = a.cpu_trigger {
+        let _ = writeln!(out, "{}\n", trigger.words());
+    }
 }
 
 fn servers(s: &Summary, paint: Paint, out: &mut String) {

@@ -10,7 +10,7 @@ use anyhow::Context;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use std::net::{IpAddr, SocketAddr};
@@ -44,6 +44,9 @@ pub struct DirectorArgs {
     /// Participants a server takes.
     #[arg(long, default_value_t = 200)]
     pub participants_max: u32,
+    /// Share of a core (0..1) that a server's media thread may use.
+    #[arg(long, default_value_t = 1.0)]
+    pub cpu_max: f64,
     /// Address of the director's HTTP API; port 0 takes a free one. Servers listen on the same address.
     #[arg(long, default_value = "127.0.0.1:0")]
     pub http: SocketAddr,
@@ -141,6 +144,7 @@ async fn start_server(args: &DirectorArgs, n: u32) -> anyhow::Result<(Child, Ser
         .args(["--http", &SocketAddr::new(args.http.ip(), 0).to_string()])
         .args(["--media", &args.media_ip.to_string()])
         .args(["--participants-max", &args.participants_max.to_string()])
+        .args(["--cpu-max", &args.cpu_max.to_string()])
         // It ends when we do: see `process`.
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -214,13 +218,20 @@ async fn registry_view(State(director): App) -> Response {
 
 /// Hands the offer to the server of the room. A new room that one server refuses for want of headroom goes to the
 /// next; so does one whose server turns out to be gone.
-async fn join(State(director): App, Path((room, name)): Path<(String, String)>, offer: Bytes) -> Response {
+async fn join(
+    State(director): App,
+    Path((room, name)): Path<(String, String)>,
+    headers: HeaderMap,
+    offer: Bytes,
+) -> Response {
+    // A new room goes there or nowhere.
+    let wanted = headers.get("roomful-server").and_then(|id| id.to_str().ok());
     let mut tried = Vec::new();
     let mut refusal = http::error(StatusCode::SERVICE_UNAVAILABLE, "no server of the fleet is alive");
     loop {
         let placed = {
             let mut registry = director.registry();
-            registry.place(&room, &tried, Instant::now()).map(|s| (s, registry.server(s).http.clone()))
+            registry.place(&room, wanted, &tried, Instant::now()).map(|s| (s, registry.server(s).http.clone()))
         };
         let Some((server, base)) = placed else { return refusal };
         tried.push(server);

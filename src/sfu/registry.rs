@@ -60,14 +60,22 @@ impl Registry {
     /// among those not in `tried`. Counts the join as under way until [`Registry::settle`]. `None`: nobody left to ask.
     ///
     /// Headroom here is what we know, at most a heartbeat old; the server itself has the last word.
-    pub fn place(&mut self, room: &str, tried: &[ServerIndex], now: Instant) -> Option<ServerIndex> {
+    /// A new room may be wanted on one server and no other.
+    pub fn place(
+        &mut self,
+        room: &str,
+        wanted: Option<&str>,
+        tried: &[ServerIndex],
+        now: Instant,
+    ) -> Option<ServerIndex> {
         let known = self.rooms.get(room).map(|r| r.server).filter(|s| self.servers[*s].is_alive(now));
         let server = match known {
             Some(server) if tried.contains(&server) => return None,
             Some(server) => server,
             None => {
                 let open = |i: &ServerIndex| {
-                    !tried.contains(i) && !self.servers[*i].cordoned && self.servers[*i].is_alive(now)
+                    let fits = wanted.is_none_or(|id| self.servers[*i].ready.id == id);
+                    fits && !tried.contains(i) && !self.servers[*i].cordoned && self.servers[*i].is_alive(now)
                 };
                 // Of equals the first: max_by_key takes the last.
                 (0..self.servers.len())
@@ -184,7 +192,7 @@ mod tests {
     }
 
     fn join(r: &mut Registry, room: &str, now: Instant) -> Option<ServerIndex> {
-        let server = r.place(room, &[], now)?;
+        let server = r.place(room, None, &[], now)?;
         r.settle(room, server, true, now);
         Some(server)
     }
@@ -210,14 +218,16 @@ mod tests {
     fn joins_under_way_count() {
         let now = Instant::now();
         let mut r = registry(2, 2, now);
-        assert_eq!(r.place("a", &[], now), Some(0));
-        assert_eq!(r.place("b", &[], now), Some(1));
-        assert_eq!(r.place("a", &[], now), Some(0));
-        assert_eq!(r.place("c", &[], now), Some(1), "s1 has two on their way");
+        assert_eq!(r.place("a", None, &[], now), Some(0));
+        assert_eq!(r.place("b", None, &[], now), Some(1));
+        assert_eq!(r.place("a", None, &[], now), Some(0));
+        assert_eq!(r.place("c", None, &[], now), Some(1), "s1 has two on their way");
         r.settle("c", 1, false, now);
-        assert_eq!(r.place("c", &[1], now), Some(0), "refused there, so the other one is asked");
+        assert_eq!(r.place("c", None, &[1], now), Some(0), "refused there, so the other one is asked");
         r.settle("c", 0, false, now);
-        assert_eq!(r.place("c", &[0, 1], now), None);
+        assert_eq!(r.place("c", None, &[0, 1], now), None);
+        assert_eq!(r.place("d", Some("s2"), &[], now), Some(1));
+        assert_eq!((r.place("e", Some("s2"), &[1], now), r.place("e", Some("s9"), &[], now)), (None, None));
     }
 
     #[test]
@@ -227,7 +237,7 @@ mod tests {
         join(&mut r, "old", start);
         let sent = start + Duration::from_millis(500);
         join(&mut r, "new", sent + Duration::from_millis(1));
-        r.place("joining", &[], sent).unwrap();
+        r.place("joining", None, &[], sent).unwrap();
         r.heartbeat(0, sent, 0, 1, &[]);
         let rooms: Vec<_> = r.view(sent).rooms.into_keys().collect();
         assert_eq!(rooms, ["joining", "new"]);

@@ -50,6 +50,10 @@ pub struct ServerArgs {
     /// Joins beyond this are refused with 503.
     #[arg(long, default_value_t = 200)]
     pub participants_max: usize,
+    /// Share of a core (0..1) that the media thread may use in each 50 ms; then it stands still until the next, as under
+    /// a CPU quota.
+    #[arg(long, default_value_t = 1.0)]
+    pub cpu_max: f64,
 }
 
 /// The process's whole life; prints [`ServerReady`] as one line of JSON when it takes joins.
@@ -81,7 +85,7 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
     std::thread::Builder::new().name("media".into()).spawn(move || {
         // Dropped when the thread ends, also by a panic.
         let _ended: oneshot::Sender<()> = ended;
-        media_thread(socket, media_config, inbox, &media_errors)
+        media_thread(socket, media_config, inbox, &media_errors, args.cpu_max)
     })?;
 
     let ready = ServerReady { id: args.id.clone(), pid: std::process::id(), http: base.clone(), media };
@@ -133,6 +137,7 @@ fn media_thread(
     config: SfuConfig,
     mut inbox: mpsc::UnboundedReceiver<Command>,
     send_errors: &AtomicU64,
+    cpu_max: f64,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     runtime.block_on(async {
@@ -141,16 +146,24 @@ fn media_thread(
         let mut buffer = [0; DATAGRAM_MAX];
         let sleep = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(sleep);
+        let mut quota = Quota::new(cpu_max, Instant::now());
         loop {
+            if let Some(pause) = quota.spent(Instant::now()) {
+                std::thread::sleep(pause);
+            }
             sleep.as_mut().reset(sfu.poll_timeout().into());
             tokio::select! {
                 biased;
                 command = inbox.recv() => match command {
-                    Some(command) => obey(&mut sfu, command),
+                    Some(command) => {
+                        quota.work(Instant::now());
+                        obey(&mut sfu, command);
+                    }
                     None => return Ok(()),
                 },
                 readable = socket.readable() => {
                     readable?;
+                    quota.work(Instant::now());
                     for _ in 0..BATCH {
                         match socket.try_recv_from(&mut buffer) {
                             Ok((len, from)) => sfu.handle_datagram(Instant::now(), from, &buffer[..len]),
@@ -159,7 +172,7 @@ fn media_thread(
                         }
                     }
                 }
-                () = &mut sleep => {}
+                () = &mut sleep => quota.work(Instant::now()),
             }
             sfu.handle_timeout(Instant::now());
             while let Some(datagram) = sfu.poll_transmit() {
@@ -169,6 +182,49 @@ fn media_thread(
             }
         }
     })
+}
+
+/// A CPU quota that a thread keeps by itself: what cgroup's `cpu.max` does, where there is none to set. Time at work
+/// counts, whoever took it.
+struct Quota {
+    share: f64,
+    period: Instant,
+    worked: Duration,
+    since: Option<Instant>,
+}
+
+impl Quota {
+    const PERIOD: Duration = Duration::from_millis(50);
+
+    fn new(share: f64, now: Instant) -> Quota {
+        Quota { share, period: now, worked: Duration::ZERO, since: None }
+    }
+
+    /// Work begins.
+    fn work(&mut self, now: Instant) {
+        self.since = Some(now);
+    }
+
+    /// Work is done; how long to stand still, if the quota is used up.
+    fn spent(&mut self, now: Instant) -> Option<Duration> {
+        if self.share >= 1.0 {
+            return None;
+        }
+        self.worked += self.since.take().map_or(Duration::ZERO, |s| now.saturating_duration_since(s));
+        let end = self.period + Quota::PERIOD;
+        let quota = Quota::PERIOD.mul_f64(self.share.max(0.01));
+        if self.worked >= quota {
+            // What went beyond it is owed.
+            self.worked -= quota;
+            let pause = end.saturating_duration_since(now);
+            self.period = end.max(now);
+            return Some(pause);
+        }
+        if now >= end {
+            (self.period, self.worked) = (now, Duration::ZERO);
+        }
+        None
+    }
 }
 
 /// A caller that has gone away needs no reply.

@@ -159,6 +159,10 @@ impl Leg<'_> {
     async fn post(&mut self, offer: String) -> Result<String, Ended> {
         let url = self.driver.url(&["rooms", &self.call.room.name, "participants", &self.call.leg.name]);
         let request = self.driver.client.post(url).header(header::CONTENT_TYPE, "application/sdp").body(offer);
+        let request = match &self.call.room.server {
+            Some(server) => request.header("roomful-server", server),
+            None => request,
+        };
         let response = async {
             let response = request.timeout(JOIN_TIMEOUT).send().await?;
             let (status, headers) = (response.status(), response.headers().clone());

@@ -65,7 +65,7 @@ fn leg(sends: bool) -> PlannedLeg {
 }
 
 fn room() -> PlannedRoom {
-    PlannedRoom { id: RoomId(0), name: "meeting-1".into(), group: 0, size: 5, senders_max: 4 }
+    PlannedRoom { id: RoomId(0), name: "meeting-1".into(), group: 0, size: 5, senders_max: 4, server: None }
 }
 
 /// A leg under way: orders go in, progress and the end come out.

@@ -5,6 +5,7 @@ use super::dtls::{Association, Keys, Outcome};
 use super::ice::{Ice, Said};
 use super::shared::{Shared, unhex};
 use super::{AllowList, Event, Failure, Kind, LocalParams, RemoteParams, Setup, TransportError};
+use crate::prefetch::prefetch;
 use bytes::BytesMut;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -297,6 +298,12 @@ impl Transport {
 
     pub fn is_closed(&self) -> bool {
         self.phase == Phase::Closed
+    }
+
+    /// Asks for the memory that sending a media packet looks at.
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(&self.remote, 1);
     }
 
     /// Where media goes: the selected pair's remote address, the old one during a restart.

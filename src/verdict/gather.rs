@@ -244,7 +244,14 @@ impl<'a> Gatherer<'a> {
             Event::Note { code, text, count, .. } => {
                 self.out.notes.entry(code).or_insert(Note { text, count: 0 }).count += count.min(1 << 50);
             }
-            Event::Run(_) | Event::Rooms { .. } | Event::Server(_) | Event::Phase { .. } | Event::End { .. } => {}
+            Event::Run(_)
+            | Event::Rooms { .. }
+            | Event::Server(_)
+            | Event::Phase { .. }
+            | Event::Trial(_)
+            | Event::SearchEnd { .. }
+            | Event::Usage(_)
+            | Event::End { .. } => {}
         }
     }
 

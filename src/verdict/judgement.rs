@@ -156,7 +156,20 @@ impl Judgement {
 
 /// Judges a history: steady load against thresholds.
 pub fn judge(reading: &Reading, pass: &[Threshold], health: &HealthLimits) -> Judgement {
-    let frame = Frame::of(reading);
+    judge_window(reading, pass, health, None)
+}
+
+/// The same, with another stretch in place of the planned hold.
+pub fn judge_window(
+    reading: &Reading,
+    pass: &[Threshold],
+    health: &HealthLimits,
+    window: Option<super::Window>,
+) -> Judgement {
+    let mut frame = Frame::of(reading);
+    if let Some(window) = window {
+        frame.hold = window;
+    }
     let mut gatherer = Gatherer::new(&frame, pass);
     let scan = reading.each(|_| true, |line| gatherer.see(line));
     let mut all = gatherer.finish(scan);
@@ -179,7 +192,8 @@ pub fn judge(reading: &Reading, pass: &[Threshold], health: &HealthLimits) -> Ju
     };
     let outcomes: Vec<Outcome> = pass.iter().enumerate().map(|(i, t)| thresholds::judge(i, t, &whole, &name)).collect();
 
-    let hold = hold(&reading.run, &frame, &all);
+    let planned = window.map_or((reading.run.hold_from_ms, reading.run.hold_until_ms), |w| (w.from_ms, w.until_ms));
+    let hold = hold(planned, &frame, &all);
     let case = Case {
         run: &reading.run,
         all: &all,
@@ -232,14 +246,9 @@ pub fn judge(reading: &Reading, pass: &[Threshold], health: &HealthLimits) -> Ju
     }
 }
 
-fn hold(run: &RunInfo, frame: &Frame, all: &Gathered) -> Hold {
+fn hold((from_ms, until_ms): (f64, f64), frame: &Frame, all: &Gathered) -> Hold {
     let ended_ms = frame.hold.until_ms.min(all.last_t).max(frame.hold.from_ms);
-    Hold {
-        from_ms: run.hold_from_ms,
-        until_ms: run.hold_until_ms,
-        ended_ms,
-        complete: frame.end.is_some() && ended_ms >= run.hold_until_ms - 1000.0,
-    }
+    Hold { from_ms, until_ms, ended_ms, complete: frame.end.is_some() && ended_ms >= until_ms - 1000.0 }
 }
 
 fn participants(all: &Gathered, planned: u32) -> Participants {

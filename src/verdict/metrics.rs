@@ -145,7 +145,7 @@ pub(super) fn has_data(flow: &Flow) -> bool {
 
 /// One metric of a flow by its path below `audio` or `video`; `None` without data, or when no flow has that metric.
 /// `lossy_legs_share` is none of a flow's: it comes from the ends of legs.
-pub(super) fn flow_metric(flow: &Flow, kind: Kind, path: &str) -> Option<f64> {
+pub fn flow_metric(flow: &Flow, kind: Kind, path: &str) -> Option<f64> {
     let c = &flow.count;
     if let Some((name, quantile)) = path.split_once('.')
         && let Some(q) = quantile_of(quantile)

@@ -16,15 +16,17 @@ mod windows;
 mod words;
 
 pub use generator::{Generator, Lateness, Reference};
-pub use judgement::{FailureRow, Hold, Joins, Judgement, Legs, NoteRow, Participants, RoomRow, ServerRow, judge};
+pub use judgement::{
+    FailureRow, Hold, Joins, Judgement, Legs, NoteRow, Participants, RoomRow, ServerRow, judge, judge_window,
+};
 pub use metrics::{
     AudioMetrics, E2eCounts, LossSource, MediaMetrics, Mos, Percentiles, PhaseMetrics, RtpCounts, SetupMetrics,
-    UpCounts, VideoMetrics,
+    UpCounts, VideoMetrics, flow_metric,
 };
 pub use series::{GeneratorPoint, JoinPoint, KindPoint, MediaPoint, Series, ServerPoint};
 pub use thresholds::Outcome;
 pub use windows::Window;
-pub use words::{clock, number};
+pub use words::{clock, metric_words, number};
 
 use serde::Serialize;
 

@@ -58,7 +58,7 @@ pub(super) fn unit_name(like: ThresholdValue) -> &'static str {
 }
 
 /// `audio.delay.p99` → `audio delay p99`, `setup.total.p95` → `set-up p95`.
-pub(super) fn metric_words(metric: &str) -> String {
+pub fn metric_words(metric: &str) -> String {
     let text = metric.strip_prefix("setup.total.").map(|rest| format!("set-up {rest}"));
     let text = text.or_else(|| metric.strip_prefix("setup.").map(|rest| format!("set-up {rest}")));
     text.unwrap_or_else(|| metric.into()).replace(['.', '_'], " ")

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod bad_input;
+mod capacity;
 mod clients;
 mod fake_server;
 mod support;

@@ -18,7 +18,14 @@ use support::leg::{Asked, TextLeg, room};
 use support::{netns, until};
 
 fn janus_driver(servers: &[&Janus], admin_key: &str) -> JanusDriver {
-    let entry = |janus: &&Janus| ServerEntry { id: janus.name.clone(), url: janus.url.clone(), admin: None };
+    let entry = |janus: &&Janus| ServerEntry {
+        id: janus.name.clone(),
+        url: janus.url.clone(),
+        admin: None,
+        pid_file: None,
+        metrics: None,
+        observe: vec![],
+    };
     let secrets = BTreeMap::from([("admin_key".to_owned(), Secret(admin_key.to_owned()))]);
     let servers = servers.iter().map(entry).collect();
     JanusDriver::new(servers, &secrets, Client::Chrome, true, Duration::from_secs(10)).unwrap()
@@ -174,7 +181,14 @@ fn refusals_name_what_refused() {
         // Through the registry, as a run does it.
         let mut target = ExternalTarget {
             driver: "janus".to_owned(),
-            servers: vec![ServerEntry { id: "j".to_owned(), url: server.url.clone(), admin: None }],
+            servers: vec![ServerEntry {
+                id: "j".to_owned(),
+                url: server.url.clone(),
+                admin: None,
+                pid_file: None,
+                metrics: None,
+                observe: vec![],
+            }],
             allow: vec![],
             secrets: BTreeMap::new(),
             authorized: false,

@@ -3,6 +3,7 @@
 use crate::history::Phase;
 use crate::plan::Plan;
 use crate::types::LegId;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,9 @@ use std::time::{Duration, Instant};
 const LAST_PACKETS: Duration = Duration::from_millis(500);
 /// Leaves at the end of a run, a second: as people leave, not as a process dies.
 const LEAVES_PER_SECOND: u32 = 400;
+
+/// Longer than any run.
+const FOREVER: Duration = Duration::from_secs(10 * 366 * 86_400);
 
 /// Something to do now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,6 +40,8 @@ pub(super) struct Agenda {
     left: usize,
     end_at: Instant,
     closing: Option<Closing>,
+    /// Legs that were told to be quiet by a course, and when they leave; in order. `None`: there is no course.
+    leaving: Option<VecDeque<(Instant, LegId)>>,
 }
 
 /// Everybody leaves.
@@ -62,7 +68,24 @@ impl Agenda {
             left: 0,
             end_at,
             closing: None,
+            leaving: None,
         }
+    }
+
+    /// For a run that a course decides about: it has no end of its own, and legs leave when they are told to.
+    pub fn open(epoch: Instant, network_delay: Duration) -> Agenda {
+        let nothing = Plan { seed: 0, rooms: vec![], legs: vec![], hold_from: Duration::ZERO, hold_until: FOREVER };
+        Agenda { leaving: Some(VecDeque::new()), ..Agenda::new(Arc::new(nothing), epoch, network_delay) }
+    }
+
+    /// A leg of a course has been told to be quiet; its leave follows.
+    pub fn leave_soon(&mut self, leg: LegId, now: Instant) {
+        self.leaving.get_or_insert_default().push_back((now + self.last_packets, leg));
+    }
+
+    /// True until everybody is told to leave.
+    pub fn is_open(&self) -> bool {
+        self.closing.is_none()
     }
 
     /// Takes the next thing that is due, until nothing is.
@@ -84,6 +107,9 @@ impl Agenda {
         if self.leave_at().is_some_and(|t| now >= t) {
             self.left += 1;
             return Some(Due::Leave(self.leaves[self.left - 1]));
+        }
+        if let Some((_, leg)) = self.leaving.as_mut().and_then(|l| l.pop_front_if(|(at, _)| now >= *at)) {
+            return Some(Due::Leave(leg));
         }
         match &mut self.closing {
             None => (now >= self.end_at).then_some(Due::End),
@@ -108,6 +134,7 @@ impl Agenda {
             self.join_at().filter(|_| open),
             self.quiet_at().filter(|_| open),
             self.leave_at(),
+            self.leaving.as_ref().and_then(|l| l.front()).map(|(at, _)| *at),
             soon(self.closing.as_ref().is_some_and(|c| c.left < c.legs.len()), now + Duration::from_millis(5)),
         ];
         times.into_iter().flatten().fold(now + Duration::from_secs(1), Instant::min)
@@ -125,7 +152,7 @@ impl Agenda {
 
     /// No leg is to come, and the run's time is not up.
     pub fn nobody_to_come(&self) -> bool {
-        self.closing.is_none() && self.next_join == self.plan.legs.len()
+        self.closing.is_none() && self.leaving.is_none() && self.next_join == self.plan.legs.len()
     }
 
     /// Everybody was told to leave.

@@ -92,7 +92,8 @@ impl Run<'_> {
     }
 
     pub(super) fn start_join(&mut self, leg: LegId, now: Instant) {
-        let leg = &self.c.plan.legs[leg.index()];
+        let leg = self.planned[leg.index()].clone();
+        let leg = &leg;
         let room = self.c.plan.rooms[leg.room.index()].clone();
         let group = &self.c.profile.rooms[room.group];
         let planned = self.legs[leg.id.index()].planned;
@@ -147,7 +148,7 @@ impl Run<'_> {
     }
 
     fn tell_shard(&mut self, leg: LegId, order: ToShard) {
-        let room = self.c.plan.legs[leg.index()].room;
+        let room = self.planned[leg.index()].room;
         let s = self.shard_of(room);
         let _ = self.shards[s].orders.send(order);
     }
@@ -294,7 +295,7 @@ impl Run<'_> {
         l.state = State::In;
         let (suite, remote) = (l.suite, l.remote.map(|r| r.to_string()));
         self.joining.remove(&leg);
-        let room = self.c.plan.legs[leg.index()].room;
+        let room = self.planned[leg.index()].room;
         self.note_event(Event::Joined { leg, room, server, suite, remote, setup });
     }
 
@@ -319,7 +320,7 @@ impl Run<'_> {
     }
 
     pub(super) fn on_totals(&mut self, leg: LegId, t: Totals, impaired: Option<[Counters; 2]>) {
-        let room = self.c.plan.legs[leg.index()].room;
+        let room = self.planned[leg.index()].room;
         let l = &mut self.legs[leg.index()];
         let server = l.server;
         let State::Ending { ended } = std::mem::replace(&mut l.state, State::Done) else { return };

@@ -11,7 +11,7 @@ use super::shard::{FromShard, Shard, ShardConfig, ShardSecond, ToShard};
 use crate::history::{Event, Health, Interval, Line, Phase};
 use crate::media::clip::ClipLibrary;
 use crate::participant::Common;
-use crate::plan::Plan;
+use crate::plan::{Course, Order, Plan, PlannedLeg};
 use crate::profile::{Profile, RoomGroup};
 use crate::signaling::{Driver, Ended, MediaCommand, Progress as Milestone};
 use crate::types::{LegId, RoomId};
@@ -75,6 +75,8 @@ struct ShardHandle {
 struct Run<'a> {
     c: &'a Conductor,
     record: &'a mut dyn FnMut(Line),
+    /// The legs there are, of the plan or of a course so far, and where they stand.
+    planned: Vec<PlannedLeg>,
     legs: Vec<Leg>,
     shards: Vec<ShardHandle>,
     room_shard: FxHashMap<RoomId, usize>,
@@ -104,16 +106,29 @@ impl Conductor {
         show: &mut dyn FnMut(&Progress),
         stop: impl Future<Output = ()>,
     ) -> Result<Outcome> {
+        self.run_course(None, record, show, stop).await
+    }
+
+    /// The same, but with a course that decides who joins and leaves as the run goes; of the plan only the rooms count.
+    pub async fn run_course(
+        &self,
+        course: Option<&mut dyn Course>,
+        record: &mut dyn FnMut(Line),
+        show: &mut dyn FnMut(&Progress),
+        stop: impl Future<Output = ()>,
+    ) -> Result<Outcome> {
         if self.sources.is_empty() {
             bail!("no source address for media sockets");
         }
         let (out, mut from_shards) = unbounded_channel();
         let shards = (0..self.shards).map(|i| self.start_shard(i, &out)).collect::<Result<Vec<_>>>()?;
         let (milestones, mut progress) = unbounded_channel();
+        let planned = if course.is_some() { Vec::new() } else { self.plan.legs.clone() };
         let mut run = Run {
             c: self,
             record,
-            legs: self.plan.legs.iter().map(|l| Leg::waiting(self.epoch + l.join_at)).collect(),
+            legs: planned.iter().map(|l| Leg::waiting(self.epoch + l.join_at)).collect(),
+            planned,
             shards,
             room_shard: FxHashMap::default(),
             servers: Vec::new(),
@@ -130,7 +145,7 @@ impl Conductor {
             stragglers: Vec::new(),
             milestones,
         };
-        let r = run.conduct(&mut from_shards, &mut progress, show, stop).await;
+        let r = run.conduct(course, &mut from_shards, &mut progress, show, stop).await;
         for s in &run.shards {
             let _ = s.orders.send(ToShard::Stop);
         }
@@ -177,6 +192,7 @@ impl Conductor {
 impl Run<'_> {
     async fn conduct(
         &mut self,
+        mut course: Option<&mut dyn Course>,
         from_shards: &mut UnboundedReceiver<FromShard>,
         progress: &mut UnboundedReceiver<(LegId, Milestone)>,
         show: &mut dyn FnMut(&Progress),
@@ -186,7 +202,10 @@ impl Run<'_> {
         self.note_event(Event::Rooms { rooms: self.c.plan.rooms.clone() });
         self.note_event(Event::Phase { phase: Phase::Warmup });
         let network_delay = self.c.profile.rooms.iter().map(RoomGroup::network_delay_max).max().unwrap_or_default();
-        let mut agenda = Agenda::new(self.c.plan.clone(), self.c.epoch, network_delay);
+        let mut agenda = match course {
+            Some(_) => Agenda::open(self.c.epoch, network_delay),
+            None => Agenda::new(self.c.plan.clone(), self.c.epoch, network_delay),
+        };
         let mut interrupted = false;
         let mut check = tokio::time::interval(CHECK);
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -194,6 +213,12 @@ impl Run<'_> {
         loop {
             let now = Instant::now();
             let nobody_here = |run: &Run<'_>| run.active == 0 && run.tasks.is_empty();
+            let elapsed = now.saturating_duration_since(self.c.epoch);
+            while agenda.is_open()
+                && let Some(order) = course.as_mut().and_then(|c| c.due(elapsed))
+            {
+                self.obey(order, now, &mut agenda);
+            }
             while let Some(due) = agenda.due(now) {
                 self.follow(due, now, &mut agenda);
             }
@@ -207,6 +232,8 @@ impl Run<'_> {
             if agenda.is_done() && nobody_here(self) {
                 break;
             }
+            let ask = course.as_ref().filter(|_| agenda.is_open()).map(|c| self.c.epoch + c.wake(elapsed));
+            let wake = ask.map_or(agenda.wake(now), |t| agenda.wake(now).min(t));
             tokio::select! {
                 biased;
                 () = &mut stop, if !interrupted => {
@@ -235,7 +262,7 @@ impl Run<'_> {
                     }
                 }
                 _ = check.tick() => self.check_timeouts(Instant::now()),
-                () = tokio::time::sleep_until(agenda.wake(now).into()) => {}
+                () = tokio::time::sleep_until(wake.into()) => {}
             }
         }
         // The last, begun second.
@@ -246,6 +273,27 @@ impl Run<'_> {
         }
         self.note_event(Event::End { interrupted });
         Ok(Outcome { interrupted })
+    }
+
+    fn obey(&mut self, order: Order, now: Instant, agenda: &mut Agenda) {
+        match order {
+            Order::Join(leg) => {
+                let id = LegId(self.planned.len() as u32);
+                assert_eq!(leg.id, id, "legs are numbered in the order of their joins");
+                self.legs.push(Leg::waiting(self.c.epoch + leg.join_at));
+                self.planned.push(leg);
+                self.start_join(id, now);
+            }
+            Order::Leave(leg) => {
+                self.quiet(leg);
+                agenda.leave_soon(leg, now);
+            }
+            Order::Trial(trial) => self.note_event(Event::Trial(trial)),
+            Order::End { why } => {
+                self.note_event(Event::SearchEnd { why });
+                agenda.cut(now);
+            }
+        }
     }
 
     fn follow(&mut self, due: Due, now: Instant, agenda: &mut Agenda) {

@@ -15,6 +15,7 @@ mod vp8; // VP8 frame → payloads
 pub use library::{ClipInfo, ClipLibrary};
 
 use super::stamp::{self, Stamp};
+use crate::prefetch::prefetch;
 use crate::types::{Codec, Encoding};
 use std::ops::Range;
 use std::time::Duration;
@@ -193,6 +194,13 @@ impl Clip {
     /// Bytes of one packet's payload; at most [`PAYLOAD_MAX`].
     pub fn payload_len(&self, packet: u32) -> usize {
         usize::from(self.packets[packet as usize].len)
+    }
+
+    /// Asks for a packet's first bytes; the rest follows them.
+    #[inline]
+    pub fn prefetch(&self, packet: u32) {
+        let p = &self.packets[packet as usize];
+        prefetch(&self.arena[p.offset as usize..p.offset as usize + usize::from(p.len)], 6);
     }
 
     /// Writes one packet's payload to the front of `buf`, which must hold it, and returns its length. The same `marks`

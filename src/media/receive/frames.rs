@@ -5,6 +5,7 @@
 
 use super::bits::WINDOW;
 use super::payload::Start;
+use crate::prefetch::prefetch;
 
 /// Frames that may be under way at once: a second at 30 per second. When full, the oldest is given up.
 const UNDER_WAY: usize = 32;
@@ -97,6 +98,14 @@ pub(super) struct Frames {
 }
 
 impl Frames {
+    /// Asks for what the next packet needs: the counters and the first frames under way.
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(&self.under_way[..4], 3);
+        prefetch(&self.next, 1);
+        prefetch(&self.len, 1);
+    }
+
     pub fn new() -> Frames {
         Frames {
             under_way: [Frame::default(); UNDER_WAY],

@@ -1,5 +1,7 @@
 //! Gaps between the arrivals of one flow.
 
+use crate::prefetch::prefetch;
+
 /// Gaps at least this long are kept one by one, in ns.
 const NOTABLE_NS: u64 = 100_000_000;
 
@@ -39,6 +41,14 @@ impl Default for Gaps {
 }
 
 impl Gaps {
+    /// Asks for what a packet without a notable gap needs.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        prefetch(&self.last_ns, 1);
+        prefetch(&self.longest, 1);
+        prefetch(&self.stopped, 1);
+    }
+
     pub fn on_packet(&mut self, recv_ns: u64) {
         if self.stopped {
             return;

@@ -2,6 +2,7 @@
 
 use super::bits::{Bits, WINDOW};
 use super::sequence::Sequence;
+use crate::prefetch::prefetch;
 use std::time::{Duration, Instant};
 
 /// A gap is asked for when a second packet behind it has come, or after this time: one packet out of order costs none.
@@ -42,8 +43,9 @@ pub(super) struct NackList {
     epoch: Option<Instant>,
     gaps: Box<[Gap]>,
     len: usize,
-    /// Asked for at least once, in the window of the sequence.
+    /// Asked for at least once, in the window of the sequence; and the highest of them, `None` where no bit is set.
     asked: Bits,
+    asked_up_to: Option<u64>,
     /// Somebody takes NACKs.
     in_use: bool,
     rtt_ms: Option<u32>,
@@ -58,10 +60,19 @@ impl NackList {
             gaps: vec![Gap::default(); gaps_max].into_boxed_slice(),
             len: 0,
             asked: Bits::new(),
+            asked_up_to: None,
             in_use: false,
             rtt_ms: None,
             lost_up_to: None,
         }
+    }
+
+    /// Asks for what a packet in order needs.
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(&self.asked_up_to, 1);
+        prefetch(&self.len, 1);
+        prefetch(&self.lost_up_to, 1);
     }
 
     pub fn memory(&self) -> usize {
@@ -70,7 +81,13 @@ impl NackList {
 
     /// A packet `n` came beyond the former highest number.
     pub fn on_ahead(&mut self, former: u64, n: u64, now: Instant) {
-        self.asked.advance(former, n);
+        if let Some(asked) = self.asked_up_to {
+            self.asked.advance(former, n);
+            self.asked_up_to = (n < asked + WINDOW).then_some(asked);
+        }
+        if self.len == 0 && n == former + 1 {
+            return;
+        }
         let now_ms = self.ms(now);
         for gap in &mut self.gaps[..self.len] {
             if gap.tries == 0 {
@@ -140,6 +157,7 @@ impl NackList {
                     out[written] = n as u16;
                     written += 1;
                     self.asked.set(n);
+                    self.asked_up_to = self.asked_up_to.max(Some(n));
                 }
             }
             if gap.done < gap.len {
@@ -214,6 +232,7 @@ impl NackList {
     pub fn restart(&mut self) {
         self.len = 0;
         self.asked = Bits::new();
+        self.asked_up_to = None;
         self.lost_up_to = None;
     }
 

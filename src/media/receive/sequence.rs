@@ -132,6 +132,11 @@ impl Sequence {
         n <= self.highest && n + WINDOW > self.highest && self.seen.get(n)
     }
 
+    /// How many of `from..=to` have been received. Must be in the window.
+    pub fn count(&self, from: u64, to: u64) -> u64 {
+        self.seen.count(from, to)
+    }
+
     /// Whether a packet not older than the window and the first one is missing.
     pub fn lacks(&self, seq: u16) -> bool {
         let behind = u64::from((self.highest as u16).wrapping_sub(seq));

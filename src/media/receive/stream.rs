@@ -11,6 +11,7 @@ use super::payload::{self, Start, View};
 use super::report::{ReceptionReport, Reporter};
 use super::sequence::{Place, Sequence};
 use crate::measure::FlowCounters;
+use crate::prefetch::prefetch;
 use crate::types::{Codec, Kind};
 use std::time::{Duration, Instant};
 
@@ -111,10 +112,21 @@ struct Video {
     frames: Frames,
     frame_jitter: Jitter,
     freezes: FreezeMeter,
-    /// Media (no padding-only packets, no frames of the server's own) in the window of the sequence.
-    media: Bits,
+    /// What is no media in the window of the sequence: padding-only packets, frames of the server's own. `None` until
+    /// the first one comes, so that most streams have nothing to look at.
+    fillers: Option<Box<Bits>>,
     first_frame_ns: Option<u64>,
     asked_key_frame: Option<Instant>,
+}
+
+impl Video {
+    /// All but the frames under way, of which the first few are in use.
+    #[inline]
+    fn prefetch(&self) {
+        self.frames.prefetch();
+        prefetch(&self.frame_jitter, 1);
+        prefetch(&self.freezes, 3);
+    }
 }
 
 /// What is kept of a packet once its payload has been looked at.
@@ -128,7 +140,7 @@ struct Item {
     is_media: bool,
 }
 
-struct Seen<'a>(&'a Sequence, &'a Bits);
+struct Seen<'a>(&'a Sequence, Option<&'a Bits>);
 
 impl Received for Seen<'_> {
     fn has(&self, n: u64) -> bool {
@@ -136,7 +148,7 @@ impl Received for Seen<'_> {
     }
 
     fn is_filler(&self, n: u64) -> bool {
-        self.0.has(n) && !self.1.get(n)
+        self.1.is_some_and(|fillers| self.0.has(n) && fillers.get(n))
     }
 }
 
@@ -148,7 +160,7 @@ impl RxStream {
                 frames: Frames::new(),
                 frame_jitter: Jitter::default(),
                 freezes: FreezeMeter::default(),
-                media: Bits::new(),
+                fillers: None,
                 first_frame_ns: None,
                 asked_key_frame: None,
             })
@@ -193,8 +205,8 @@ impl RxStream {
             Place::First(n) | Place::Restart(n) => (n, false),
             Place::Ahead(n) => {
                 self.nack.on_ahead(former_highest, n, p.now);
-                if let Some(video) = &mut self.video {
-                    video.media.advance(former_highest, n);
+                if let Some(fillers) = self.video.as_mut().and_then(|video| video.fillers.as_mut()) {
+                    fillers.advance(former_highest, n);
                 }
                 (n, false)
             }
@@ -358,6 +370,31 @@ impl RxStream {
         Some((self.former?, self.handover.take()?))
     }
 
+    /// Asks for the memory that the next packet needs...
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(&self.seq, usize::MAX);
+        prefetch(&self.reporter, 1);
+        prefetch(&self.jitter, 1);
+        self.gaps.prefetch();
+        self.nack.prefetch();
+        prefetch(&self.count, usize::MAX);
+        prefetch(&self.codec, 1);
+        prefetch(&self.owner, 1);
+        prefetch(&self.former, 1);
+        prefetch(&self.owner_from, 1);
+        prefetch(&self.media_change, 1);
+        prefetch(&self.video, 1);
+    }
+
+    /// ... and, once that has come, beside the stream itself.
+    #[inline]
+    pub fn prefetch_video(&self) {
+        if let Some(video) = &self.video {
+            video.prefetch();
+        }
+    }
+
     /// Bytes that this stream occupies.
     pub fn memory(&self) -> usize {
         size_of::<RxStream>() + self.nack.memory() + self.video.as_ref().map_or(0, |_| size_of::<Video>())
@@ -382,7 +419,10 @@ impl RxStream {
         let Some(video) = &self.video else { return 0 };
         let from = from.max((self.highest() + 1).saturating_sub(WINDOW));
         let to = to.min(self.highest());
-        if from > to { 0 } else { video.media.count(from, to) }
+        if from > to {
+            return 0;
+        }
+        self.seq.count(from, to) - video.fillers.as_ref().map_or(0, |fillers| fillers.count(from, to))
     }
 
     fn look_at(&self, p: &Packet<'_>, is_media: bool) -> Item {
@@ -400,7 +440,7 @@ impl RxStream {
         self.nack.restart();
         self.jitter = Jitter::default();
         if let Some(video) = &mut self.video {
-            video.media = Bits::new();
+            video.fillers = None;
             video.frames.restart();
             video.frame_jitter = Jitter::default();
         }
@@ -434,7 +474,10 @@ impl RxStream {
             return n;
         };
         let progress = if item.is_media {
-            video.media.set(n);
+            // The place in the window may have been a filler's.
+            if let Some(fillers) = &mut video.fillers {
+                fillers.clear(n);
+            }
             if item.view.start != Start::No && !recovered && video.frame_jitter.timestamp() != Some(item.timestamp) {
                 video.frame_jitter.on_packet(item.recv_ns, item.timestamp, self.clock_rate);
             }
@@ -446,9 +489,11 @@ impl RxStream {
                 key: item.view.key,
                 stamped: item.stamp != StampSeen::None,
             };
-            video.frames.on_packet(&arrival, &Seen(&self.seq, &video.media))
+            video.frames.on_packet(&arrival, &Seen(&self.seq, video.fillers.as_deref()))
         } else {
-            video.frames.on_filler(n, &Seen(&self.seq, &video.media))
+            let fillers = video.fillers.get_or_insert_with(|| Box::new(Bits::new()));
+            fillers.set(n);
+            video.frames.on_filler(n, &Seen(&self.seq, Some(fillers)))
         };
         self.count_complete(&progress, item.recv_ns);
         progress.lowest
@@ -465,9 +510,10 @@ impl RxStream {
             }
             if !frame.stamped {
                 self.count.unstamped += 1;
+                let fillers = video.fillers.get_or_insert_with(|| Box::new(Bits::new()));
                 for n in frame.first..=frame.last {
-                    self.media_change -= i64::from(self.seq.has(n) && video.media.get(n));
-                    video.media.clear(n);
+                    self.media_change -= i64::from(self.seq.has(n) && !fillers.get(n));
+                    fillers.set(n);
                 }
             }
         }

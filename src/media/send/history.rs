@@ -1,5 +1,7 @@
 //! What was sent in the last second or so: not the packets, only what it takes to write them again.
 
+use crate::prefetch::prefetch;
+
 /// One packet that was sent. Sequence number, rollover counter and PictureID follow from its number and frame.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Sent {
@@ -20,10 +22,17 @@ pub struct History {
 }
 
 impl History {
-    /// Room for a quarter more than `packets_per_second`, since key frames on request come on top of the clip's own.
+    /// Room for at least a quarter more than `packets_per_second`, since key frames on request come on top of the
+    /// clip's own.
     pub fn new(packets_per_second: usize) -> History {
-        let size = (packets_per_second + packets_per_second / 4).max(64);
+        let size = (packets_per_second + packets_per_second / 4).max(64).next_power_of_two();
         History { ring: vec![Sent::default(); size].into_boxed_slice() }
+    }
+
+    /// Asks for the memory of packet `number`.
+    #[inline]
+    pub fn prefetch(&self, number: u64) {
+        prefetch(&self.ring[self.at(number)], 1);
     }
 
     /// Numbers must rise by one.
@@ -39,7 +48,7 @@ impl History {
     }
 
     fn at(&self, number: u64) -> usize {
-        (number % self.ring.len() as u64) as usize
+        number as usize & (self.ring.len() - 1)
     }
 }
 
@@ -49,13 +58,13 @@ mod tests {
 
     #[test]
     fn keeps_the_newest() {
-        let mut h = History::new(80);
+        let mut h = History::new(100);
         assert_eq!(h.get(1, 0).map(|s| s.frame), None);
         for n in 1..=1000 {
             h.push(n, Sent { frame: n as u32, ..Sent::default() });
             assert_eq!(h.get(n + 1, n).map(|s| s.frame), None);
-            for back in 0..110 {
-                let expected = n.checked_sub(back).filter(|&m| m > 0 && back < 100).map(|m| m as u32);
+            for back in 0..140 {
+                let expected = n.checked_sub(back).filter(|&m| m > 0 && back < 128).map(|m| m as u32);
                 assert_eq!(n.checked_sub(back).and_then(|m| h.get(m, n)).map(|s| s.frame), expected, "{n} - {back}");
             }
         }

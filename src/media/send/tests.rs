@@ -93,14 +93,14 @@ fn no_drift_in_a_day() {
     let mut run = Run::new(AUDIO, 1);
     let first = run.step().0;
     let day = 24 * 3600 * 50;
-    run.sender.slot += day - 1;
+    run.sender.go_to(run.sender.slot + day - 1);
     run.now = run.sender.next_due().unwrap();
     let (out, _) = run.step();
     assert_eq!(out.due - first.due, Duration::from_secs(24 * 3600));
     assert_eq!(out.timestamp, first.timestamp.wrapping_add((day * 960) as u32));
     let mut video = Run::new(VP8, 1);
     let first = video.step().0;
-    video.sender.slot = 30 * 3600 * 24;
+    video.sender.go_to(30 * 3600 * 24);
     video.sender.sent_of_frame = 0;
     let due = video.sender.next_due().unwrap();
     assert_eq!(due - first.due, Duration::from_secs(24 * 3600));

@@ -162,15 +162,22 @@ fn answer_to(request: &Value, what: &str, fault: Fault, handles: &mut u64) -> Op
 }
 
 fn room() -> PlannedRoom {
-    PlannedRoom { id: RoomId(0), name: "meeting-1".into(), group: 0, size: 2, senders_max: 2 }
+    PlannedRoom { id: RoomId(0), name: "meeting-1".into(), group: 0, size: 2, senders_max: 2, server: None }
 }
 
 fn driver(url: &str, secrets: &[(&str, &str)], join_timeout: Duration) -> Arc<JanusDriver> {
-    let servers = vec![ServerEntry { id: "janus-1".into(), url: url.into(), admin: None }];
+    let servers = vec![ServerEntry {
+        id: "janus-1".into(),
+        url: url.into(),
+        admin: None,
+        pid_file: None,
+        metrics: None,
+        observe: vec![],
+    }];
     let secrets: BTreeMap<_, _> = secrets.iter().map(|(k, v)| (k.to_string(), Secret(v.to_string()))).collect();
     let driver = JanusDriver::new(servers, &secrets, Client::Chrome, true, join_timeout).unwrap();
     // Most faults would break `prepare` too; the leg is what is tested.
-    *driver.seats.lock().unwrap() = super::place(&[room()], 1, driver.room_base);
+    *driver.seats.lock().unwrap() = super::place(&[room()], &["janus-1"], driver.room_base);
     Arc::new(driver)
 }
 
@@ -267,7 +274,14 @@ async fn a_call_goes_from_create_to_destroy() {
 #[tokio::test]
 async fn rooms_are_made_and_removed_and_no_session_stays() {
     let fake = Fake::start(Fault::None).await;
-    let servers = vec![ServerEntry { id: "janus-1".into(), url: fake.url.clone(), admin: None }];
+    let servers = vec![ServerEntry {
+        id: "janus-1".into(),
+        url: fake.url.clone(),
+        admin: None,
+        pid_file: None,
+        metrics: None,
+        observe: vec![],
+    }];
     let secrets = BTreeMap::from([("admin_key".to_owned(), Secret("key".into()))]);
     let driver = JanusDriver::new(servers, &secrets, Client::Chrome, true, PATIENCE).unwrap();
     driver.prepare(&[room()]).await.unwrap();

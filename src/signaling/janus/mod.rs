@@ -182,7 +182,8 @@ impl Driver for JanusDriver {
 
     fn prepare<'a>(&'a self, rooms: &'a [PlannedRoom]) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async move {
-            let seats = place(rooms, self.servers.len(), self.room_base);
+            let names: Vec<&str> = self.servers.iter().map(|s| s.id.as_str()).collect();
+            let seats = place(rooms, &names, self.room_base);
             // Known before they are made, so that `finish` removes what a failed start has left.
             self.seats.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&seats);
             try_join_all((0..self.servers.len()).map(|index| self.make_rooms(index, rooms, &seats))).await?;
@@ -229,11 +230,13 @@ impl Driver for JanusDriver {
 }
 
 /// Each room on the server with the fewest participants so far, the first of equals: a round robin that heeds sizes.
-fn place(rooms: &[PlannedRoom], servers: usize, base: u64) -> BTreeMap<RoomId, Seat> {
-    let mut load = vec![0u64; servers];
+/// A room that the plan puts on a server goes there.
+fn place(rooms: &[PlannedRoom], servers: &[&str], base: u64) -> BTreeMap<RoomId, Seat> {
+    let mut load = vec![0u64; servers.len()];
     let mut seats = BTreeMap::new();
     for room in rooms {
-        let Some(server) = (0..servers).min_by_key(|&s| load[s]) else { break };
+        let named = room.server.as_ref().and_then(|name| servers.iter().position(|s| s == name));
+        let Some(server) = named.or_else(|| (0..servers.len()).min_by_key(|&s| load[s])) else { break };
         load[server] += u64::from(room.size.max(1));
         // Zero is no room id.
         seats.insert(room.id, Seat { server, room: base + u64::from(room.id.0) + 1 });
@@ -246,20 +249,21 @@ mod tests {
     use super::*;
 
     fn room(id: u32, size: u32) -> PlannedRoom {
-        PlannedRoom { id: RoomId(id), name: format!("r-{id}"), group: 0, size, senders_max: size }
+        PlannedRoom { id: RoomId(id), name: format!("r-{id}"), group: 0, size, senders_max: size, server: None }
     }
 
     fn entry(id: &str, url: &str) -> ServerEntry {
-        ServerEntry { id: id.into(), url: url.into(), admin: None }
+        ServerEntry { id: id.into(), url: url.into(), admin: None, pid_file: None, metrics: None, observe: vec![] }
     }
 
     #[test]
     fn rooms_are_spread_by_participants() {
         let rooms = [room(0, 60), room(1, 4), room(2, 4), room(3, 4), room(4, 50)];
-        let seats = place(&rooms, 2, 0);
+        let seats = place(&rooms, &["j1", "j2"], 0);
         let servers: Vec<usize> = seats.values().map(|seat| seat.server).collect();
         assert_eq!(servers, [0, 1, 1, 1, 1]);
-        let even: Vec<usize> = place(&[room(0, 5), room(1, 5), room(2, 5)], 3, 0).values().map(|s| s.server).collect();
+        let even: Vec<usize> =
+            place(&[room(0, 5), room(1, 5), room(2, 5)], &["j1", "j2", "j3"], 0).values().map(|s| s.server).collect();
         assert_eq!(even, [0, 1, 2]);
     }
 
@@ -272,7 +276,7 @@ mod tests {
         let bases: Vec<u64> = (0..20).map(|_| driver().room_base).collect();
         assert!(bases.iter().any(|b| *b != bases[0]));
         assert!(bases.iter().all(|b| b + u64::from(u32::MAX) < 1 << 53));
-        let seats = place(&[room(0, 1), room(1, 1)], 1, bases[0]);
+        let seats = place(&[room(0, 1), room(1, 1)], &["j1"], bases[0]);
         assert_ne!(seats[&RoomId(0)].room, seats[&RoomId(1)].room);
     }
 

@@ -102,7 +102,7 @@ impl TextLeg {
 
 /// A room of the plan.
 pub fn room(number: u32, size: u32, senders_max: u32) -> PlannedRoom {
-    PlannedRoom { id: RoomId(number), name: format!("meeting-{number}"), group: 0, size, senders_max }
+    PlannedRoom { id: RoomId(number), name: format!("meeting-{number}"), group: 0, size, senders_max, server: None }
 }
 
 async fn answer_media(mut commands: mpsc::UnboundedReceiver<MediaCommand>, asked: Arc<Mutex<Vec<Asked>>>) {

@@ -1,0 +1,388 @@
+//! The answer of a search: the bounds, what broke first, what the server cost there, and what to scale on.
+
+use super::record::{Broken, Outcome, Record, ServerTrial, TrialRow};
+use super::search::{Bounds, Stop, bounds};
+use super::setting::Setting;
+use crate::profile::Headroom;
+use crate::types::Kind;
+use crate::verdict::{Verdict, Window, number};
+use serde::Serialize;
+
+/// CPU at which autoscalers are commonly told to scale out, percent.
+pub const CPU_TRIGGER: f64 = 70.0;
+/// Delay that is this much above that of the lowest loads has left its plateau (factor, and ms).
+const KNEE_FACTOR: f64 = 2.0;
+const KNEE_MS: f64 = 5.0;
+
+/// `capacity` in `summary.json`. Participants and rooms are those of one server.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Answer {
+    /// The lower bound: the highest load that held below every load that did not. Null: none was proven.
+    pub participants_per_server: Option<u32>,
+    pub lower: Option<u32>,
+    pub upper: Option<u32>,
+    pub lower_rooms: Option<u32>,
+    pub upper_rooms: Option<u32>,
+    pub stop: Stop,
+    /// False where the bounds are no closer than the search got; then no threshold is given.
+    pub bounded: bool,
+    /// Objective that broke first, as written; `admission limit` where the server refused by its own limit.
+    pub broke_first: Option<String>,
+    /// CPU of the server at the lower bound and where the objective broke, percent of the cores it may use.
+    pub cpu_at_capacity: Option<f64>,
+    pub cpu_at_breakage: Option<f64>,
+    /// Participants at which delay p99 had left its plateau.
+    pub knee: Option<Knee>,
+    /// What a CPU trigger would have done.
+    pub cpu_trigger: Option<CpuTrigger>,
+    /// Sent by a server at the lower bound.
+    pub streams: Option<u64>,
+    pub egress_pps: Option<f64>,
+    pub egress_bps: Option<f64>,
+    /// Each server by itself, from the same trials.
+    pub servers: Vec<ServerBounds>,
+    pub trials: Vec<TrialRow>,
+    pub threshold: Option<Threshold>,
+    /// A higher load held although a lower one did not.
+    pub inverted: bool,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Knee {
+    pub metric: String,
+    pub participants: u32,
+    /// Highest load whose delay was still on the plateau.
+    pub below: u32,
+    pub plateau: f64,
+    pub delay: f64,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct CpuTrigger {
+    /// Percent.
+    pub at: f64,
+    /// Participants at which CPU reaches it, by the line between the loads around it; null: never, up to the breakage.
+    pub participants: Option<f64>,
+    /// How many participants later than the threshold (or the lower bound) that is; negative: earlier.
+    pub late_by: Option<f64>,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct ServerBounds {
+    pub server: String,
+    pub lower: Option<u32>,
+    pub upper: Option<u32>,
+}
+
+/// Participants on one server at which to scale out.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct Threshold {
+    pub participants: u32,
+    pub capacity: u32,
+    /// Share of the servers that may be lost, and what the fleet grows while a server boots, on this server.
+    pub lost: u32,
+    pub growth: u32,
+    pub servers: u32,
+    pub survive: u32,
+}
+
+impl Threshold {
+    /// `None` where nothing is left.
+    fn of(capacity: u32, headroom: Option<Headroom>) -> Option<Threshold> {
+        let none = Headroom { servers: 1, survive: 0, growth: 0.0, boot: std::time::Duration::ZERO };
+        let h = headroom.unwrap_or(none);
+        // The others take what S lost servers of N carried: each may be filled to C·(N − S)/N.
+        let lost = (f64::from(capacity) * f64::from(h.survive) / f64::from(h.servers)).ceil() as u32;
+        let growth = (h.growth * h.boot.as_secs_f64() / f64::from(h.servers)).ceil() as u32;
+        let participants = capacity.checked_sub(lost)?.checked_sub(growth).filter(|p| *p > 0)?;
+        Some(Threshold { participants, capacity, lost, growth, servers: h.servers, survive: h.survive })
+    }
+}
+
+impl Answer {
+    /// From the whole record of a history.
+    pub fn of(record: &Record) -> Answer {
+        let setting = record.setting();
+        let stop = match record.why.as_deref().and_then(Stop::parse) {
+            Some(stop) => stop,
+            None => Stop::Interrupted,
+        };
+        let found: Bounds = bounds(&setting.goal, &record.searched());
+        let participants = |rooms: Option<u32>| rooms.map(|r| setting.loads.participants(r));
+        let (lower, upper) = (participants(found.lower), participants(found.upper));
+        let bounded = stop == Stop::Width && lower.is_some() && upper.is_some();
+        let at = |rooms: Option<u32>, outcome: Outcome| {
+            let rows = record.trials.iter().filter(|t| Some(t.rooms) == rooms && t.outcome == outcome);
+            rows.max_by(|a, b| (a.until_ms - a.from_ms).total_cmp(&(b.until_ms - b.from_ms)))
+        };
+        let held = at(found.lower, Outcome::Held);
+        let broke = at(found.upper, Outcome::Broke);
+        let cpu = |t: Option<&TrialRow>| t.and_then(|t| costly(t)?.cost?.cpu);
+        let threshold = lower.filter(|_| bounded).and_then(|c| Threshold::of(c, setting.search.answer));
+        let worst = held.and_then(busiest);
+        Answer {
+            participants_per_server: lower,
+            lower,
+            upper,
+            lower_rooms: found.lower,
+            upper_rooms: found.upper,
+            stop,
+            bounded,
+            broke_first: broke.and_then(|t| match t.admission {
+                true => Some("admission limit".into()),
+                false => t.broken.first().map(|b| b.expr.clone()),
+            }),
+            cpu_at_capacity: cpu(held),
+            cpu_at_breakage: cpu(broke),
+            knee: knee(record),
+            cpu_trigger: cpu_trigger(record, threshold.map(|t| t.participants).or(lower)),
+            streams: found.lower.map(|r| setting.streams(r).iter().sum()),
+            egress_pps: worst.map(|s| s.egress_pps),
+            egress_bps: worst.map(|s| s.egress_bps),
+            servers: server_bounds(setting, record),
+            trials: record.trials.clone(),
+            threshold,
+            inverted: found.inverted,
+        }
+    }
+
+    /// The judged window that the rest of a report describes: the load that held, else the last that was judged.
+    pub fn window(&self) -> Option<Window> {
+        let at = |t: &TrialRow| Window { from_ms: t.from_ms, until_ms: t.until_ms };
+        let held = self.trials.iter().rev().filter(|t| Some(t.rooms) == self.lower_rooms && t.outcome == Outcome::Held);
+        held.max_by(|a, b| (a.until_ms - a.from_ms).total_cmp(&(b.until_ms - b.from_ms))).or(self.trials.last()).map(at)
+    }
+
+    /// Verdict, and the sentence that says it.
+    pub fn verdict(&self, setting: &Setting) -> (Verdict, String) {
+        let first = self.trials.first();
+        match (self.stop, self.lower, self.upper) {
+            (Stop::Width, Some(lower), Some(upper)) => (Verdict::Pass, self.found(lower, upper)),
+            (Stop::BelowRange, _, Some(upper)) => {
+                let what = first.map_or_else(String::new, |t| format!(": {}", t.what()));
+                (Verdict::Fail, format!("Objectives broken at the lowest load, {upper}{what}."))
+            }
+            (Stop::AboveRange, Some(lower), _) => {
+                let top = setting.loads.participants(setting.loads.max());
+                (
+                    Verdict::Unknown,
+                    format!("At least {lower}: the highest load of the range, {top}, held; not a threshold."),
+                )
+            }
+            (Stop::Generator, Some(lower), None) => {
+                (Verdict::Unknown, format!("At least {lower}, generator-limited; not a threshold."))
+            }
+            (Stop::Generator, ..) => {
+                let why = self.trials.last().and_then(|t| t.why.clone()).unwrap_or_default();
+                (Verdict::Unknown, format!("Nothing proven, generator-limited: {why}."))
+            }
+            (Stop::NoData, ..) => {
+                let silent = self.trials.last().map(|t| t.silent.join(", ")).unwrap_or_default();
+                (Verdict::Unknown, format!("No data for {silent}: no load can be judged."))
+            }
+            (Stop::TargetGone, ..) => {
+                let last = self.trials.last();
+                let who = last.map(|t| t.deserted.join(", ")).unwrap_or_default();
+                let load = last.map_or(0, |t| t.participants);
+                let absent =
+                    |t: &TrialRow| t.broken.iter().find(|b| b.metric == "joins").map(|b| format!(": {}", b.expr));
+                let detail = last.and_then(absent).unwrap_or_default();
+                let text = format!("Nobody was served by {who} at a load of {load}{detail}; {}.", self.known());
+                (Verdict::Fail, text)
+            }
+            (Stop::Budget, ..) => {
+                let budget = crate::profile::units::print_duration(setting.search.budget);
+                (Verdict::Unknown, format!("Not settled within {budget}: {}; not a threshold.", self.known()))
+            }
+            _ => (Verdict::Unknown, format!("Interrupted: {}; not a threshold.", self.known())),
+        }
+    }
+
+    /// What is known so far.
+    fn known(&self) -> String {
+        match (self.lower, self.upper) {
+            (Some(lower), Some(upper)) => format!("more than {lower}, less than {upper} per server"),
+            (Some(lower), None) => format!("at least {lower} per server"),
+            (None, Some(upper)) => format!("less than {upper} per server"),
+            (None, None) => "no load was proven".into(),
+        }
+    }
+
+    fn found(&self, lower: u32, upper: u32) -> String {
+        let first = match self.broke_first.as_deref() {
+            Some("admission limit") => "then the server's own admission limit refused joins".to_owned(),
+            _ => self.breakage().map_or_else(|| "an objective broke".into(), |b| b.words() + " broke first"),
+        };
+        let cpu = self.cpu_at_breakage.map_or_else(String::new, |c| format!(", at {} % CPU", number(c)));
+        let scale = match self.threshold {
+            Some(t) if t.lost + t.growth == 0 => format!("scale out at {}", t.participants),
+            Some(t) => {
+                let lost = match t.survive {
+                    0 => String::new(),
+                    1 => format!(" − {} (one server lost)", t.lost),
+                    n => format!(" − {} ({n} servers lost)", t.lost),
+                };
+                let growth = if t.growth > 0 {
+                    format!(" − {} (growth while a server boots)", t.growth)
+                } else {
+                    String::new()
+                };
+                format!("scale out at {} = {}{lost}{growth}", t.participants, t.capacity)
+            }
+            None => "the headroom asked for leaves no load to scale out at".into(),
+        };
+        format!("{lower}–{upper} per server; {first}{cpu}; {scale}.")
+    }
+
+    fn breakage(&self) -> Option<&Broken> {
+        let rows = self.trials.iter().filter(|t| Some(t.rooms) == self.upper_rooms && t.outcome == Outcome::Broke);
+        rows.max_by(|a, b| (a.until_ms - a.from_ms).total_cmp(&(b.until_ms - b.from_ms)))?.broken.first()
+    }
+}
+
+impl Broken {
+    /// `video delay p99`.
+    pub fn words(&self) -> String {
+        match self.metric.as_str() {
+            "joins" => "joins".into(),
+            metric => crate::verdict::metric_words(metric),
+        }
+    }
+}
+
+impl TrialRow {
+    /// What broke, for a sentence: `set-up p95 4100 (setup.total.p95 <= 2s)`.
+    pub fn what(&self) -> String {
+        let Some(b) = self.broken.first() else { return format!("{} % of it", number(self.loss)) };
+        if b.metric == "joins" {
+            return b.expr.clone();
+        }
+        let value = b.value.map_or_else(String::new, |v| format!(" {}", number(v)));
+        format!("{}{value} (limit {})", b.words(), b.expr.strip_prefix(&b.metric).unwrap_or(&b.expr).trim())
+    }
+}
+
+/// The server of a trial that did worst, or used most of its CPU.
+fn busiest(t: &TrialRow) -> Option<&ServerTrial> {
+    t.servers.iter().max_by(|a, b| a.egress_pps.total_cmp(&b.egress_pps))
+}
+
+fn costly(t: &TrialRow) -> Option<&ServerTrial> {
+    let cpu = |s: &ServerTrial| s.cost.and_then(|c| c.cpu).unwrap_or(-1.0);
+    t.servers.iter().max_by(|a, b| a.loss.total_cmp(&b.loss).then(cpu(a).total_cmp(&cpu(b))))
+}
+
+fn server_bounds(setting: &Setting, record: &Record) -> Vec<ServerBounds> {
+    let names: Vec<String> =
+        record.trials.first().map(|t| t.servers.iter().map(|s| s.server.clone()).collect()).unwrap_or_default();
+    let searched = record.searched();
+    names
+        .into_iter()
+        .map(|server| {
+            let own: Vec<_> = record
+                .trials
+                .iter()
+                .zip(&searched)
+                .filter_map(|(row, trial)| {
+                    let s = row.servers.iter().find(|s| s.server == server)?;
+                    // What only the whole trial has is in `held` alone.
+                    Some(super::search::Trial { loss: s.loss / 100.0, broken: !s.held, hint: None, ..*trial })
+                })
+                .collect();
+            let b = bounds(&setting.goal, &own);
+            let participants = |rooms: Option<u32>| rooms.map(|r| setting.loads.participants(r));
+            ServerBounds { server, lower: participants(b.lower), upper: participants(b.upper) }
+        })
+        .collect()
+}
+
+/// Loads in order, each with the worst of its valid trials by `pick`.
+fn by_load(record: &Record, pick: impl Fn(&TrialRow) -> Option<f64>) -> Vec<(u32, f64)> {
+    let mut points: Vec<(u32, f64)> = Vec::new();
+    for t in record.trials.iter().filter(|t| t.outcome != Outcome::Invalid) {
+        if let Some(v) = pick(t) {
+            match points.iter_mut().find(|(p, _)| *p == t.participants) {
+                Some(point) => point.1 = point.1.max(v),
+                None => points.push((t.participants, v)),
+            }
+        }
+    }
+    points.sort_by_key(|(p, _)| *p);
+    points
+}
+
+/// Where delay p99 left its plateau; the kind that left it first.
+fn knee(record: &Record) -> Option<Knee> {
+    let of = |s: &ServerTrial, kind: Kind| if kind == Kind::Audio { s.audio.delay_p99 } else { s.video.delay_p99 };
+    let found = Kind::BOTH.into_iter().filter_map(|kind| {
+        let metric = format!("{}.delay.p99", kind.as_str());
+        let points = by_load(record, |t| t.servers.iter().filter_map(|s| of(s, kind)).reduce(f64::max));
+        // The lowest two loads are the plateau.
+        let plateau = points.iter().take(2).map(|(_, d)| *d).fold(f64::INFINITY, f64::min);
+        let i = points.iter().position(|(_, d)| *d > plateau * KNEE_FACTOR && *d > plateau + KNEE_MS)?;
+        let below = i.checked_sub(1).map_or(0, |i| points[i].0);
+        Some(Knee { metric, participants: points[i].0, below, plateau, delay: points[i].1 })
+    });
+    found.min_by_key(|k| k.participants)
+}
+
+fn cpu_trigger(record: &Record, wanted: Option<u32>) -> Option<CpuTrigger> {
+    let points = by_load(record, |t| t.servers.iter().filter_map(|s| s.cost?.cpu).reduce(f64::max));
+    if points.len() < 2 {
+        return None;
+    }
+    let over = points.iter().position(|(_, cpu)| *cpu >= CPU_TRIGGER);
+    let participants = over.map(|i| {
+        let (p1, c1) = points[i];
+        let (p0, c0) = i.checked_sub(1).map_or((0, 0.0), |i| points[i]);
+        let part = if c1 > c0 { (CPU_TRIGGER - c0) / (c1 - c0) } else { 1.0 };
+        (f64::from(p0) + part * f64::from(p1 - p0)).round()
+    });
+    let late_by = participants.zip(wanted).map(|(p, w)| p - f64::from(w));
+    Some(CpuTrigger { at: CPU_TRIGGER, participants, late_by })
+}
+
+impl CpuTrigger {
+    /// For a person.
+    pub fn words(&self) -> String {
+        let at = number(self.at);
+        match (self.participants, self.late_by) {
+            (Some(p), Some(late)) if late > 0.0 => {
+                format!(
+                    "A {at} % CPU trigger would have fired at {} participants: {} too late.",
+                    number(p),
+                    number(late)
+                )
+            }
+            (Some(p), Some(late)) if late < 0.0 => {
+                format!(
+                    "A {at} % CPU trigger would have fired at {} participants: {} too early.",
+                    number(p),
+                    number(-late)
+                )
+            }
+            (Some(p), _) => format!("A {at} % CPU trigger would have fired at {} participants.", number(p)),
+            (None, _) => {
+                format!("A {at} % CPU trigger would never have fired: CPU stayed below it beyond the breakage.")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn the_threshold_leaves_room_for_a_lost_server_and_growth() {
+        let h = Headroom { servers: 12, survive: 1, growth: 104.0 / 60.0, boot: Duration::from_secs(90) };
+        let t = Threshold::of(200, Some(h)).unwrap();
+        assert_eq!((t.participants, t.lost, t.growth), (170, 17, 13));
+        // After the loss, 11 servers carry what 12 did.
+        assert!((200 - t.lost) * 12 <= 200 * 11);
+        assert_eq!(Threshold::of(200, None).unwrap().participants, 200);
+        let steep = Headroom { growth: 1000.0, ..h };
+        assert_eq!(Threshold::of(200, Some(steep)), None);
+    }
+}

@@ -1,0 +1,293 @@
+//! A search on a live fleet: moves the load from trial to trial by whole rooms, lets it settle, has it judged, and asks
+//! the search what is next. Pure: time is an argument, and what happens comes in as lines of the history.
+
+use super::record::Record;
+use super::search::{Step, Stop, next};
+use super::setting::Setting;
+use crate::history::{Event, Line};
+use crate::plan::{Course, Order, PlannedTrial};
+use crate::types::LegId;
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// Leaves of a load that shrinks, a second.
+const LEAVES_PER_SECOND: f64 = 100.0;
+/// From the last leave to the first join: a target that is busy with leaves need not refuse a seat.
+const AFTER_LEAVES: Duration = Duration::from_secs(2);
+/// Seconds of media are known so long after their end at most.
+const GRACE: Duration = Duration::from_secs(4);
+/// Share of the rooms that are emptied and filled again on the way down, so that each load has joins of its own.
+const CHURN: f64 = 0.1;
+/// How often to look for news.
+const TICK: Duration = Duration::from_millis(100);
+
+/// One chair of a room.
+struct Seat {
+    /// Of the room among those of its server, from 0.
+    row: u32,
+    leg: Option<LegId>,
+    occupants: u32,
+}
+
+enum Stage {
+    /// The first trial is still to be chosen.
+    Start,
+    Moving {
+        rooms: u32,
+        seconds: f64,
+        since: Duration,
+        joins_by: Duration,
+    },
+    Settling {
+        rooms: u32,
+        seconds: f64,
+        since: Duration,
+        until: Duration,
+    },
+    Judging {
+        until: Duration,
+    },
+    Over,
+}
+
+/// See the module.
+pub struct Search {
+    record: Record,
+    seats: Vec<Seat>,
+    /// Seats of legs by leg.
+    taken: Vec<usize>,
+    joining: BTreeSet<LegId>,
+    orders: VecDeque<(Duration, Due)>,
+    stage: Stage,
+    /// Set when the stage ended by an order of its own.
+    number: u32,
+    stop: Option<Stop>,
+}
+
+enum Due {
+    Join(usize),
+    Leave(usize),
+}
+
+impl Search {
+    pub fn new(setting: Setting) -> Search {
+        let wide = setting.servers.len().max(1) as u32;
+        let seat = |leg: &crate::plan::PlannedLeg| Seat { row: leg.room.0 / wide, leg: None, occupants: 0 };
+        Search {
+            seats: setting.seats.iter().map(seat).collect(),
+            record: Record::new(setting),
+            taken: Vec::new(),
+            joining: BTreeSet::new(),
+            orders: VecDeque::new(),
+            stage: Stage::Start,
+            number: 0,
+            stop: None,
+        }
+    }
+
+    /// Every line of the history, as it is written.
+    pub fn see(&mut self, line: &Line) {
+        match &line.event {
+            Event::Joined { leg, .. } => {
+                self.joining.remove(leg);
+            }
+            Event::JoinFailed(failure) => self.gone(failure.leg),
+            Event::LegEnd(end) => self.gone(end.leg),
+            _ => {}
+        }
+        self.record.see(line);
+    }
+
+    /// The trials so far.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Where the search stands, for the line that is renewed each second; ends with a space.
+    pub fn progress(&self) -> String {
+        let participants = |rooms: u32| self.record.setting().loads.participants(rooms);
+        let known = super::search::bounds(&self.record.setting().goal, &self.record.searched());
+        let side = |rooms: Option<u32>| rooms.map_or_else(|| "?".to_owned(), |r| participants(r).to_string());
+        let bounds = format!("{}–{}", side(known.lower), side(known.upper));
+        match self.stage {
+            Stage::Moving { rooms, .. } | Stage::Settling { rooms, .. } => {
+                format!("[{bounds}; to {}] ", participants(rooms))
+            }
+            Stage::Judging { .. } => format!("[{bounds}; trial {}] ", self.number),
+            Stage::Start | Stage::Over => format!("[{bounds}] "),
+        }
+    }
+
+    fn gone(&mut self, leg: LegId) {
+        self.joining.remove(&leg);
+        if let Some(seat) = self.taken.get(leg.index()).and_then(|s| self.seats.get_mut(*s))
+            && seat.leg == Some(leg)
+        {
+            seat.leg = None;
+        }
+    }
+
+    /// What the trials so far call for.
+    fn step(&self, now: Duration) -> Step {
+        let setting = self.record.setting();
+        if let Some(last) = self.record.trials.last() {
+            if !last.deserted.is_empty() && last.why.is_none() {
+                return Step::Done(Stop::TargetGone);
+            }
+            if !last.silent.is_empty() && last.why.is_none() {
+                return Step::Done(Stop::NoData);
+            }
+        }
+        let left = setting.search.budget.saturating_sub(now).saturating_sub(setting.search.settle).as_secs_f64();
+        match next(&setting.goal, &setting.loads, &self.record.searched(), left) {
+            Step::Try { rooms, seconds } => {
+                let joins = self.seats.iter().filter(|s| s.row < rooms && s.leg.is_none()).count();
+                let moving = joins as f64 / setting.search.join;
+                match moving + seconds > left {
+                    true => Step::Done(Stop::Budget),
+                    false => Step::Try { rooms, seconds },
+                }
+            }
+            done @ Step::Done(_) => done,
+        }
+    }
+
+    /// Leaves what is too much, fills what is missing.
+    fn move_to(&mut self, rooms: u32, seconds: f64, now: Duration) {
+        let setting = self.record.setting();
+        let present = self.seats.iter().filter(|s| s.leg.is_some()).map(|s| s.row + 1).max().unwrap_or(0);
+        let joins_matter =
+            setting.objectives.iter().any(|o| o.metric.starts_with("setup.") || o.metric.starts_with("joins."));
+        // On the way down as on the way up, the last rooms are freshly joined.
+        let keep = match joins_matter && present > rooms {
+            true => rooms - ((f64::from(rooms) * CHURN).ceil() as u32).min(rooms),
+            false => rooms,
+        };
+        let mut at = now;
+        let leaves: Vec<usize> = (0..self.seats.len())
+            .rev()
+            .filter(|i| self.seats[*i].leg.is_some() && self.seats[*i].row >= keep)
+            .collect();
+        for seat in &leaves {
+            self.orders.push_back((at, Due::Leave(*seat)));
+            at += Duration::from_secs_f64(1.0 / LEAVES_PER_SECOND);
+        }
+        if !leaves.is_empty() {
+            at += AFTER_LEAVES;
+        }
+        let gap = Duration::from_secs_f64(1.0 / setting.search.join);
+        for i in 0..self.seats.len() {
+            let seat = &self.seats[i];
+            if seat.row < rooms && (seat.leg.is_none() || seat.row >= keep) {
+                self.orders.push_back((at, Due::Join(i)));
+                at += gap;
+            }
+        }
+        self.stage = Stage::Moving { rooms, seconds, since: now, joins_by: at };
+    }
+
+    fn follow(&mut self, due: Due, at: Duration) -> Option<Order> {
+        match due {
+            Due::Leave(i) => self.seats[i].leg.map(Order::Leave),
+            Due::Join(i) => {
+                let mut leg = self.record.setting().seats[i].clone();
+                let seat = &mut self.seats[i];
+                let id = LegId(self.taken.len() as u32);
+                (leg.id, leg.join_at) = (id, at);
+                seat.occupants += 1;
+                if seat.occupants > 1 {
+                    leg.name = format!("{}.{}", leg.name, seat.occupants);
+                }
+                seat.leg = Some(id);
+                self.taken.push(i);
+                self.joining.insert(id);
+                Some(Order::Join(leg))
+            }
+        }
+    }
+
+    fn end(&mut self, stop: Stop) -> Order {
+        self.stage = Stage::Over;
+        self.stop = Some(stop);
+        Order::End { why: stop.as_str().to_owned() }
+    }
+}
+
+impl Course for Search {
+    fn due(&mut self, now: Duration) -> Option<Order> {
+        loop {
+            if matches!(self.stage, Stage::Over) {
+                return None;
+            }
+            if let Some((at, _)) = self.orders.front() {
+                if now < *at {
+                    return None;
+                }
+                let (at, due) = self.orders.pop_front()?;
+                if let Some(order) = self.follow(due, at) {
+                    return Some(order);
+                }
+                continue;
+            }
+            match self.stage {
+                Stage::Start => match self.step(now) {
+                    Step::Try { rooms, seconds } => self.move_to(rooms, seconds, now),
+                    Step::Done(stop) => return Some(self.end(stop)),
+                },
+                Stage::Moving { rooms, seconds, since, joins_by } => {
+                    // Joins end by themselves: each has its time-out.
+                    if !self.joining.is_empty() && now < joins_by + Duration::from_secs(600) {
+                        return None;
+                    }
+                    let until = now + self.record.setting().search.settle;
+                    self.stage = Stage::Settling { rooms, seconds, since, until };
+                }
+                Stage::Settling { rooms, seconds, since, until } => {
+                    if now < until {
+                        return None;
+                    }
+                    // Intervals end at whole seconds; the one under way belongs to nobody.
+                    let from = Duration::from_secs(now.as_secs() + 1);
+                    let until = from + Duration::from_secs_f64(seconds);
+                    self.number += 1;
+                    self.stage = Stage::Judging { until };
+                    let ms = |d: Duration| d.as_secs_f64() * 1000.0;
+                    let participants = self.record.setting().loads.participants(rooms);
+                    return Some(Order::Trial(PlannedTrial {
+                        number: self.number,
+                        rooms,
+                        participants,
+                        moved_ms: ms(since),
+                        from_ms: ms(from),
+                        until_ms: ms(until),
+                    }));
+                }
+                Stage::Judging { until } => {
+                    if now < until || (!self.record.is_whole() && now < until + GRACE) {
+                        return None;
+                    }
+                    self.record.close();
+                    match self.step(now) {
+                        Step::Try { rooms, seconds } => self.move_to(rooms, seconds, now),
+                        Step::Done(stop) => return Some(self.end(stop)),
+                    }
+                }
+                Stage::Over => return None,
+            }
+        }
+    }
+
+    fn wake(&self, now: Duration) -> Duration {
+        let soon = now + TICK;
+        match (&self.stage, self.orders.front()) {
+            (Stage::Over, _) => now + Duration::from_secs(1),
+            (_, Some((at, _))) => (*at).min(soon).max(now),
+            (Stage::Settling { until, .. }, None) => (*until).min(soon).max(now),
+            _ => soon,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "course_tests.rs"]
+mod tests;

@@ -1,0 +1,544 @@
+//! The trials of a history, judged line by line: the running search and `roomful report` see the same.
+
+use super::objectives::{Joins, Scope, media};
+use super::search::Trial;
+use super::setting::Setting;
+use crate::history::{Event, FailReason, Interval, JoinFailure, Line, Usage};
+use crate::measure::Flow;
+use crate::plan::PlannedTrial;
+use crate::types::{LegId, RoomId, ServerId};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Ticks may miss the edges of a window by this much.
+const EDGE_MS: f64 = 5.0;
+/// Name of all servers together, where rooms are not pinned.
+const ALL: &str = "all servers";
+
+/// What became of a trial.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Held,
+    Broke,
+    /// Judged neither way.
+    Invalid,
+}
+
+/// One trial, judged. Shares in percent, times in ms.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct TrialRow {
+    pub number: u32,
+    /// On each server.
+    pub rooms: u32,
+    pub participants: u32,
+    #[serde(rename = "from")]
+    pub from_ms: f64,
+    #[serde(rename = "until")]
+    pub until_ms: f64,
+    pub outcome: Outcome,
+    /// Participant-seconds that violated an objective, on the worst server.
+    pub loss: f64,
+    /// What broke, worst first.
+    pub broken: Vec<Broken>,
+    /// Why it is invalid.
+    pub why: Option<String>,
+    /// The server refused joins by its own limit, and nothing else broke.
+    pub admission: bool,
+    pub servers: Vec<ServerTrial>,
+    /// Objectives that found nothing to measure.
+    #[serde(skip)]
+    pub silent: Vec<String>,
+    /// Servers that served nobody.
+    #[serde(skip)]
+    pub deserted: Vec<String>,
+    #[serde(skip)]
+    pub(super) hint: Option<u32>,
+    #[serde(skip)]
+    pub(super) whole_broken: bool,
+}
+
+/// A broken objective.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Broken {
+    /// As written; for participants that were not there, `joins`.
+    pub expr: String,
+    pub metric: String,
+    pub server: String,
+    /// Over the whole trial, in the metric's unit.
+    pub value: Option<f64>,
+    /// Share of the trial's participant-seconds, percent; 100 for what only the whole trial has.
+    pub share: f64,
+}
+
+/// One server in one trial.
+#[derive(Clone, PartialEq, Default, Debug, Serialize)]
+pub struct ServerTrial {
+    pub server: String,
+    /// Fewest connected in any second.
+    pub participants: u32,
+    pub held: bool,
+    pub loss: f64,
+    pub audio: KindTrial,
+    pub video: KindTrial,
+    pub setup_p95: Option<f64>,
+    pub joined: u32,
+    pub joins_failed: u32,
+    /// RTP that participants received from it, a second.
+    pub egress_pps: f64,
+    pub egress_bps: f64,
+    pub cost: Option<Cost>,
+}
+
+#[derive(Clone, Copy, PartialEq, Default, Debug, Serialize)]
+pub struct KindTrial {
+    pub loss: Option<f64>,
+    pub delay_p50: Option<f64>,
+    pub delay_p99: Option<f64>,
+    pub jitter_p95: Option<f64>,
+    pub freezes: Option<f64>,
+}
+
+/// What the server itself showed.
+#[derive(Clone, Copy, PartialEq, Default, Debug, Serialize)]
+pub struct Cost {
+    /// Percent of the cores it may use: what a trigger on CPU looks at.
+    pub cpu: Option<f64>,
+    pub cpu_p95: Option<f64>,
+    pub cpu_cores: Option<f64>,
+    /// Percent of one core.
+    pub busiest_thread: Option<f64>,
+    pub memory_bytes: Option<f64>,
+    /// Percent of the time.
+    pub cpu_pressure: Option<f64>,
+    pub steal: Option<f64>,
+    pub throttled: Option<f64>,
+    pub egress_pps: Option<f64>,
+    pub egress_bps: Option<f64>,
+}
+
+/// Follows a history.
+#[derive(Debug)]
+pub struct Record {
+    setting: Setting,
+    names: BTreeMap<ServerId, String>,
+    legs: BTreeMap<LegId, RoomId>,
+    joins: BTreeMap<String, Joins>,
+    moving: Seconds,
+    open: Option<Open>,
+    /// A second of media whose health is still to come.
+    second: Option<(f64, Interval)>,
+    pub trials: Vec<TrialRow>,
+    pub why: Option<String>,
+    pub interrupted: bool,
+    pub last_t: f64,
+}
+
+#[derive(Clone, Copy, Default, Debug)]
+struct Seconds {
+    seen: f64,
+    unhealthy: f64,
+}
+
+#[derive(Debug)]
+struct Open {
+    plan: PlannedTrial,
+    /// What happened since the trial before: the joins that led to this load, and our health meanwhile.
+    joins: BTreeMap<String, Joins>,
+    moving: Seconds,
+    seconds: Seconds,
+    reasons: Vec<String>,
+    servers: BTreeMap<String, Loaded>,
+    /// End of the last second that was judged.
+    judged_ms: f64,
+}
+
+#[derive(Default, Debug)]
+struct Loaded {
+    flows: [Flow; 2],
+    judged: f64,
+    expected: f64,
+    bad: f64,
+    missing: f64,
+    /// Bad participant-seconds by objective, and whether it ever had data.
+    broken: Vec<f64>,
+    heard: Vec<bool>,
+    fewest: Option<u32>,
+    usage: Vec<Usage>,
+    dropped: u32,
+}
+
+impl Record {
+    pub fn new(setting: Setting) -> Record {
+        Record {
+            setting,
+            names: BTreeMap::new(),
+            legs: BTreeMap::new(),
+            joins: BTreeMap::new(),
+            moving: Seconds::default(),
+            open: None,
+            second: None,
+            trials: Vec::new(),
+            why: None,
+            interrupted: false,
+            last_t: 0.0,
+        }
+    }
+
+    pub fn setting(&self) -> &Setting {
+        &self.setting
+    }
+
+    /// Kinds of lines that matter here.
+    pub fn wants(kind: &str) -> bool {
+        !matches!(kind, "room" | "note" | "rooms" | "run" | "phase")
+    }
+
+    pub fn see(&mut self, line: &Line) {
+        self.last_t = self.last_t.max(line.t);
+        match &line.event {
+            Event::Server(info) => {
+                self.names.insert(info.id, info.name.clone());
+            }
+            Event::JoinStart { leg, .. } => {
+                self.legs.insert(leg.id, leg.room);
+            }
+            Event::Joined { room, setup, .. } => {
+                let joins = self.joins_of(*room);
+                joins.joined += 1;
+                let phases = [
+                    ("total", Some(setup.total_ms)),
+                    ("join", setup.join_ms),
+                    ("signaling", Some(setup.signaling_ms)),
+                    ("ice", Some(setup.ice_ms)),
+                    ("dtls", Some(setup.dtls_ms)),
+                ];
+                phases.into_iter().for_each(|(phase, ms)| ms.into_iter().for_each(|ms| joins.time(phase, ms)));
+            }
+            Event::JoinFailed(failure) => self.join_failed(failure),
+            Event::FirstMedia { leg, first_rtp_ms, first_frame_ms, .. } => {
+                if let Some(room) = self.legs.get(leg).copied() {
+                    let joins = self.joins_of(room);
+                    first_rtp_ms.iter().for_each(|ms| joins.time("first_rtp", *ms));
+                    first_frame_ms.iter().for_each(|ms| joins.time("first_frame", *ms));
+                }
+            }
+            Event::LegEnd(end) if end.cause.is_drop() => {
+                let server = self.server_of(end.room);
+                let within = |o: &&mut Open| line.t >= o.plan.from_ms && line.t <= o.plan.until_ms + EDGE_MS;
+                let inside = self.open.as_mut().filter(within);
+                if let Some(loaded) = inside.and_then(|o| o.servers.get_mut(&server)) {
+                    loaded.dropped += 1;
+                }
+            }
+            Event::Trial(plan) => {
+                self.close();
+                let names = self.setting.servers.iter().map(|s| s.clone().unwrap_or_else(|| ALL.into()));
+                let (plan, judged_ms) = (plan.clone(), plan.from_ms);
+                let servers = names.map(|n| (n, Loaded::default())).collect();
+                let (joins, moving) = (std::mem::take(&mut self.joins), std::mem::take(&mut self.moving));
+                let (seconds, reasons) = (Seconds::default(), Vec::new());
+                self.open = Some(Open { plan, joins, moving, seconds, reasons, servers, judged_ms });
+            }
+            Event::Interval(interval) => {
+                if let Some((t, unwatched)) = self.second.replace((line.t, interval.clone())) {
+                    self.judge(t, &unwatched, false, &["health was not recorded".to_owned()]);
+                }
+            }
+            Event::Health(health) => {
+                let healthy = health.unhealthy.is_empty();
+                if let Some((t, interval)) = self.second.take() {
+                    self.judge(t, &interval, healthy, &health.unhealthy);
+                }
+            }
+            Event::Usage(usage) => {
+                let pinned = self.setting.servers.iter().any(|s| s.as_deref() == Some(&usage.server));
+                let name = if pinned { usage.server.as_str() } else { ALL };
+                let within = |o: &&mut Open| {
+                    line.t - usage.seconds * 1000.0 >= o.plan.from_ms - 500.0 && line.t <= o.plan.until_ms + 500.0
+                };
+                if let Some(loaded) = self.open.as_mut().filter(within).and_then(|o| o.servers.get_mut(name)) {
+                    loaded.usage.push(usage.clone());
+                }
+            }
+            Event::SearchEnd { why } => {
+                self.close();
+                self.why = Some(why.clone());
+            }
+            Event::End { interrupted } => {
+                self.close();
+                self.interrupted = *interrupted;
+            }
+            _ => {}
+        }
+    }
+
+    /// True when every second of the open trial has been judged.
+    pub fn is_whole(&self) -> bool {
+        self.open.as_ref().is_none_or(|o| o.judged_ms >= o.plan.until_ms - EDGE_MS)
+    }
+
+    /// The trials as the search sees them.
+    pub fn searched(&self) -> Vec<Trial> {
+        let of = |t: &TrialRow| Trial {
+            rooms: t.rooms,
+            seconds: (t.until_ms - t.from_ms) / 1000.0,
+            loss: t.loss / 100.0,
+            broken: t.whole_broken,
+            // A server that is gone proves nothing about loads.
+            valid: t.outcome != Outcome::Invalid && t.deserted.is_empty(),
+            hint: t.hint,
+        };
+        self.trials.iter().map(of).collect()
+    }
+
+    fn server_of(&self, room: RoomId) -> String {
+        let server = self.setting.rooms.get(room.index()).and_then(|r| r.server.clone());
+        server.unwrap_or_else(|| ALL.into())
+    }
+
+    fn joins_of(&mut self, room: RoomId) -> &mut Joins {
+        let server = self.server_of(room);
+        self.joins.entry(server).or_default()
+    }
+
+    fn join_failed(&mut self, failure: &JoinFailure) {
+        let joins = self.joins_of(failure.room);
+        match failure.reason {
+            FailReason::LeftEarly => return,
+            FailReason::Local => joins.ours += 1,
+            FailReason::Full => (joins.failed, joins.refused) = (joins.failed + 1, joins.refused + 1),
+            FailReason::TimeoutSignaling | FailReason::TimeoutIce | FailReason::TimeoutDtls => {
+                // Counts at its full time-out.
+                joins.time("total", failure.after_ms);
+                joins.failed += 1;
+            }
+            _ => joins.failed += 1,
+        }
+        joins.detail.get_or_insert_with(|| failure.detail.clone());
+    }
+
+    fn judge(&mut self, t: f64, interval: &Interval, healthy: bool, reasons: &[String]) {
+        let from = t - interval.seconds * 1000.0;
+        let count = |s: &mut Seconds| {
+            s.seen += interval.seconds;
+            s.unhealthy += if healthy { 0.0 } else { interval.seconds };
+        };
+        let (setting, names) = (&self.setting, &self.names);
+        let Some(open) = self.open.as_mut().filter(|o| from >= o.plan.from_ms - EDGE_MS) else {
+            return count(&mut self.moving);
+        };
+        if t > open.plan.until_ms + EDGE_MS {
+            open.judged_ms = open.judged_ms.max(open.plan.until_ms);
+            return count(&mut self.moving);
+        }
+        open.judged_ms = t;
+        count(&mut open.seconds);
+        if !healthy {
+            let new = reasons.iter().filter(|r| !open.reasons.contains(r)).cloned().collect::<Vec<_>>();
+            open.reasons.extend(new);
+            return;
+        }
+        for (name, loaded) in &mut open.servers {
+            let mut flows = [Flow::default(), Flow::default()];
+            let mut connected = 0;
+            for s in &interval.servers {
+                if name == ALL || names.get(&s.server) == Some(name) {
+                    flows[0].merge(&s.audio);
+                    flows[1].merge(&s.video);
+                    connected += s.participants;
+                }
+            }
+            loaded.second(setting, open.plan.participants, connected, &flows, interval.seconds);
+        }
+    }
+
+    /// The open trial is over, whatever is missing of it.
+    pub fn close(&mut self) {
+        if let Some((t, unwatched)) = self.second.take() {
+            self.judge(t, &unwatched, false, &["health was not recorded".to_owned()]);
+        }
+        let Some(open) = self.open.take() else { return };
+        let row = row(&self.setting, &open);
+        self.trials.push(row);
+    }
+}
+
+impl Loaded {
+    fn second(&mut self, setting: &Setting, participants: u32, connected: u32, flows: &[Flow; 2], seconds: f64) {
+        let objectives = &setting.objectives;
+        self.broken.resize(objectives.len(), 0.0);
+        self.heard.resize(objectives.len(), false);
+        let missing = participants.saturating_sub(connected);
+        let mut bad = false;
+        for (i, o) in objectives.iter().enumerate() {
+            let Some(value) = media(&o.metric, flows) else { continue };
+            self.heard[i] = true;
+            if Scope::of(&o.metric) == Scope::Second && !o.op.holds(value, o.value.number()) {
+                bad = true;
+                self.broken[i] += f64::from(connected.min(participants)) * seconds;
+            }
+        }
+        let there = f64::from(participants - missing);
+        self.judged += seconds;
+        self.expected += f64::from(participants) * seconds;
+        self.missing += f64::from(missing) * seconds;
+        self.bad += (f64::from(missing) + if bad { there } else { 0.0 }) * seconds;
+        self.fewest = Some(self.fewest.map_or(connected, |f| f.min(connected)));
+        self.flows[0].merge(&flows[0]);
+        self.flows[1].merge(&flows[1]);
+    }
+}
+
+fn row(setting: &Setting, open: &Open) -> TrialRow {
+    let Open { plan, joins, moving, .. } = open;
+    let limit = setting.health.inconclusive_share_max;
+    // One second is never enough to spoil a trial: ticks are no finer.
+    let spoilt = |s: &Seconds, whole: f64| s.unhealthy > 1.5 && s.unhealthy > limit * whole;
+    let planned = (plan.until_ms - plan.from_ms) / 1000.0;
+    let mut why = None;
+    if spoilt(&open.seconds, planned) {
+        let reasons = open.reasons.join(", ");
+        why =
+            Some(format!("the generator was unhealthy in {:.0} of {planned:.0} s: {reasons}", open.seconds.unhealthy));
+    } else if planned - open.seconds.seen > 1.5 {
+        why = Some(format!("{:.0} of {planned:.0} s were not recorded", planned - open.seconds.seen));
+    }
+    let nobody = Joins::default();
+    let (mut broken, mut servers) = (Vec::new(), Vec::new());
+    let (mut silent, mut deserted, mut whole_broken) = (Vec::new(), Vec::new(), false);
+    let (mut refused_only, mut fewest) = (true, u32::MAX);
+    for (name, s) in &open.servers {
+        let joins = joins.get(name).unwrap_or(&nobody);
+        let share = |ps: f64| if s.expected > 0.0 { ps / s.expected * 100.0 } else { 0.0 };
+        let mut held = share(s.bad) <= setting.goal.loss_ratio * 100.0;
+        for (i, o) in setting.objectives.iter().enumerate() {
+            let scope = Scope::of(&o.metric);
+            let value = match scope {
+                Scope::Second | Scope::Media => media(&o.metric, &s.flows),
+                Scope::Joins => joins.metric(&o.metric),
+                Scope::Legs => Some(f64::from(s.dropped)),
+            };
+            let whole_breaks = scope != Scope::Second && value.is_some_and(|v| !o.op.holds(v, o.value.number()));
+            let seconds = s.broken.get(i).copied().unwrap_or(0.0);
+            if whole_breaks || seconds > 0.0 {
+                let share = if whole_breaks { 100.0 } else { share(seconds) };
+                let (expr, metric, server) = (o.expr.clone(), o.metric.clone(), name.clone());
+                broken.push(Broken { expr, metric, server, value, share });
+            }
+            let joins_only = o.metric.starts_with("joins.failed") && joins.failed == joins.refused;
+            refused_only &= joins_only || !(whole_breaks || share(seconds) > setting.goal.loss_ratio * 100.0);
+            whole_broken |= whole_breaks;
+            held &= !whole_breaks;
+            if value.is_none() && (scope != Scope::Joins || joins.joined + joins.failed > 0) {
+                silent.push(o.expr.clone());
+            }
+            if scope == Scope::Joins && whole_breaks && spoilt(moving, moving.seen) {
+                why.get_or_insert_with(|| "the generator was unhealthy while participants joined".into());
+            }
+        }
+        if s.missing > 0.0 {
+            let value = Some(share(s.missing));
+            let expr = match &joins.detail {
+                Some(detail) => format!("participants that were not there ({detail})"),
+                None => "participants that were not there".into(),
+            };
+            broken.push(Broken { expr, metric: "joins".into(), server: name.clone(), value, share: share(s.missing) });
+        }
+        refused_only &= joins.refused == joins.failed;
+        if joins.ours > 0 && s.missing > 0.0 {
+            why.get_or_insert_with(|| format!("{} joins failed on our side", joins.ours));
+        }
+        // A dead server's transports count as connected until consent runs out (RFC 7675: 30 s); media tells at once.
+        let silence = s.flows.iter().all(|f| f.count.received == 0) && setting.streams(plan.rooms) != [0, 0];
+        if s.judged > 0.0 && (s.missing >= s.expected || silence) {
+            deserted.push(name.clone());
+        }
+        fewest = fewest.min(s.fewest.unwrap_or(0));
+        servers.push(server_row(name, s, joins, held, share(s.bad)));
+    }
+    broken.sort_by(|a, b| b.share.total_cmp(&a.share));
+    let loss = servers.iter().map(|s| s.loss).fold(0.0, f64::max);
+    let outcome = match (&why, servers.iter().all(|s| s.held)) {
+        (Some(_), _) => Outcome::Invalid,
+        (None, true) => Outcome::Held,
+        (None, false) => Outcome::Broke,
+    };
+    let refused = joins.values().any(|j| j.refused > 0);
+    let admission = outcome == Outcome::Broke && refused && refused_only;
+    TrialRow {
+        number: plan.number,
+        rooms: plan.rooms,
+        participants: plan.participants,
+        from_ms: plan.from_ms,
+        until_ms: plan.until_ms,
+        outcome,
+        loss: (loss * 1e4).round() / 1e4,
+        broken,
+        why,
+        admission,
+        hint: admission.then(|| setting.loads.at_most(fewest)),
+        servers,
+        silent,
+        deserted,
+        whole_broken,
+    }
+}
+
+fn server_row(name: &str, s: &Loaded, joins: &Joins, held: bool, loss: f64) -> ServerTrial {
+    let kind = |k: &str| {
+        let of = |path: &str| media(&format!("{k}.{path}"), &s.flows);
+        KindTrial {
+            loss: of("loss"),
+            delay_p50: of("delay.p50"),
+            delay_p99: of("delay.p99"),
+            jitter_p95: of("jitter.p95"),
+            freezes: of("freezes"),
+        }
+    };
+    let rate = |n: i64| if s.judged > 0.0 { (n as f64 / s.judged).round() } else { 0.0 };
+    ServerTrial {
+        server: name.to_owned(),
+        participants: s.fewest.unwrap_or(0),
+        held,
+        loss: (loss * 1e4).round() / 1e4,
+        audio: kind("audio"),
+        video: kind("video"),
+        setup_p95: joins.metric("setup.total.p95"),
+        joined: joins.joined,
+        joins_failed: joins.failed,
+        egress_pps: rate(s.flows[0].count.received + s.flows[1].count.received),
+        egress_bps: rate(8 * (s.flows[0].count.received_bytes + s.flows[1].count.received_bytes)),
+        cost: Cost::of(&s.usage),
+    }
+}
+
+impl Cost {
+    fn of(usage: &[Usage]) -> Option<Cost> {
+        if usage.is_empty() {
+            return None;
+        }
+        let all = |pick: &dyn Fn(&Usage) -> Option<f64>| -> Vec<f64> {
+            let mut v: Vec<f64> = usage.iter().filter_map(pick).collect();
+            v.sort_by(f64::total_cmp);
+            v
+        };
+        let tidy = |v: f64| (v * 1e4).round() / 1e4;
+        let mean = |v: Vec<f64>| (!v.is_empty()).then(|| tidy(v.iter().sum::<f64>() / v.len() as f64));
+        let p95 = |v: Vec<f64>| v.get(((v.len() as f64 * 0.95).ceil() as usize).saturating_sub(1)).copied().map(tidy);
+        let cpu = |u: &Usage| Some(u.cpu_cores? / u.cores.filter(|c| *c > 0.0)? * 100.0);
+        let percent = |pick: fn(&Usage) -> Option<f64>| mean(all(&|u| pick(u).map(|v| v * 100.0)));
+        Some(Cost {
+            cpu: mean(all(&cpu)),
+            cpu_p95: p95(all(&cpu)),
+            cpu_cores: mean(all(&|u| u.cpu_cores)),
+            busiest_thread: percent(|u| u.busiest_thread),
+            memory_bytes: all(&|u| u.memory_bytes.map(|b| b as f64)).last().copied(),
+            cpu_pressure: percent(|u| u.cpu_pressure),
+            steal: percent(|u| u.steal),
+            throttled: percent(|u| u.throttled),
+            egress_pps: mean(all(&|u| u.egress_pps)),
+            egress_bps: mean(all(&|u| u.egress_bps)),
+        })
+    }
+}

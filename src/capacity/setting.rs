@@ -1,0 +1,71 @@
+//! What a profile of shape capacity asks for, in the terms of the search.
+
+use super::loads::Loads;
+use super::search::Goal;
+use crate::plan::{self, PlannedLeg, PlannedRoom};
+use crate::profile::{HealthLimits, Profile, Search, Threshold};
+
+/// A search, ready to be made or judged.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    pub goal: Goal,
+    pub loads: Loads,
+    pub search: Search,
+    pub objectives: Vec<Threshold>,
+    pub health: HealthLimits,
+    /// Servers that are loaded; `None`: whatever the target decides, taken together.
+    pub servers: Vec<Option<String>>,
+    /// Rooms of the highest load, server by server in turn.
+    pub rooms: Vec<PlannedRoom>,
+    /// A leg for each seat of all rooms, in their order.
+    pub seats: Vec<PlannedLeg>,
+    pub(super) streams: Vec<[u64; 2]>,
+}
+
+impl Setting {
+    /// `None` for profiles of another shape.
+    pub fn of(profile: &Profile) -> Option<Setting> {
+        let search = profile.search.clone()?;
+        let servers = plan::servers(profile, &search);
+        let made = plan::plan(profile);
+        let first: Vec<&PlannedRoom> = made.rooms.iter().step_by(servers.len().max(1)).collect();
+        let sizes: Vec<u32> = first.iter().map(|r| r.size).collect();
+        let seconds = |d: std::time::Duration| d.as_secs_f64();
+        let goal = Goal {
+            loss_ratio: search.loss_ratio,
+            initial_trial: seconds(search.first_trial).ceil(),
+            final_trial: seconds(search.trial).ceil(),
+            duration_sum: seconds(search.trial_sum).max(seconds(search.trial).ceil()),
+            exceed_ratio: search.exceed_ratio,
+            width: search.width,
+        };
+        // Streams that a server sends, by kind, with its first 1, 2, … rooms.
+        let mut sum = [0, 0];
+        let streams = first
+            .iter()
+            .map(|room| {
+                let group = &profile.rooms[room.group];
+                let each = u64::from(room.senders_max) * u64::from(room.size.saturating_sub(1));
+                sum[0] += if group.audio.is_some() { each } else { 0 };
+                sum[1] += if group.video.is_some() { each } else { 0 };
+                sum
+            })
+            .collect();
+        Some(Setting {
+            goal,
+            loads: Loads::new(&sizes, search.range.0, search.range.1),
+            objectives: profile.pass.clone(),
+            health: profile.health,
+            search,
+            servers,
+            rooms: made.rooms,
+            seats: made.legs,
+            streams,
+        })
+    }
+
+    /// Audio and video streams that a server sends at a load.
+    pub fn streams(&self, rooms: u32) -> [u64; 2] {
+        (rooms as usize).checked_sub(1).and_then(|i| self.streams.get(i).copied()).unwrap_or_default()
+    }
+}

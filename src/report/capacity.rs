@@ -1,0 +1,220 @@
+//! The capacity part of a report: the curve over participants with its marks, the trials, and what to paste.
+
+use super::curve::{Curve, Line, Mark, curve};
+use crate::capacity::{Answer, CPU_TRIGGER, Outcome, ServerTrial, TrialRow};
+use crate::verdict::{clock, number};
+use maud::{Markup, html};
+
+/// The section of the page; nothing for other shapes.
+pub(super) fn section(answer: Option<&Answer>, limits: &[(String, f64)]) -> Markup {
+    let Some(a) = answer else { return html! {} };
+    html! {
+        section {
+            h2 { "Capacity of one server" }
+            p.what {
+                "Participants one server carries before anybody notices. Each point is a trial: so many whole rooms, "
+                "settled, then judged. The lower bound held at full length below every load that did not; the bounds "
+                "are bounds, not a confidence interval."
+            }
+            div.figures { @for (value, label) in figures(a) { div.figure { span.value { (value) } span.label { (label) } } } }
+            @if let Some(trigger) = a.cpu_trigger { p { (trigger.words()) } }
+            @if let Some(k) = &a.knee {
+                p {
+                    (crate::verdict::metric_words(&k.metric)) " left its plateau of " (number(k.plateau)) " ms between "
+                    (k.below) " and " (k.participants) " participants (" (number(k.delay)) " ms there)."
+                }
+            }
+            @if a.inverted { p { "A higher load held although a lower one did not: the bounds keep below the lower one." } }
+            div.charts { @for c in curves(a, limits) { (curve(&c)) } }
+            (trials(a))
+            (spread(a))
+            (paste(a))
+        }
+    }
+}
+
+fn figures(a: &Answer) -> Vec<(String, &'static str)> {
+    let some = |v: Option<u32>| v.map_or_else(|| "–".to_owned(), |v| v.to_string());
+    let mut out = vec![(format!("{} – {}", some(a.lower), some(a.upper)), "participants per server: bounds")];
+    if let Some(t) = a.threshold {
+        out.push((t.participants.to_string(), "scale out at"));
+    }
+    let percent = |v: f64| format!("{} %", number(v));
+    if let Some(cpu) = a.cpu_at_capacity {
+        out.push((percent(cpu), "CPU at capacity"));
+    }
+    if let Some(cpu) = a.cpu_at_breakage {
+        out.push((percent(cpu), "CPU where it broke"));
+    }
+    if let Some(streams) = a.streams {
+        out.push((streams.to_string(), "streams sent at capacity"));
+    }
+    if let (Some(pps), Some(bps)) = (a.egress_pps, a.egress_bps) {
+        out.push((number(pps), "RTP packets/s sent"));
+        out.push((format!("{} Mbit/s", number(bps / 1e6)), "RTP sent"));
+    }
+    out
+}
+
+fn curves(a: &Answer, limits: &[(String, f64)]) -> Vec<Curve> {
+    let valid: Vec<&TrialRow> = a.trials.iter().filter(|t| t.outcome != Outcome::Invalid).collect();
+    let points = |pick: &dyn Fn(&ServerTrial) -> Option<f64>| -> Vec<(f64, f64)> {
+        let mut all: Vec<(f64, f64)> = valid
+            .iter()
+            .filter_map(|t| Some((f64::from(t.participants), t.servers.iter().filter_map(pick).reduce(f64::max)?)))
+            .collect();
+        all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        all
+    };
+    let line = |label: &'static str, color, pick: &dyn Fn(&ServerTrial) -> Option<f64>| Line {
+        label,
+        color,
+        points: points(pick),
+    };
+    let limit = |metrics: &[&str]| metrics.iter().find_map(|m| limits.iter().find(|(l, _)| l == m)).map(|(_, v)| *v);
+    let mut marks = Vec::new();
+    let mut mark = |at: Option<f64>, label: &'static str, class: &'static str| {
+        marks.extend(at.map(|at| Mark { at, label, class }));
+    };
+    mark(a.threshold.map(|t| f64::from(t.participants)), "scale out", "good");
+    mark(a.lower.map(f64::from), "held", "good");
+    mark(a.upper.map(f64::from), "broke", "bad");
+    mark(a.knee.as_ref().map(|k| f64::from(k.participants)), "delay off its plateau", "soft");
+    mark(a.cpu_trigger.and_then(|t| t.participants), "70 % CPU", "soft");
+    let of = |title, what, unit, limit, lines: Vec<Line>, all_marks: bool| {
+        let lines: Vec<Line> = lines.into_iter().filter(|l| !l.points.is_empty()).collect();
+        let kept = marks.iter().filter(|m| all_marks || m.class != "soft").cloned().collect();
+        (!lines.is_empty()).then_some(Curve { title, what, unit, limit, lines, marks: kept })
+    };
+    let cost = |pick: fn(&crate::capacity::Cost) -> Option<f64>| move |s: &ServerTrial| s.cost.as_ref().and_then(pick);
+    let all = [
+        of(
+            "Delay p99",
+            "One way through the server, the slowest 1 % of packets, by load.",
+            "ms",
+            limit(&["audio.delay.p99", "video.delay.p99"]),
+            vec![line("audio", 0, &|s| s.audio.delay_p99), line("video", 1, &|s| s.video.delay_p99)],
+            true,
+        ),
+        of(
+            "Broken participant-seconds",
+            "Share of the trial in which a participant missed an objective, or was not there.",
+            "%",
+            None,
+            vec![line("broken", 3, &|s| Some(s.loss))],
+            false,
+        ),
+        of(
+            "CPU of the server",
+            "Of the cores it may use, and its busiest thread of one core. The dashed line is a usual trigger.",
+            "%",
+            Some(CPU_TRIGGER),
+            vec![line("of its cores", 0, &cost(|c| c.cpu)), line("busiest thread", 2, &cost(|c| c.busiest_thread))],
+            true,
+        ),
+        of(
+            "Memory of the server",
+            "Resident, at most in the trial.",
+            "MiB",
+            None,
+            vec![line("memory", 0, &cost(|c| c.memory_bytes.map(|b| b / f64::from(1 << 20))))],
+            false,
+        ),
+        of(
+            "Set-up time p95",
+            "Of the joins that led to this load.",
+            "ms",
+            limit(&["setup.total.p95"]),
+            vec![line("set-up p95", 4, &|s| s.setup_p95)],
+            false,
+        ),
+        of(
+            "Loss",
+            "From participant to participant.",
+            "%",
+            limit(&["audio.loss", "video.loss"]),
+            vec![line("audio", 0, &|s| s.audio.loss), line("video", 1, &|s| s.video.loss)],
+            false,
+        ),
+    ];
+    all.into_iter().flatten().collect()
+}
+
+fn trials(a: &Answer) -> Markup {
+    let ms = |v: Option<f64>| v.map_or_else(|| "–".to_owned(), number);
+    html! {
+        h3 { "Trials" }
+        div.scroll { table {
+            thead { tr {
+                th { } th.n { "participants" } th.n { "rooms" } th.n { "at" } th.n { "seconds" } th.n { "broken %" }
+                th.n { "delay p99 ms" } th.n { "set-up p95 ms" } th.n { "CPU %" } th { "why" }
+            } }
+            tbody { @for t in &a.trials {
+                @let (class, mark) = match t.outcome {
+                    Outcome::Held => ("pass", "✓"), Outcome::Broke => ("fail", "✗"), Outcome::Invalid => ("unknown", "?"),
+                };
+                @let worst = |pick: &dyn Fn(&ServerTrial) -> Option<f64>| t.servers.iter().filter_map(pick).reduce(f64::max);
+                tr.(class) {
+                    td.mark { span { (mark) } }
+                    td.n { (t.participants) } td.n { (t.rooms) } td.n { (clock(t.from_ms)) }
+                    td.n { (number((t.until_ms - t.from_ms) / 1000.0)) } td.n { (number(t.loss)) }
+                    td.n { (ms(worst(&|s| s.audio.delay_p99.into_iter().chain(s.video.delay_p99).reduce(f64::max)))) }
+                    td.n { (ms(worst(&|s| s.setup_p95))) } td.n { (ms(worst(&|s| s.cost?.cpu))) }
+                    td {
+                        @if let Some(why) = &t.why { (why) }
+                        @else if t.admission { "refused by the server's own limit" }
+                        @else if t.outcome == Outcome::Broke { (t.what()) @if a.servers.len() > 1 { @if let Some(b) = t.broken.first() { " on " (b.server) } } }
+                    }
+                }
+            } }
+        } }
+    }
+}
+
+fn spread(a: &Answer) -> Markup {
+    let some = |v: Option<u32>| v.map_or_else(|| "–".to_owned(), |v| v.to_string());
+    html! {
+        @if a.servers.len() > 1 {
+            h3 { "Each server by itself" }
+            div.scroll { table {
+                thead { tr { th { "server" } th.n { "held" } th.n { "broke" } } }
+                tbody { @for s in &a.servers { tr { td { (s.server) } td.n { (some(s.lower)) } td.n { (some(s.upper)) } } } }
+            } }
+        }
+    }
+}
+
+fn paste(a: &Answer) -> Markup {
+    html! {
+        @for (name, text) in files(a) { details { summary { code { (name) } } pre { (text) } } }
+    }
+}
+
+/// Files to paste into an autoscaler's configuration; none without a threshold.
+pub(super) fn files(a: &Answer) -> Vec<(&'static str, String)> {
+    let (Some(t), Some(upper)) = (a.threshold, a.upper) else { return Vec::new() };
+    let n = t.participants;
+    let head = format!(
+        "# One server carries {}–{upper} participants; scale out at {n} = {} − {} (lost servers) − {} (growth).\n",
+        t.capacity, t.capacity, t.lost, t.growth
+    );
+    let numbers = format!("{head}PARTICIPANTS_LOWER={}\nPARTICIPANTS_UPPER={upper}\nSCALE_OUT_AT={n}\n", t.capacity);
+    let keda = format!(
+        "{head}# Put in your names, and the query that counts the participants of the fleet.\n\
+         apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata:\n  name: media-servers\nspec:\n  scaleTargetRef:\n    \
+         name: media-servers\n  minReplicaCount: {min}\n  triggers:\n    - type: prometheus\n      metricType: AverageValue\n      \
+         metadata:\n        serverAddress: http://prometheus:9090\n        query: sum(media_server_participants)\n        \
+         threshold: \"{n}\"\n",
+        min = t.survive + 1
+    );
+    let hpa = format!(
+        "{head}# Put in your names; the external metric is the number of participants of the whole fleet.\n\
+         apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata:\n  name: media-servers\nspec:\n  scaleTargetRef:\n    \
+         apiVersion: apps/v1\n    kind: Deployment\n    name: media-servers\n  minReplicas: {min}\n  maxReplicas: {max}\n  \
+         metrics:\n    - type: External\n      external:\n        metric:\n          name: media_server_participants\n        \
+         target:\n          type: AverageValue\n          averageValue: \"{n}\"\n",
+        min = t.survive + 1,
+        max = (t.servers * 2).max(t.survive + 2)
+    );
+    vec![("capacity.env", numbers), ("keda-scaledobject.yaml", keda), ("hpa.yaml", hpa)]
+}

@@ -1,0 +1,111 @@
+//! A plot over participants, drawn as SVG: few points, and marks where something happened.
+
+use crate::verdict::number;
+use maud::{Markup, html};
+
+const WIDTH: f64 = 560.0;
+const HEIGHT: f64 = 250.0;
+const LEFT: f64 = 58.0;
+const RIGHT: f64 = 12.0;
+const TOP: f64 = 34.0;
+const BOTTOM: f64 = 28.0;
+const TICKS: usize = 5;
+
+pub(super) struct Curve {
+    pub title: &'static str,
+    pub what: &'static str,
+    pub unit: &'static str,
+    pub limit: Option<f64>,
+    pub lines: Vec<Line>,
+    pub marks: Vec<Mark>,
+}
+
+pub(super) struct Line {
+    pub label: &'static str,
+    pub color: usize,
+    /// Participants and value, by participants.
+    pub points: Vec<(f64, f64)>,
+}
+
+#[derive(Clone)]
+pub(super) struct Mark {
+    pub at: f64,
+    pub label: &'static str,
+    pub class: &'static str,
+}
+
+pub(super) fn curve(c: &Curve) -> Markup {
+    let points = || c.lines.iter().flat_map(|l| &l.points);
+    let x_max = points().map(|p| p.0).chain(c.marks.iter().map(|m| m.at)).fold(1.0, f64::max) * 1.04;
+    let high = points().map(|p| p.1).fold(0.0, f64::max);
+    // With the limit in sight once values come near it; a collapse must not flatten all that came before.
+    let near = c.limit.filter(|l| high > l / 4.0);
+    let top = near.map_or(high, |l| high.clamp(l * 1.15, l * 4.0)).max(1e-9) * 1.08;
+    let x = |v: f64| LEFT + v / x_max * (WIDTH - LEFT - RIGHT);
+    let y = |v: f64| HEIGHT - BOTTOM - v.min(top) / top * (HEIGHT - TOP - BOTTOM);
+    let ticks = |max: f64| {
+        let step = nice(max / TICKS as f64);
+        (0..).map(move |i| f64::from(i) * step).take_while(move |v| *v <= max)
+    };
+    let path = |l: &Line| {
+        let at = |(i, (px, py)): (usize, &(f64, f64))| {
+            format!("{}{:.1} {:.1}", if i == 0 { "M" } else { "L" }, x(*px), y(*py))
+        };
+        l.points.iter().enumerate().map(at).collect::<String>()
+    };
+    html! {
+        figure {
+            h3 { (c.title) }
+            p.what { (c.what) }
+            svg.curve viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" {
+                title { (c.title) " over participants" }
+                @for v in ticks(top) {
+                    line.grid x1=(LEFT) x2=(WIDTH - RIGHT) y1=(y(v)) y2=(y(v)) {}
+                    text.axis x=(LEFT - 6.0) y=(y(v) + 4.0) text-anchor="end" { (number(v)) " " (c.unit) }
+                }
+                @for v in ticks(x_max) {
+                    text.axis x=(x(v)) y=(HEIGHT - 8.0) text-anchor="middle" { (number(v)) }
+                }
+                @if let Some(limit) = c.limit.filter(|l| *l <= top) {
+                    line.limit x1=(LEFT) x2=(WIDTH - RIGHT) y1=(y(limit)) y2=(y(limit)) {}
+                }
+                @for (i, m) in c.marks.iter().enumerate() {
+                    line.(format!("at {}", m.class)) x1=(x(m.at)) x2=(x(m.at)) y1=(TOP - 6.0) y2=(HEIGHT - BOTTOM) {}
+                    @let right = x(m.at) > WIDTH * 0.7;
+                    text.(format!("axis {}", m.class)) x=(x(m.at) + if right { -3.0 } else { 3.0 }) y=(TOP - 20.0 + 11.0 * (i % 3) as f64)
+                        text-anchor=(if right { "end" } else { "start" }) { (m.label) " " (number(m.at)) }
+                }
+                @for l in &c.lines {
+                    path.(format!("line c{}", l.color)) d=(path(l)) {}
+                    @for (px, py) in &l.points {
+                        circle.(format!("dot c{}", l.color)) cx=(x(*px)) cy=(y(*py)) r="3.5" { title { (l.label) ": " (number(*py)) " " (c.unit) " at " (number(*px)) } }
+                    }
+                }
+            }
+            p.legend { @for l in &c.lines { span.(format!("c{}", l.color)) { "● " } (l.label) " \u{2003}" } "over participants" }
+        }
+    }
+}
+
+/// 1, 2 or 5 times a power of ten.
+fn nice(v: f64) -> f64 {
+    let power = 10f64.powf(v.max(1e-9).log10().floor());
+    [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|s| *s >= v).unwrap_or(power)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collapse_does_not_flatten_what_came_before() {
+        let line = Line { label: "audio", color: 0, points: vec![(10.0, 5.0), (20.0, 9000.0)] };
+        let mark = Mark { at: 15.0, label: "held", class: "good" };
+        let c = Curve { title: "Delay", what: "", unit: "ms", limit: Some(80.0), lines: vec![line], marks: vec![mark] };
+        let svg = curve(&c).into_string();
+        assert!(svg.contains("class=\"limit\"") && svg.contains("held 15") && !svg.contains("NaN"), "{svg}");
+        // The scale ends at some four times the limit; the point itself says what it was.
+        assert!(svg.contains("9000 ms at 20") && !svg.contains(">9000 ms<"), "{svg}");
+        assert_eq!((nice(0.3), nice(2.1), nice(70.0)), (0.5, 5.0, 100.0));
+    }
+}
