@@ -142,6 +142,8 @@ impl Memory {
             next(2).inspect(|p| p.prefetch_slot(0));
             next(1).inspect(|p| p.prefetch_keys(0));
             let batch = Batch { received: &received[..count], buffers: &mut buffers[..count] };
+            self.participants[n].prefetch_streams(0, &batch);
+            let batch = Batch { received: &received[..count], buffers: &mut buffers[..count] };
             let before = Instant::now();
             self.with(n, |p, w| {
                 p.on_batch(w, 0, None, batch);
