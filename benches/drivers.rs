@@ -213,6 +213,7 @@ async fn serve(name: &str) {
     }
 }
 
+#[expect(clippy::result_large_err, reason = "the library's signature")]
 async fn janus(tcp: tokio::net::TcpStream) {
     let subprotocol = |request: &Request, mut response: Response| {
         let protocol = request.headers()["sec-websocket-protocol"].clone();
