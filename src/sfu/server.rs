@@ -5,7 +5,7 @@ use super::client::Joining;
 use super::http;
 use super::process;
 use super::rooms::Sfu;
-use super::terms::{JoinError, Joined, Left, SfuConfig, Stats};
+use super::terms::{JoinError, Joined, Left, RestartError, SfuConfig, Stats};
 use anyhow::Context;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Path, State};
@@ -92,7 +92,7 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
     let shared = Arc::new(Shared { id: args.id, base, config, bound: media, commands, send_errors });
     let app = Router::new()
         .route("/rooms/{room}/participants/{name}", post(join))
-        .route("/sessions/{session}", delete(leave))
+        .route("/sessions/{session}", delete(leave).patch(restart))
         .route("/stats", get(stats))
         .route("/metrics", get(metrics))
         .fallback(http::not_found)
@@ -128,6 +128,7 @@ fn media_socket(address: SocketAddr) -> anyhow::Result<std::net::UdpSocket> {
 
 enum Command {
     Admit { room: String, name: String, joining: Box<Joining>, reply: oneshot::Sender<Result<Joined, JoinError>> },
+    Restart { session: String, offer: String, reply: oneshot::Sender<Result<String, RestartError>> },
     Leave { session: String, reply: oneshot::Sender<Left> },
     Stats { reply: oneshot::Sender<(Stats, Vec<String>)> },
 }
@@ -146,7 +147,7 @@ fn media_thread(
         let mut buffer = [0; DATAGRAM_MAX];
         let sleep = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(sleep);
-        let mut quota = Quota::new(cpu_max, Instant::now());
+        let mut quota = Quota::new(cpu_max, Instant::now())?;
         loop {
             if let Some(pause) = quota.spent(Instant::now()) {
                 std::thread::sleep(pause);
@@ -155,15 +156,11 @@ fn media_thread(
             tokio::select! {
                 biased;
                 command = inbox.recv() => match command {
-                    Some(command) => {
-                        quota.work(Instant::now());
-                        obey(&mut sfu, command);
-                    }
+                    Some(command) => obey(&mut sfu, command),
                     None => return Ok(()),
                 },
                 readable = socket.readable() => {
                     readable?;
-                    quota.work(Instant::now());
                     for _ in 0..BATCH {
                         match socket.try_recv_from(&mut buffer) {
                             Ok((len, from)) => sfu.handle_datagram(Instant::now(), from, &buffer[..len]),
@@ -172,7 +169,7 @@ fn media_thread(
                         }
                     }
                 }
-                () = &mut sleep => quota.work(Instant::now()),
+                () = &mut sleep => {}
             }
             sfu.handle_timeout(Instant::now());
             while let Some(datagram) = sfu.poll_transmit() {
@@ -184,44 +181,52 @@ fn media_thread(
     })
 }
 
-/// A CPU quota that a thread keeps by itself: what cgroup's `cpu.max` does, where there is none to set. Time at work
-/// counts, whoever took it.
+/// A CPU quota that a thread keeps by itself: what cgroup's `cpu.max` does, where there is none to set.
 struct Quota {
-    share: f64,
+    /// CPU time (ns) of this thread is the first number of its `schedstat`, right to a scheduler tick.
+    clock: Option<std::fs::File>,
+    quota: Duration,
+    /// When the period began, and the thread's CPU time then.
     period: Instant,
-    worked: Duration,
-    since: Option<Instant>,
+    used: Duration,
 }
 
 impl Quota {
     const PERIOD: Duration = Duration::from_millis(50);
 
-    fn new(share: f64, now: Instant) -> Quota {
-        Quota { share, period: now, worked: Duration::ZERO, since: None }
+    /// Of the calling thread. A share of 1 is no quota.
+    fn new(share: f64, now: Instant) -> anyhow::Result<Quota> {
+        let clock = match share < 1.0 {
+            true => {
+                Some(std::fs::File::open("/proc/thread-self/schedstat").context("CPU quota: no clock of the thread")?)
+            }
+            false => None,
+        };
+        let mut made =
+            Quota { clock, quota: Quota::PERIOD.mul_f64(share.max(0.01)), period: now, used: Duration::ZERO };
+        made.used = made.cpu().unwrap_or_default();
+        Ok(made)
     }
 
-    /// Work begins.
-    fn work(&mut self, now: Instant) {
-        self.since = Some(now);
+    fn cpu(&self) -> Option<Duration> {
+        use std::os::unix::fs::FileExt as _;
+        let mut text = [0; 64];
+        let n = self.clock.as_ref()?.read_at(&mut text, 0).ok()?;
+        let first = text[..n].split(|b| *b == b' ').next()?;
+        std::str::from_utf8(first).ok()?.parse().ok().map(Duration::from_nanos)
     }
 
-    /// Work is done; how long to stand still, if the quota is used up.
+    /// How long to stand still, if the quota is used up. What went beyond it is owed.
     fn spent(&mut self, now: Instant) -> Option<Duration> {
-        if self.share >= 1.0 {
-            return None;
-        }
-        self.worked += self.since.take().map_or(Duration::ZERO, |s| now.saturating_duration_since(s));
+        let cpu = self.cpu()?;
         let end = self.period + Quota::PERIOD;
-        let quota = Quota::PERIOD.mul_f64(self.share.max(0.01));
-        if self.worked >= quota {
-            // What went beyond it is owed.
-            self.worked -= quota;
-            let pause = end.saturating_duration_since(now);
+        if cpu.saturating_sub(self.used) >= self.quota {
+            self.used += self.quota;
             self.period = end.max(now);
-            return Some(pause);
+            return Some(end.saturating_duration_since(now));
         }
         if now >= end {
-            (self.period, self.worked) = (now, Duration::ZERO);
+            (self.period, self.used) = (now, cpu);
         }
         None
     }
@@ -237,6 +242,9 @@ fn obey(sfu: &mut Sfu, command: Command) {
             if let (Err(_), Some(session)) = (reply.send(admitted), session) {
                 sfu.leave(now, &session);
             }
+        }
+        Command::Restart { session, offer, reply } => {
+            let _ = reply.send(sfu.restart(now, &session, &offer));
         }
         Command::Leave { session, reply } => {
             let _ = reply.send(sfu.leave(now, &session));
@@ -311,6 +319,22 @@ async fn join(State(shared): App, Path((room, name)): Path<(String, String)>, of
             };
             http::error(status, error)
         }
+    }
+}
+
+/// An offer with new ICE credentials; all of it, not WHIP's fragment, since answers are whole here too.
+async fn restart(State(shared): App, Path(session): Path<String>, offer: String) -> Response {
+    match shared.ask(|reply| Command::Restart { session, offer, reply }).await {
+        Ok(Ok(answer)) => (StatusCode::OK, [(header::CONTENT_TYPE, "application/sdp")], answer).into_response(),
+        Ok(Err(error)) => {
+            let status = match error {
+                RestartError::BadSdp(_) => StatusCode::BAD_REQUEST,
+                RestartError::Ended => StatusCode::GONE,
+                RestartError::Unknown => StatusCode::NOT_FOUND,
+            };
+            http::error(status, error)
+        }
+        Err(response) => response,
     }
 }
 

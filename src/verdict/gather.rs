@@ -1,13 +1,14 @@
 //! Second pass over a history: everything a verdict counts, merged as the lines go by. What it holds grows with legs,
 //! servers and seconds, not with histograms.
 
+use super::direction::Reported;
 use super::frame::Frame;
 use super::metrics::{Sample, SetupTimes, flow_metric};
 use super::series::{JoinPoint, Series};
 use super::windows::Window;
 use crate::history::{
     Event, FailReason, Health, Interval, JoinFailure, LegCause, LegEnd, Line, ReferenceFlow, RoomInterval, Scan, Setup,
-    UdpErrors,
+    Silence, UdpErrors,
 };
 use crate::measure::{Flow, FlowCounters, Hist};
 use crate::profile::{Op, Threshold};
@@ -20,6 +21,8 @@ const CONSENT_MS: f64 = 30_000.0;
 const SCORED_SECONDS: f64 = 10.0;
 /// docs/measurement.md: a gap from here on is a glitch.
 const GLITCH_MS: f64 = 1000.0;
+/// docs/measurement.md: a leg that hears nothing at all for so long, while others send, is dropped.
+const DROP_MS: f64 = 15_000.0;
 
 #[derive(Default)]
 pub(super) struct Gathered {
@@ -41,6 +44,8 @@ pub(super) struct Gathered {
     pub broken: Vec<BTreeMap<ServerId, Vec<Window>>>,
     /// Judged seconds by end (in 0.1 ms), and of these, the inconclusive ones.
     hold_seconds: BTreeMap<i64, (f64, bool)>,
+    /// Legs that the profile put behind an impaired network.
+    pub behind_networks: u64,
     joined_on: BTreeMap<LegId, ServerId>,
     joins_by_second: BTreeMap<u64, (Vec<Sample>, u32, u32)>,
     pub last_t: f64,
@@ -54,6 +59,8 @@ pub(super) struct ServerGather {
     pub rooms_max: u32,
     pub setup: SetupTimes,
     pub suites: BTreeMap<String, u64>,
+    /// By its receiver reports about whole legs, audio and video.
+    pub reported: [Reported; 2],
 }
 
 pub(super) struct Failed {
@@ -96,6 +103,7 @@ pub(super) struct Leg {
     pub worst_loss: [Option<f64>; 2],
     /// By kind: the generator was unhealthy in that worst stretch (anywhere, where the history does not say when it was).
     pub in_unhealthy: [bool; 2],
+    pub ice_restarts: u32,
 }
 
 #[derive(Default)]
@@ -214,6 +222,7 @@ impl<'a> Gatherer<'a> {
         match line.event {
             Event::JoinStart { leg, .. } => {
                 self.out.join_starts.push(t);
+                self.out.behind_networks += u64::from(leg.network.is_some());
                 self.out.names.insert(leg.id, leg.name);
             }
             Event::Joined { leg, server, suite, setup, .. } => {
@@ -322,15 +331,24 @@ impl<'a> Gatherer<'a> {
     fn leg_end(&mut self, t: f64, end: LegEnd) {
         let gap = Window { from_ms: end.longest_gap_at_ms, until_ms: end.longest_gap_at_ms + end.longest_gap_ms };
         let consent = Window { from_ms: t - CONSENT_MS, until_ms: t };
+        let span = |s: &Silence| Window { from_ms: s.from_ms, until_ms: s.until_ms };
+        let deaf = end.silences.iter().map(span).find(|w| w.length_ms() >= DROP_MS);
         let class = match end.cause {
             // An end that the server sent stands whatever our health was; our own silence might have been ours.
             LegCause::ConsentExpired if self.frame.unhealthy.touch(&consent) => LegClass::Inconclusive,
             cause if cause.is_drop() => LegClass::Dropped,
+            _ if deaf.is_some_and(|w| self.frame.unhealthy.touch(&w)) => LegClass::Inconclusive,
+            _ if deaf.is_some() => LegClass::Dropped,
             _ if end.longest_gap_ms > GLITCH_MS && self.frame.unhealthy.touch(&gap) => LegClass::Inconclusive,
             _ if end.longest_gap_ms > GLITCH_MS => LegClass::Glitched,
             LegCause::LeftUnacknowledged => LegClass::UncleanLeave,
             _ => LegClass::Clean,
         };
+        if let Some(id) = end.server {
+            let reported = &mut self.server(id).reported;
+            reported[0].add(&end.audio);
+            reported[1].add(&end.video);
+        }
         let in_unhealthy = end.worst_10s_at_ms.map(|at| {
             let worst = at.map_or(Window { from_ms: 0.0, until_ms: t }, |at| Window::ending(at, SCORED_SECONDS));
             self.frame.unsettled_ms(&worst) > 0.0
@@ -345,6 +363,7 @@ impl<'a> Gatherer<'a> {
             detail: end.detail,
             worst_loss: end.worst_10s_loss.map(|share| share.map(super::metrics::percent)),
             in_unhealthy,
+            ice_restarts: end.ice_restarts,
         });
     }
 
