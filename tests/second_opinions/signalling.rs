@@ -3,6 +3,7 @@
 use crate::targets::janus::Client;
 use serde_json::{Value, json};
 
+#[expect(clippy::large_enum_variant, reason = "one at a time")]
 pub enum Signalling<'a> {
     Embedded { base: &'a str, room: &'a str },
     Janus { client: Client, room: u64 },
