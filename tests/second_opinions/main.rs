@@ -57,6 +57,7 @@ async fn agree(target: Target, losses: &[&str], packets: u64) {
     }
     chromium.quit().await;
     if let Some(folder) = std::env::var_os(OUT) {
+        std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(std::path::Path::new(&folder).join(format!("{target:?}.md")), text).unwrap();
     }
 }
