@@ -152,11 +152,10 @@ fn own_pair(now: Instant, shared: &Arc<Shared>, allow: &Arc<AllowList>, i: usize
     let [mut a, mut b] = addresses.map(|local| Transport::new(now, shared, allow, local, i as u64).unwrap());
     let tracks: Vec<LocalTrack> = (0..lines as u32)
         .map(|n| LocalTrack {
-            encoding_codec: if n % 2 == 0 { Codec::Opus
-            layers: 1,
-        } else { Codec::Vp8 },
+            encoding_codec: if n % 2 == 0 { Codec::Opus } else { Codec::Vp8 },
             ssrc: 1000 + n,
             rtx_ssrc: None,
+            layers: 1,
         })
         .collect();
     let offer = offering.offer(&a.local_params(), &tracks, 0, 0);

@@ -370,10 +370,10 @@ fn take_over(sources: &mut [SourceEntry], k: usize, at_ns: u64) {
         if old.first_rtp_ns.is_none() {
             old.source.forgo(at_ns);
         }
-        let (told, rtp, frame) = (old.told, old.first_rtp_ns, old.first_frame_ns);
-        old.told = true;
+        let (rtp, frame) = (old.first_rtp_ns, old.first_frame_ns);
+        let told = std::mem::replace(&mut old.told, true);
         let new = &mut sources[k];
-        new.told |= told;
+        new.told &= told;
         new.first_rtp_ns = new.first_rtp_ns.or(rtp);
         new.first_frame_ns = new.first_frame_ns.or(frame);
     }
@@ -412,7 +412,7 @@ fn new_source(
         planned_ns: planned_ns.max(m.planned_ns),
         first_rtp_ns: None,
         first_frame_ns: None,
-        told: false,
+        told: on_demand,
         seconds: 0,
     })
 }

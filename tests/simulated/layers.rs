@@ -85,9 +85,9 @@ fn loss_among_switches_is_loss() {
     let lost = c.rtp_expected - c.rtp_received;
     assert!(lost as f64 / c.rtp_expected as f64 > 0.03, "{c:?}");
     assert!(c.layer_switches >= 8, "{c:?}");
-    // All that the server forwarded was expected, but for what came before a layer's first stamp.
+    // All that the server forwarded was expected, but for the key frame that each layer began with, up to its stamp.
     let unseen = c.rtp_expected - c.e2e_expected;
-    assert!((0..40).contains(&unseen), "{unseen}: {c:?}");
+    assert!((0..200).contains(&unseen), "{unseen}: {c:?}");
     let left = (c.rtp_expected - c.rtp_received - c.recovered) - (c.e2e_expected - c.e2e_received);
     assert!((0..=10).contains(&left), "{left}: {c:?}");
 }
