@@ -6,16 +6,19 @@
 //! `cargo bench --bench participants`: both suites, at the load that one core has to carry and at half of it.
 //! `cargo bench --bench participants -- N SECONDS gcm|sha1`: one measurement.
 //! `cargo bench --bench participants -- idle N`: connected, without media.
+//! `cargo bench --bench participants -- floor N gcm|sha1`: the least that the same traffic costs on this machine.
 //! `cargo bench --bench participants -- memory N`: the participants' own work alone, without sockets.
 #![expect(unsafe_code, reason = "sched_setaffinity and sendmmsg have no safe wrapper")]
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a bench prints, and stops at the first surprise")]
 
+#[path = "participants/floor.rs"]
+mod floor;
 #[path = "participants/forwarder.rs"]
 mod forwarder;
 #[path = "participants/memory.rs"]
 mod memory;
 
-use forwarder::{Forwarder, Join, ROOM, Stats};
+use forwarder::{Forwarder, How, Join, ROOM, Stats};
 use roomful::engine::socket::raise_descriptor_limit;
 use roomful::engine::{FromShard, Shard, ShardConfig, ToShard, realtime_ns};
 use roomful::measure::{Flow, Hist};
@@ -52,6 +55,7 @@ fn main() {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["idle"] => one(2000, MEASURED_SECONDS, Suite::AeadAes128Gcm, false),
+        ["floor", n, suite] => floor::run(n.parse::<usize>().unwrap().next_multiple_of(ROOM), suite_of(suite)),
         ["memory", n] => in_memory(n.parse().unwrap(), Suite::AeadAes128Gcm),
         ["memory", n, suite] => in_memory(n.parse().unwrap(), suite_of(suite)),
         ["idle", n] => one(n.parse().unwrap(), MEASURED_SECONDS, Suite::AeadAes128Gcm, false),
@@ -190,7 +194,14 @@ impl Bench {
         let offer = self.ask(|reply| MediaCommand::Offer { leg, slot: 0, want: want(with_media), reply });
         let (sdp, transport, offer) = self.answer(i, &offer, self.forwarder);
         let ssrcs = [0, 1].map(|m| if with_media { offer.media[m].ssrcs[0] } else { 0 });
-        self.joins.send(Join { participant: i, transport, remote: offer.remote, ssrcs }).ok().unwrap();
+        self.joins
+            .send(Join {
+                participant: i,
+                ssrcs,
+                how: How::Offered { transport: Box::new(transport), remote: offer.remote },
+            })
+            .ok()
+            .unwrap();
         self.ask(|reply| MediaCommand::AcceptAnswer { leg, slot: 0, sdp, reply });
     }
 
@@ -339,13 +350,18 @@ impl Sum {
         println!("  send lateness p50 {:.2} ms, p99 {:.2} ms", ms(&self.lateness, 0.5), ms(&self.lateness, 0.99));
         println!("  one-way delay p50 {:.2} ms, p99 {:.2} ms", ms(&self.delay, 0.5), ms(&self.delay, 0.99));
         let packet = cpu * self.wall / (self.packets_in + self.packets_out) as f64;
-        println!(
-            "  {:.2} µs a packet: {:.0} participants a core at 120 pps out and 480 in, {:.0} at 105 and 420",
-            packet * 1e6,
-            1.0 / (packet * CLIPS_PPS),
-            1.0 / (packet * STANDARD_PPS)
-        );
+        print_packet(packet);
     }
+}
+
+/// `seconds` of CPU a packet, and what that comes to.
+fn print_packet(seconds: f64) {
+    println!(
+        "  {:.2} µs a packet: {:.0} participants a core at 120 pps out and 480 in, {:.0} at 105 and 420",
+        seconds * 1e6,
+        1.0 / (seconds * CLIPS_PPS),
+        1.0 / (seconds * STANDARD_PPS)
+    );
 }
 
 /// Keeps this thread on one core.

@@ -5,7 +5,8 @@ use roomful::engine::socket::{MediaSocket, Receiver, thread_cpu_ns};
 use roomful::media::rtcp::{self, Packet, ReportBlock, Writer};
 use roomful::media::rtp;
 use roomful::media::srtp::{RtcpOpener, RtcpSealer, RtpOpener, RtpSealer, RxIndex, TAG_MAX};
-use roomful::transport::{Event, RemoteParams, Transport};
+use roomful::transport::{Event, MasterKey, RemoteParams, Transport};
+use roomful::types::Suite;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,13 +29,37 @@ pub struct Stats {
     pub drops: AtomicU64,
 }
 
-/// A participant that has offered.
+/// A participant that comes.
 pub struct Join {
     pub participant: usize,
-    pub transport: Transport,
-    pub remote: RemoteParams,
     /// Of its audio and video.
     pub ssrcs: [u32; 2],
+    pub how: How,
+}
+
+/// How it gets its keys.
+pub enum How {
+    /// It has offered.
+    Offered { transport: Box<Transport>, remote: RemoteParams },
+    /// They are known beforehand.
+    Keyed { address: SocketAddr, keys: Box<Keys> },
+}
+
+/// Master key and salt.
+type Material = ([u8; 32], [u8; 14]);
+
+impl Join {
+    /// Without ICE and DTLS: `up` is the participant's material, `down` the forwarder's.
+    pub fn keyed(
+        participant: usize,
+        address: SocketAddr,
+        suite: Suite,
+        up: Material,
+        down: Material,
+        ssrcs: [u32; 2],
+    ) -> Join {
+        Join { participant, ssrcs, how: How::Keyed { address, keys: Box::new(Keys::new(suite, &up, &down)) } }
+    }
 }
 
 /// SSRC on which a participant gets somebody: `slot` counts the others of its room, `kind` is 0 or 1.
@@ -43,18 +68,29 @@ pub fn down_ssrc(participant: usize, slot: usize, kind: usize) -> u32 {
 }
 
 struct Peer {
-    transport: Transport,
+    transport: Option<Box<Transport>>,
     address: SocketAddr,
     wake: Option<Instant>,
-    keys: Option<Keys>,
+    keys: Option<Box<Keys>>,
     up: [(u32, RxIndex); 2],
 }
 
-struct Keys {
+pub struct Keys {
     rtp_in: RtpOpener,
     rtp_out: RtpSealer,
     rtcp_in: RtcpOpener,
     rtcp_out: RtcpSealer,
+}
+
+impl Keys {
+    fn new(suite: Suite, up: &Material, down: &Material) -> Keys {
+        Keys {
+            rtp_in: RtpOpener::new(suite, &up.0, &up.1),
+            rtcp_in: RtcpOpener::new(suite, &up.0, &up.1),
+            rtp_out: RtpSealer::new(suite, &down.0, &down.1),
+            rtcp_out: RtcpSealer::new(suite, &down.0, &down.1),
+        }
+    }
 }
 
 pub struct Forwarder {
@@ -133,21 +169,30 @@ impl<W: Wire> Peers<W> {
     }
 
     pub fn join(&mut self, now: Instant, join: Join) {
-        let Join { participant, mut transport, remote, ssrcs } = join;
+        let Join { participant, ssrcs, how } = join;
         assert_eq!(participant, self.all.len());
-        let mut words = remote.candidates[0].split(' ').skip(4);
-        let address = format!("{}:{}", words.next().unwrap(), words.next().unwrap()).parse::<SocketAddr>().unwrap();
-        transport.start(now, &remote, false, false).unwrap();
-        self.by_port[usize::from(address.port())] = participant as u32;
         let up = ssrcs.map(|s| (s, RxIndex::default()));
-        self.all.push(Peer { transport, address, wake: None, keys: None, up });
+        let peer = match how {
+            How::Keyed { address, keys } => Peer { transport: None, address, wake: None, keys: Some(keys), up },
+            How::Offered { mut transport, remote } => {
+                let mut words = remote.candidates[0].split(' ').skip(4);
+                let address = format!("{}:{}", words.next().unwrap(), words.next().unwrap());
+                let address = address.parse::<SocketAddr>().unwrap();
+                transport.start(now, &remote, false, false).unwrap();
+                Peer { transport: Some(transport), address, wake: None, keys: None, up }
+            }
+        };
+        self.by_port[usize::from(peer.address.port())] = participant as u32;
+        self.all.push(peer);
         self.after(participant);
     }
 
     pub fn handle_timeouts(&mut self, now: Instant) {
         for p in 0..self.all.len() {
             if self.all[p].wake.is_some_and(|t| t <= now) {
-                self.all[p].transport.handle_timeout(now);
+                if let Some(transport) = &mut self.all[p].transport {
+                    transport.handle_timeout(now);
+                }
                 self.after(p);
             }
         }
@@ -155,30 +200,29 @@ impl<W: Wire> Peers<W> {
 
     fn after(&mut self, p: usize) {
         let peer = &mut self.all[p];
-        while let Some(event) = peer.transport.poll_event() {
+        let Some(transport) = &mut peer.transport else { return };
+        while let Some(event) = transport.poll_event() {
             if let Event::Connected { suite, ours, theirs, .. } = event {
-                peer.keys = Some(Keys {
-                    rtp_in: RtpOpener::new(suite, &theirs.key, &theirs.salt),
-                    rtcp_in: RtcpOpener::new(suite, &theirs.key, &theirs.salt),
-                    rtp_out: RtpSealer::new(suite, &ours.key, &ours.salt),
-                    rtcp_out: RtcpSealer::new(suite, &ours.key, &ours.salt),
-                });
+                let of = |m: &MasterKey| (m.key, m.salt);
+                peer.keys = Some(Box::new(Keys::new(suite, &of(&theirs), &of(&ours))));
             }
         }
-        while let Some((to, datagram)) = peer.transport.poll_transmit() {
+        while let Some((to, datagram)) = transport.poll_transmit() {
             self.batch.push(to, |buf| {
                 buf[..datagram.len()].copy_from_slice(&datagram);
                 Some(datagram.len())
             });
         }
-        peer.wake = peer.transport.poll_timeout();
+        peer.wake = transport.poll_timeout();
     }
 
     pub fn on_datagram(&mut self, now: Instant, from: SocketAddr, data: &mut [u8]) {
         let p = self.by_port[usize::from(from.port())] as usize;
         let Some(peer) = self.all.get_mut(p) else { return };
         if !matches!(data.first(), Some(128..=191)) {
-            peer.transport.on_datagram(now, from, data);
+            if let Some(transport) = &mut peer.transport {
+                transport.on_datagram(now, from, data);
+            }
             self.after(p);
             return;
         }

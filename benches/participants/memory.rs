@@ -2,7 +2,7 @@
 //! that a busy machine changes the cost and not the traffic.
 
 use super::{Bench, forwarder};
-use forwarder::{Join, Peers, ROOM, Wire};
+use forwarder::{How, Join, Peers, ROOM, Wire};
 use roomful::measure::{Flow, FlowCounters, Hist};
 use roomful::participant::{Batch, DATAGRAM_MAX, Event, Meter, Participant, Received, Room, Sink, World};
 use std::cell::Cell;
@@ -142,6 +142,8 @@ impl Memory {
             next(2).inspect(|p| p.prefetch_slot(0));
             next(1).inspect(|p| p.prefetch_keys(0));
             let batch = Batch { received: &received[..count], buffers: &mut buffers[..count] };
+            self.participants[n].prefetch_streams(0, &batch);
+            let batch = Batch { received: &received[..count], buffers: &mut buffers[..count] };
             let before = Instant::now();
             self.with(n, |p, w| {
                 p.on_batch(w, 0, None, batch);
@@ -195,7 +197,10 @@ pub fn run(bench: &Bench, n: usize, seconds: usize) {
         let offer = m.with(i, |p, w| p.offer(w, 0, super::want(true))).unwrap();
         let (answer, transport, offer) = bench.answer(i, &offer, sfu);
         let ssrcs = [0, 1].map(|k| offer.media[k].ssrcs[0]);
-        m.peers.join(now, Join { participant: i, transport, remote: offer.remote, ssrcs });
+        m.peers.join(
+            now,
+            Join { participant: i, ssrcs, how: How::Offered { transport: Box::new(transport), remote: offer.remote } },
+        );
         m.with(i, |p, w| p.accept_answer(w, 0, &answer)).unwrap();
     }
     let steps = (1000 / STEP.as_millis()) as usize;

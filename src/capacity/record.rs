@@ -335,8 +335,13 @@ impl Record {
         open.judged_ms = t;
         count(&mut open.seconds);
         if !healthy {
-            let new = reasons.iter().filter(|r| !open.reasons.contains(r)).cloned().collect::<Vec<_>>();
-            open.reasons.extend(new);
+            // The same reason comes with other figures each second: the first is quoted.
+            let kind = |r: &str| r.chars().filter(|c| !c.is_ascii_digit() && *c != '.').collect::<String>();
+            for reason in reasons {
+                if !open.reasons.iter().any(|r| kind(r) == kind(reason)) {
+                    open.reasons.push(reason.clone());
+                }
+            }
             return;
         }
         for (name, loaded) in &mut open.servers {

@@ -93,6 +93,8 @@ pub fn overview(profile: &Profile, plan: &Plan, totals: &PlanTotals, limits: &Li
         ("down", flows(&totals.down)),
         ("judged by", profile.pass.iter().map(|t| t.expr.as_str()).collect::<Vec<_>>().join("; ")),
     ];
+    let mut rows = rows.to_vec();
+    rows.extend(networks(profile, plan).map(|text| ("networks", text)));
     out.push('\n');
     for (name, text) in rows {
         // Writing to a String cannot fail.
@@ -147,6 +149,23 @@ fn machine_rows(limits: &Limits) -> String {
         let _ = writeln!(out, "{:<18}{:>12}{cores:>13}", "cores", "");
     }
     out
+}
+
+/// Who is behind which impaired network; `None` where nobody is.
+fn networks(profile: &Profile, plan: &Plan) -> Option<String> {
+    let mut parts = Vec::new();
+    for (i, g) in profile.rooms.iter().enumerate() {
+        for (k, n) in g.networks.iter().enumerate() {
+            let behind = |l: &&crate::plan::PlannedLeg| l.network == Some(k) && plan.rooms[l.room.index()].group == i;
+            let count = plan.legs.iter().filter(behind).count();
+            parts.push(format!(
+                "{count} stays of {} behind {}",
+                g.name,
+                n.preset.unwrap_or("one of the profile's own")
+            ));
+        }
+    }
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 fn describe_target(target: &Target) -> String {
@@ -256,6 +275,14 @@ mod tests {
         assert!(out.contains("24 streams (12 audio, 12 video), about 1320 packets/s"), "{out}");
         assert!(out.contains("72 streams (36 audio, 36 video), about 3960 packets/s"), "{out}");
         assert!(out.contains("unknown"), "{out}");
+    }
+
+    #[test]
+    fn networks_are_printed_with_who_is_behind_them() {
+        let text = PROFILE.replace("size = 4", "size = 4\nnetwork = { preset = \"bad-wifi\", share = \"25%\" }");
+        let (code, out, err) = check(&text, &[], false, &Machine::default());
+        assert_eq!((code, err.as_str()), (0, ""), "{out}");
+        assert!(out.contains("networks      3 stays of meeting behind bad-wifi"), "{out}");
     }
 
     #[test]

@@ -5,12 +5,12 @@ use super::health::thread_wait_ns;
 use super::impaired::{Access, Downwards, Held, Upwards, Whose, since};
 use super::realtime_ns;
 use super::reference::Reference;
-use super::socket::{MediaSocket, Poll, Receiver, Trigger, current_core, thread_cpu_ns};
+use super::socket::{Drained, MediaSocket, Poll, Receiver, TOGETHER, Trigger, current_core, thread_cpu_ns};
 use super::wheel::{TICK, Wheel};
 use crate::history::ShardHealth;
 use crate::impair::{Conditions, Counters};
 use crate::measure::{Flow, FlowCounters, Hist};
-use crate::participant::{Common, Event, Meter, Participant, Room, SLOTS_MAX, Sink, Spec, Totals, World};
+use crate::participant::{Batch, Common, Event, Meter, Participant, Room, SLOTS_MAX, Sink, Spec, Totals, World};
 use crate::prefetch::prefetch;
 use crate::signaling::{MediaCommand, MediaError, TransportState};
 use crate::types::{Kind, LegId, RoomId, ServerId};
@@ -657,23 +657,9 @@ impl Shard {
                 keys.append(&mut self.unfinished);
                 self.media.ready(keys);
             }
-            for (i, k) in keys.iter().enumerate() {
-                // The next sockets: their memory comes while this one's packets are at work, pointer by pointer.
-                let next = |n: usize| {
-                    let k = *keys.get(i + n)?;
-                    Some((self.entries.get((k >> 8) as usize)?.as_deref()?, (k & 0xff) as u8))
-                };
-                if let Some((e, _)) = next(3) {
-                    e.prefetch();
-                }
-                if let Some((e, slot)) = next(2) {
-                    prefetch(&e.sockets[..], 2);
-                    e.participant.prefetch_slot(slot);
-                }
-                if let Some((e, slot)) = next(1) {
-                    e.participant.prefetch_keys(slot);
-                }
-                self.receive((k >> 8) as u32, (k & 0xff) as u8);
+            for (i, together) in keys.chunks(TOGETHER).enumerate() {
+                let then = keys.get((i + 1) * TOGETHER..).unwrap_or_default();
+                self.receive_together(together, &then[..then.len().min(TOGETHER)]);
             }
             if keys.len() < 1024 {
                 break;
@@ -681,7 +667,44 @@ impl Shard {
         }
     }
 
-    fn receive(&mut self, ix: u32, slot: u8) {
+    /// Reads a few sockets, then looks at what came. Whatever comes next is asked for ahead, pointer by pointer, so that
+    /// its memory is on its way while the kernel, or a packet, is at work. `then`: who is read after these.
+    fn receive_together(&mut self, keys: &[u64], then: &[u64]) {
+        let split = |k: u64| ((k >> 8) as usize, (k & 0xff) as u8);
+        let mut drained = [Drained::default(); TOGETHER];
+        for (place, (k, drained)) in keys.iter().zip(&mut drained).enumerate() {
+            let (ix, slot) = split(*k);
+            let Some(Some(e)) = self.entries.get(ix) else { continue };
+            e.participant.prefetch_slot(slot);
+            if let Some(Some(s)) = e.sockets.get(usize::from(slot)) {
+                *drained = self.receiver.read(place, &s.socket);
+            }
+            e.participant.prefetch_keys(slot);
+        }
+        for k in then {
+            if let Some(Some(e)) = self.entries.get(split(*k).0) {
+                e.prefetch();
+            }
+        }
+        self.prefetch_streams(keys, 0);
+        for (place, (k, drained)) in keys.iter().zip(drained).enumerate() {
+            self.prefetch_streams(keys, place + 1);
+            let (ix, slot) = split(*k);
+            self.receive(ix as u32, slot, place, drained);
+        }
+    }
+
+    #[inline]
+    fn prefetch_streams(&mut self, keys: &[u64], place: usize) {
+        if let Some(k) = keys.get(place)
+            && let Some(Some(e)) = self.entries.get((k >> 8) as usize)
+        {
+            e.participant.prefetch_streams((k & 0xff) as u8, &self.receiver.batch(place));
+        }
+    }
+
+    /// What was read from one socket, and what else waits in it.
+    fn receive(&mut self, ix: u32, slot: u8, place: usize, mut drained: Drained) {
         let Some(Some(e)) = self.entries.get_mut(ix as usize) else { return };
         let Some(Some(s)) = e.sockets.get(usize::from(slot)) else { return };
         let Some(room) = self.rooms.get_mut(&e.room) else { return };
@@ -717,14 +740,16 @@ impl Shard {
             buf: &mut self.buf[..],
             events: &mut self.events,
         };
-        let drained = self.receiver.drain(&s.socket, |mut batch| match &mut downwards {
+        let mut take = |mut batch: Batch<'_>| match &mut downwards {
             None => participant.on_batch(&mut w, slot, peer, batch),
             Some(down) => batch.each(peer, |from, recv_ns, data| {
                 down.offer(from, recv_ns, data, |recv_ns, data| {
-                    participant.on_datagram(&mut w, slot, from, recv_ns, data)
+                    participant.on_datagram(&mut w, slot, from, recv_ns, data);
                 });
             }),
-        });
+        };
+        take(self.receiver.batch(place));
+        drained += self.receiver.read_on(place, &s.socket, drained, take);
         if drained.unfinished && !s.eager {
             self.unfinished.push(key(ix, slot));
         }

@@ -119,15 +119,35 @@ pub struct Drained {
     pub unfinished: bool,
 }
 
+impl std::ops::AddAssign for Drained {
+    /// With what a later read met.
+    fn add_assign(&mut self, later: Drained) {
+        self.datagrams += later.datagrams;
+        self.dropped += later.dropped;
+        self.refused += later.refused;
+        self.unfinished = later.unfinished;
+    }
+}
+
+/// Sockets that are read one after another before what came is looked at: the kernel's code and ours then take turns less
+/// often in the caches.
+pub const TOGETHER: usize = 8;
+
 /// Buffers for `recvmmsg`, shared by all sockets of a shard.
 pub struct Receiver {
-    buffers: Box<[[u8; DATAGRAM_MAX]; BATCH]>,
+    places: Box<[Place; TOGETHER]>,
     control: Box<[[u64; CONTROL_LEN / 8]; BATCH]>,
     names: Box<[libc::sockaddr_storage; BATCH]>,
     // Both point into the boxes above, which never move; rebuilt before each call all the same.
     iov: Box<[libc::iovec; BATCH]>,
     headers: Box<[libc::mmsghdr; BATCH]>,
+}
+
+/// What one read brought.
+struct Place {
+    buffers: [[u8; DATAGRAM_MAX]; BATCH],
     received: [Received; BATCH],
+    len: usize,
 }
 
 // SAFETY: the raw pointers inside point only into boxes that the same value owns.
@@ -143,22 +163,33 @@ impl Receiver {
     pub fn new() -> Receiver {
         // SAFETY: all-zero is a valid value of these C structures.
         let (names, iov, headers) = unsafe { (std::mem::zeroed(), std::mem::zeroed(), std::mem::zeroed()) };
+        let place = || Place { buffers: [[0; DATAGRAM_MAX]; BATCH], received: [Received::default(); BATCH], len: 0 };
+        let places: Vec<Place> = std::iter::repeat_with(place).take(TOGETHER).collect();
+        let Ok(places) = places.into_boxed_slice().try_into() else { unreachable!("as many as are taken") };
         Receiver {
-            buffers: Box::new([[0; DATAGRAM_MAX]; BATCH]),
+            places,
             control: Box::new([[0; CONTROL_LEN / 8]; BATCH]),
             names: Box::new(names),
             iov: Box::new(iov),
             headers: Box::new(headers),
-            received: [Received::default(); BATCH],
         }
     }
 
     /// Reads everything that waits on the socket, a batch a system call.
     pub fn drain(&mut self, socket: &MediaSocket, mut each: impl FnMut(Batch<'_>)) -> Drained {
+        let mut drained = self.read(0, socket);
+        each(self.batch(0));
+        drained += self.read_on(0, socket, drained, each);
+        drained
+    }
+
+    /// Reads up to a batch of what waits on the socket into one of [`TOGETHER`] places; with one system call, unless
+    /// errors were pending.
+    pub fn read(&mut self, place: usize, socket: &MediaSocket) -> Drained {
         let mut drained = Drained { unfinished: true, ..Drained::default() };
-        // A socket that is flooded must not starve the others of the shard.
+        self.places[place].len = 0;
         for _ in 0..16 {
-            let n = match self.receive(socket) {
+            let n = match self.receive(place, socket) {
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     drained.unfinished = false;
@@ -178,22 +209,47 @@ impl Receiver {
                 }
                 let from = if socket.connected { None } else { self.name_of(i) };
                 let len = (self.headers[i].msg_len as usize).min(DATAGRAM_MAX) as u16;
-                self.received[i] = Received { from, recv_ns, len };
+                self.places[place].received[i] = Received { from, recv_ns, len };
             }
-            each(Batch { received: &self.received[..n], buffers: &mut self.buffers[..n] });
+            self.places[place].len = n;
             drained.datagrams += n as u32;
-            if n < BATCH {
-                drained.unfinished = false;
-                break;
-            }
+            drained.unfinished = n == BATCH;
+            break;
         }
         drained
     }
 
-    fn receive(&mut self, socket: &MediaSocket) -> io::Result<usize> {
+    /// What the last read into a place brought.
+    pub fn batch(&mut self, place: usize) -> Batch<'_> {
+        let p = &mut self.places[place];
+        Batch { received: &p.received[..p.len], buffers: &mut p.buffers[..p.len] }
+    }
+
+    /// After a first read with this result: reads on as long as batches are full. A socket that is flooded must not
+    /// starve the others of the shard, so there is an end to it.
+    pub fn read_on(
+        &mut self,
+        place: usize,
+        socket: &MediaSocket,
+        first: Drained,
+        mut each: impl FnMut(Batch<'_>),
+    ) -> Drained {
+        let mut drained = Drained { unfinished: first.unfinished, ..Drained::default() };
+        for _ in 1..16 {
+            if !drained.unfinished {
+                break;
+            }
+            drained += self.read(place, socket);
+            each(self.batch(place));
+        }
+        drained
+    }
+
+    fn receive(&mut self, place: usize, socket: &MediaSocket) -> io::Result<usize> {
         let named = !socket.connected;
-        for i in 0..BATCH {
-            self.iov[i] = libc::iovec { iov_base: self.buffers[i].as_mut_ptr().cast(), iov_len: DATAGRAM_MAX };
+        let buffers = &mut self.places[place].buffers;
+        for (i, buffer) in buffers.iter_mut().enumerate() {
+            self.iov[i] = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: DATAGRAM_MAX };
             let h = &mut self.headers[i].msg_hdr;
             h.msg_iov = &raw mut self.iov[i];
             h.msg_iovlen = 1;
@@ -427,7 +483,7 @@ mod tests {
             });
         });
         assert_eq!(got, (0..40).collect::<Vec<u8>>());
-        assert_eq!((d.datagrams, d.dropped, d.refused), (40, 0, 0));
+        assert_eq!((d.datagrams, d.dropped, d.refused, d.unfinished), (40, 0, 0, false));
     }
 
     #[test]

@@ -7,7 +7,8 @@ use crate::prefetch::prefetch;
 use std::net::SocketAddr;
 
 /// More than any Ethernet path carries to us; longer datagrams are cut and fail their tag.
-pub const DATAGRAM_MAX: usize = 2048;
+/// A line more than a power of two, or the buffers would fight for the same places in the caches.
+pub const DATAGRAM_MAX: usize = 2048 + 64;
 /// Streams of one batch whose memory is asked for.
 const LOOKED_AT: usize = 16;
 
@@ -43,18 +44,20 @@ impl Batch<'_> {
 impl Participant {
     /// Everything that one read of a slot's socket brought. `peer` is whom the socket is connected to.
     pub fn on_batch(&mut self, w: &mut World<'_>, slot: u8, peer: Option<SocketAddr>, mut batch: Batch<'_>) {
-        if let Ok(s) = self.slot(slot) {
-            let hints = s.look_ahead(&batch);
-            hints.iter().flatten().for_each(|k| {
-                if let Some(e) = self.sources.get(usize::from(*k)) {
-                    prefetch(e, 6);
-                }
-            });
-        }
         batch.each(peer, |from, recv_ns, data| self.on_datagram(w, slot, from, recv_ns, data));
     }
 
-    /// First of three steps before [`Participant::on_batch`], and before media is sent: asks for what leads on.
+    /// Last step before [`Participant::on_batch`]: asks for the streams and sources of the packets in it.
+    pub fn prefetch_streams(&self, slot: u8, batch: &Batch<'_>) {
+        let Some(Some(s)) = self.slots.get(usize::from(slot)) else { return };
+        for source in s.look_ahead(batch).into_iter().flatten() {
+            if let Some(e) = self.sources.get(usize::from(source)) {
+                prefetch(e, usize::MAX);
+            }
+        }
+    }
+
+    /// First step before [`Participant::on_batch`], and before media is sent: asks for what leads on.
     #[inline]
     pub fn prefetch(&self) {
         prefetch(&self.slots, 1);
@@ -66,7 +69,7 @@ impl Participant {
         prefetch(&self.connected_ns, 1);
     }
 
-    /// Second step before [`Participant::on_batch`]: asks for the slot.
+    /// Second step: asks for the slot.
     #[inline]
     pub fn prefetch_slot(&self, slot: u8) {
         let Some(Some(s)) = self.slots.get(usize::from(slot)) else { return };

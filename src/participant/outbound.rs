@@ -104,10 +104,12 @@ impl TxTrack {
     }
 
     /// What the server reports of this track (RFC 3550 6.4.1): from one report to the next, so that lost reports cost
-    /// nothing. The first one is the baseline.
+    /// nothing. The first one is about all that was sent until then, but for what is under way.
     pub fn on_report(&mut self, highest: u32, lost: i32) {
-        let before = self.reported.replace((highest, lost));
-        let Some((highest_before, lost_before)) = before else { return };
+        let (highest_before, lost_before) = match self.reported.replace((highest, lost)) {
+            Some(before) => before,
+            None => (highest.wrapping_sub(self.count.sent.min(REPORTED_MAX) as u32), 0),
+        };
         let expected = i64::from(highest.wrapping_sub(highest_before) as i32);
         // A server that begins to count anew.
         if !(0..=REPORTED_MAX).contains(&expected) {

@@ -149,7 +149,7 @@ fn media_thread(
         let mut buffer = [0; DATAGRAM_MAX];
         let sleep = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(sleep);
-        let mut quota = Quota::new(cpu_max, Instant::now());
+        let mut quota = Quota::new(cpu_max, Instant::now())?;
         loop {
             if let Some(pause) = quota.spent(Instant::now()) {
                 std::thread::sleep(pause);
@@ -158,15 +158,11 @@ fn media_thread(
             tokio::select! {
                 biased;
                 command = inbox.recv() => match command {
-                    Some(command) => {
-                        quota.work(Instant::now());
-                        obey(&mut sfu, command);
-                    }
+                    Some(command) => obey(&mut sfu, command),
                     None => return Ok(()),
                 },
                 readable = socket.readable() => {
                     readable?;
-                    quota.work(Instant::now());
                     for _ in 0..BATCH {
                         match socket.try_recv_from(&mut buffer) {
                             Ok((len, from)) => sfu.handle_datagram(Instant::now(), from, &buffer[..len]),
@@ -175,7 +171,7 @@ fn media_thread(
                         }
                     }
                 }
-                () = &mut sleep => quota.work(Instant::now()),
+                () = &mut sleep => {}
             }
             sfu.handle_timeout(Instant::now());
             while let Some(datagram) = sfu.poll_transmit() {
@@ -187,44 +183,52 @@ fn media_thread(
     })
 }
 
-/// A CPU quota that a thread keeps by itself: what cgroup's `cpu.max` does, where there is none to set. Time at work
-/// counts, whoever took it.
+/// A CPU quota that a thread keeps by itself: what cgroup's `cpu.max` does, where there is none to set.
 struct Quota {
-    share: f64,
+    /// CPU time (ns) of this thread is the first number of its `schedstat`, right to a scheduler tick.
+    clock: Option<std::fs::File>,
+    quota: Duration,
+    /// When the period began, and the thread's CPU time then.
     period: Instant,
-    worked: Duration,
-    since: Option<Instant>,
+    used: Duration,
 }
 
 impl Quota {
     const PERIOD: Duration = Duration::from_millis(50);
 
-    fn new(share: f64, now: Instant) -> Quota {
-        Quota { share, period: now, worked: Duration::ZERO, since: None }
+    /// Of the calling thread. A share of 1 is no quota.
+    fn new(share: f64, now: Instant) -> anyhow::Result<Quota> {
+        let clock = match share < 1.0 {
+            true => {
+                Some(std::fs::File::open("/proc/thread-self/schedstat").context("CPU quota: no clock of the thread")?)
+            }
+            false => None,
+        };
+        let mut made =
+            Quota { clock, quota: Quota::PERIOD.mul_f64(share.max(0.01)), period: now, used: Duration::ZERO };
+        made.used = made.cpu().unwrap_or_default();
+        Ok(made)
     }
 
-    /// Work begins.
-    fn work(&mut self, now: Instant) {
-        self.since = Some(now);
+    fn cpu(&self) -> Option<Duration> {
+        use std::os::unix::fs::FileExt as _;
+        let mut text = [0; 64];
+        let n = self.clock.as_ref()?.read_at(&mut text, 0).ok()?;
+        let first = text[..n].split(|b| *b == b' ').next()?;
+        std::str::from_utf8(first).ok()?.parse().ok().map(Duration::from_nanos)
     }
 
-    /// Work is done; how long to stand still, if the quota is used up.
+    /// How long to stand still, if the quota is used up. What went beyond it is owed.
     fn spent(&mut self, now: Instant) -> Option<Duration> {
-        if self.share >= 1.0 {
-            return None;
-        }
-        self.worked += self.since.take().map_or(Duration::ZERO, |s| now.saturating_duration_since(s));
+        let cpu = self.cpu()?;
         let end = self.period + Quota::PERIOD;
-        let quota = Quota::PERIOD.mul_f64(self.share.max(0.01));
-        if self.worked >= quota {
-            // What went beyond it is owed.
-            self.worked -= quota;
-            let pause = end.saturating_duration_since(now);
+        if cpu.saturating_sub(self.used) >= self.quota {
+            self.used += self.quota;
             self.period = end.max(now);
-            return Some(pause);
+            return Some(end.saturating_duration_since(now));
         }
         if now >= end {
-            (self.period, self.worked) = (now, Duration::ZERO);
+            (self.period, self.used) = (now, cpu);
         }
         None
     }

@@ -1,6 +1,7 @@
 //! Second pass over a history: everything a verdict counts, merged as the lines go by. What it holds grows with legs,
 //! servers and seconds, not with histograms.
 
+use super::direction::Reported;
 use super::frame::Frame;
 use super::metrics::{Sample, SetupTimes, flow_metric};
 use super::series::{JoinPoint, Series};
@@ -41,6 +42,8 @@ pub(super) struct Gathered {
     pub broken: Vec<BTreeMap<ServerId, Vec<Window>>>,
     /// Judged seconds by end (in 0.1 ms), and of these, the inconclusive ones.
     hold_seconds: BTreeMap<i64, (f64, bool)>,
+    /// Legs that the profile put behind an impaired network.
+    pub behind_networks: u64,
     joined_on: BTreeMap<LegId, ServerId>,
     joins_by_second: BTreeMap<u64, (Vec<Sample>, u32, u32)>,
     pub last_t: f64,
@@ -54,6 +57,8 @@ pub(super) struct ServerGather {
     pub rooms_max: u32,
     pub setup: SetupTimes,
     pub suites: BTreeMap<String, u64>,
+    /// By its receiver reports about whole legs, audio and video.
+    pub reported: [Reported; 2],
 }
 
 pub(super) struct Failed {
@@ -214,6 +219,7 @@ impl<'a> Gatherer<'a> {
         match line.event {
             Event::JoinStart { leg, .. } => {
                 self.out.join_starts.push(t);
+                self.out.behind_networks += u64::from(leg.network.is_some());
                 self.out.names.insert(leg.id, leg.name);
             }
             Event::Joined { leg, server, suite, setup, .. } => {
@@ -331,6 +337,11 @@ impl<'a> Gatherer<'a> {
             LegCause::LeftUnacknowledged => LegClass::UncleanLeave,
             _ => LegClass::Clean,
         };
+        if let Some(id) = end.server {
+            let reported = &mut self.server(id).reported;
+            reported[0].add(&end.audio);
+            reported[1].add(&end.video);
+        }
         let in_unhealthy = end.worst_10s_at_ms.map(|at| {
             let worst = at.map_or(Window { from_ms: 0.0, until_ms: t }, |at| Window::ending(at, SCORED_SECONDS));
             self.frame.unsettled_ms(&worst) > 0.0

@@ -404,10 +404,17 @@ fn notes(all: &Gathered, frame: &Frame) -> Vec<NoteRow> {
         let text = format!("{open} legs were still open when the history ended; they are not judged");
         rows.push(NoteRow { code: "legs_open".into(), text, count: open });
     }
+    if all.behind_networks > 0 {
+        let (n, of) = (all.behind_networks, all.join_starts.len());
+        let text = format!(
+            "{n} of {of} participants were behind networks that the profile makes bad: what these do is in the numbers"
+        );
+        rows.push(NoteRow { code: "networks".into(), text, count: n });
+    }
     for (id, s) in &all.servers {
-        for (kind, flow) in [("audio", &s.audio), ("video", &s.video)] {
+        for (kind, flow, reported) in [("audio", &s.audio, s.reported[0]), ("video", &s.video, s.reported[1])] {
             let loss = flow.count.e2e_loss().filter(|l| *l >= NOTED_LOSS);
-            if let (Some(loss), Some(way)) = (loss, direction(flow)) {
+            if let (Some(loss), Some(way)) = (loss, direction(flow, reported)) {
                 let text = format!("{} lost {} % of {kind} {way}", frame.server_name(*id), number(percent(loss)));
                 rows.push(NoteRow { code: format!("loss_{kind}"), text, count: 1 });
             }

@@ -169,7 +169,7 @@ impl Case<'_> {
     /// On which way a server's loss happened.
     fn way(&self, server: &str, kind: &str) -> Option<String> {
         let (_, s) = self.all.servers.iter().find(|(id, _)| (self.name)(**id) == server)?;
-        direction(if kind == "audio" { &s.audio } else { &s.video })
+        if kind == "audio" { direction(&s.audio, s.reported[0]) } else { direction(&s.video, s.reported[1]) }
     }
 
     fn when(&self, o: &Outcome) -> String {

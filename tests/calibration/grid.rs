@@ -71,7 +71,7 @@ pub fn real() -> Vec<crate::real::Setting> {
             "{ down = { duplicate = \"3%\", reorder = \"3%\", reorder_by = \"50ms\", after = \"4s\" } }",
         ),
     ];
-    settings.map(|(name, network)| crate::real::Setting { name, network, hold: 20, strict: true }).into()
+    settings.map(|(name, network)| crate::real::Setting { name, network, hold: 20, strict: false }).into()
 }
 
 /// docs/calibration.md.

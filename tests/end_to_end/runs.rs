@@ -105,6 +105,33 @@ fn a_small_run_passes() {
 }
 
 #[test]
+fn a_share_of_the_participants_is_behind_a_bad_network() {
+    let far = rooms("far", 2, 4, "network = { share = \"50%\", down = { delay = \"80ms\", duplicate = \"5%\" } }");
+    let place = Place::with(&profile("embedded", &far, "5s", &["legs.dropped == 0", "audio.loss == 0%"]));
+    let run = place.run().finish();
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let lines = place.lines();
+    let (behind, not): (Vec<LegEnd>, Vec<LegEnd>) =
+        leg_ends(&lines).into_iter().partition(|end| end.impaired.is_some());
+    assert_eq!((behind.len(), not.len()), (4, 4));
+    for end in &behind {
+        let [up, down] = end.impaired.unwrap();
+        // STUN, DTLS and RTCP are on the same wire.
+        assert!(down.duplicated > 0 && down.received > end.audio.received as u64, "{down:?}");
+        assert_eq!((up.lost, down.lost, up.duplicated), (0, 0, 0));
+        let copies = end.audio.duplicate + end.video.duplicate;
+        assert!(copies > 0 && copies as u64 <= down.duplicated, "{copies} {down:?}");
+    }
+    assert!(not.iter().all(|end| end.audio.duplicate == 0));
+    let summary = place.summary();
+    let delay = |q: &str| summary["audio"]["delay"][q].as_f64().unwrap();
+    // Half of the receivers have it, to the millisecond: the tick in which it is handed over is not in it.
+    assert!(delay("p99") >= 79.0, "{}", summary["audio"]["delay"]);
+    let note = summary["notes"].as_array().unwrap().iter().find(|n| n["code"] == "networks").unwrap();
+    assert_eq!(note["count"], 4, "{note}");
+}
+
+#[test]
 fn loss_that_we_make_is_measured_where_we_made_it() {
     let lossy = rooms("lossy", 2, 4, "network = { loss_down = \"3%\" }");
     let clean = rooms("clean", 2, 4, "");
