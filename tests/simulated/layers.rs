@@ -26,7 +26,9 @@ fn end(sim: &mut Sim) {
     let all = sim.members.len();
     (0..all).for_each(|n| sim.quiet(n));
     sim.run(MS(2500));
-    (0..all).for_each(|n| drop(sim.leave(n)));
+    for n in 0..all {
+        sim.leave(n);
+    }
     sim.run(MS(200));
 }
 
