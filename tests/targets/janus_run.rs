@@ -310,7 +310,6 @@ fn janus_switches_layers_and_nothing_is_lost() {
             "rooms.meeting.video=vp8@1500kbit/s",
             "rooms.meeting.simulcast=true",
             "load.hold=14s",
-            "health.steal_max=100%",
             BUSY_MACHINE,
         ];
         let mut run = Run::start(&janus, "janus_run-layers", PROFILE, &sets);
@@ -324,15 +323,16 @@ fn janus_switches_layers_and_nothing_is_lost() {
         }
         let run = run.ended().await;
         print_figures(&run);
-        assert_eq!(run.code, 0, "{}", run.printed);
-        assert_no_loss(&run);
+        // Judged by what each leg counted, whatever else the machine had to do.
+        assert_eq!(run.number("participants.joined"), 3.0);
         assert_eq!(run.summary["notes"].as_array().map(Vec::len), Some(0), "{}", run.summary["notes"]);
         // Three receivers of two senders each, three times; Janus may change at the start, too.
-        let switches = run.number("video.layer_switches");
-        assert!((18.0..24.0).contains(&switches), "{switches}");
+        let switches: i64 = run.leg_ends().map(|end| end.video.layer_switches).sum();
+        assert!((18..24).contains(&switches), "{switches}");
         for end in run.leg_ends() {
             assert!(end.video.layer_switches >= 6, "{end:?}");
-            assert_eq!((end.video.freezes, end.video.foreign_stamps), (0, 0), "{end:?}");
+            assert_eq!((end.video.e2e_loss(), end.audio.e2e_loss()), (Some(0.0), Some(0.0)), "{end:?}");
+            assert_eq!((end.video.unstamped, end.video.foreign_stamps), (0, 0), "{end:?}");
             // Two of them come in, in fewer packets than three layers go out in.
             assert!(end.video.received < 2 * end.video.sent, "{end:?}");
         }
