@@ -6,7 +6,7 @@ SHELL := bash
 # Debian packages that the tests run for real: servers, a browser, a decoder, network namespaces.
 PACKAGES := janus chromium chromium-driver ffmpeg iproute2 util-linux
 
-.PHONY: help packages check test test-long calibrate bench
+.PHONY: help packages check test test-long calibrate fuzz bench
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -27,6 +27,13 @@ test-long: packages ## The same with many more seeds and the slow experiments
 
 calibrate: ## Known impairments against what the report says of them; writes docs/calibration.md
 	ROOMFUL_CALIBRATION=docs/calibration.md cargo test --locked --test calibration -- --ignored --nocapture the_whole_grid
+
+FUZZ_SECONDS ?= 120
+fuzz: ## Fuzz all that parses bytes, FUZZ_SECONDS each (needs cargo-fuzz and a nightly toolchain)
+	@cp -n Cargo.lock fuzz/Cargo.lock
+	@for target in $$(cargo +nightly fuzz list); do \
+	  cargo +nightly fuzz run --sanitizer none "$$target" -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096; \
+	done
 
 bench: ## The benches behind docs/performance.md
 	cargo bench --locked

@@ -1,6 +1,8 @@
 //! What a connected transport costs, beside a whole `rtc` peer connection in the same run: resident and heap KiB, CPU to
 //! connect (creation, SDP, ICE, DTLS), idle wake-ups and idle CPU. In memory, in simulated time, one side's share.
-//! `transport` is without the m-lines that `roomful` and `rtc` keep; idle KiB is the heap after a minute.
+//! `transport` is without the m-lines that `roomful` and `rtc` keep; `+ GCM` and `+ SHA1_80` are with the SRTP and SRTCP
+//! sessions of that suite besides, which is what a participant keeps of a connected transport before media flows. Idle
+//! KiB is the heap after a minute. What a driver keeps of a participant: `cargo bench --bench drivers`.
 //!
 //! `cargo bench --bench transport` (optionally `-- PAIRS`, 200 by default). Each line is a process of its own, so that
 //! every measurement starts with a fresh heap.
@@ -15,6 +17,7 @@ mod link;
 mod whole;
 
 use link::{Link, Peer};
+use roomful::media::srtp::{RtcpOpener, RtcpSealer, RtpOpener, RtpSealer};
 use roomful::sdp::{LocalTrack, Negotiation};
 use roomful::transport::{AllowList, Event, LocalParams, MasterKey, RemoteParams, Setup, Shared, Timing, Transport};
 use roomful::types::{Client, Codec, Suite};
@@ -66,7 +69,18 @@ fn all(pairs: &str) {
         "", "m-lines", "resident KiB", "heap KiB", "idle KiB", "CPU ms", "wake-ups/s", "idle µs/s"
     );
     let program = std::env::current_exe().unwrap();
-    for (which, lines) in [("transport", "2"), ("roomful", "2"), ("roomful", "10"), ("rtc", "2"), ("rtc", "10")] {
+    let rows = [
+        ("transport", "2"),
+        ("roomful", "2"),
+        ("roomful", "10"),
+        ("+ GCM", "2"),
+        ("+ GCM", "10"),
+        ("+ SHA1_80", "2"),
+        ("+ SHA1_80", "10"),
+        ("rtc", "2"),
+        ("rtc", "10"),
+    ];
+    for (which, lines) in rows {
         let status = Command::new(&program).args(["one", which, lines, pairs]).status().unwrap();
         assert!(status.success());
     }
@@ -74,11 +88,13 @@ fn all(pairs: &str) {
 
 fn one(which: &str, lines: usize, pairs: usize) {
     match which {
-        "transport" | "roomful" => {
-            let shared = Shared::new(&[Suite::AeadAes128Gcm], Timing::default()).unwrap();
+        "transport" | "roomful" | "+ GCM" | "+ SHA1_80" => {
+            let suite = if which == "+ SHA1_80" { Suite::Aes128CmSha1_80 } else { Suite::AeadAes128Gcm };
+            let shared = Shared::new(&[suite], Timing::default()).unwrap();
             let allow = Arc::new(AllowList::new(vec![([10, 9, 0, 0].into(), 16)]));
             measure(which, lines, pairs, |now, i| {
                 let mut link = own_pair(now, &shared, &allow, i, lines);
+                (link.a.keeps_srtp, link.b.keeps_srtp) = (which.starts_with('+'), which.starts_with('+'));
                 if which == "transport" {
                     link.a.negotiation = None;
                     link.b.negotiation = None;
@@ -103,10 +119,39 @@ fn one(which: &str, lines: usize, pairs: usize) {
     }
 }
 
-/// A transport, and its negotiation, which a participant keeps.
+/// A transport, its negotiation and its SRTP sessions, which a participant keeps.
 struct Own {
     transport: Transport,
     negotiation: Option<Box<Negotiation>>,
+    keeps_srtp: bool,
+    srtp: Option<Box<Srtp>>,
+}
+
+#[expect(dead_code, reason = "it is there for its size")]
+struct Srtp {
+    rtp_out: RtpSealer,
+    rtcp_out: RtcpSealer,
+    rtp_in: RtpOpener,
+    rtcp_in: RtcpOpener,
+}
+
+impl Own {
+    fn new(transport: Transport, negotiation: Box<Negotiation>) -> Own {
+        Own { transport, negotiation: Some(negotiation), keeps_srtp: false, srtp: None }
+    }
+
+    fn take_events(&mut self) {
+        while let Some(event) = self.transport.poll_event() {
+            if let (Event::Connected { suite, ours, theirs, .. }, true) = (event, self.keeps_srtp) {
+                self.srtp = Some(Box::new(Srtp {
+                    rtp_out: RtpSealer::new(suite, &ours.key, &ours.salt),
+                    rtcp_out: RtcpSealer::new(suite, &ours.key, &ours.salt),
+                    rtp_in: RtpOpener::new(suite, &theirs.key, &theirs.salt),
+                    rtcp_in: RtcpOpener::new(suite, &theirs.key, &theirs.salt),
+                }));
+            }
+        }
+    }
 }
 
 trait Ready {
@@ -115,7 +160,7 @@ trait Ready {
 
 impl Ready for Own {
     fn is_ready(&self) -> bool {
-        self.transport.is_connected()
+        self.transport.is_connected() && self.srtp.is_some() == self.keeps_srtp
     }
 }
 
@@ -128,7 +173,7 @@ impl Ready for Whole {
 impl Peer for Own {
     fn on_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
         self.transport.on_datagram(now, from, datagram);
-        while self.transport.poll_event().is_some() {}
+        self.take_events();
     }
     fn poll_transmit(&mut self) -> Option<(SocketAddr, bytes::BytesMut)> {
         self.transport.poll_transmit()
@@ -138,6 +183,7 @@ impl Peer for Own {
     }
     fn handle_timeout(&mut self, now: Instant) {
         self.transport.handle_timeout(now);
+        self.take_events();
     }
 }
 
@@ -163,9 +209,7 @@ fn own_pair(now: Instant, shared: &Arc<Shared>, allow: &Arc<AllowList>, i: usize
     b.start(now, &remote, false, true).unwrap();
     let (remote, _) = offering.accept_answer(&answer).unwrap();
     a.start(now, &remote, true, false).unwrap();
-    let a = Own { transport: a, negotiation: Some(offering) };
-    let b = Own { transport: b, negotiation: Some(answering) };
-    Link::new(now, a, b, addresses)
+    Link::new(now, Own::new(a, offering), Own::new(b, answering), addresses)
 }
 
 fn measure<N: Peer + Ready>(

@@ -127,6 +127,8 @@ impl World {
             video: FlowCounters::default(),
             worst_10s_loss: [None, None],
             worst_10s_at_ms: [None, None],
+            silences: Vec::new(),
+            ice_restarts: 0,
             longest_gap_ms: 0.0,
             longest_gap_at_ms: 0.0,
             impaired: None,

@@ -20,6 +20,7 @@ pub struct Line {
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "ev", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "lines are written and read one at a time")]
 pub enum Event {
     /// First line of every history.
     Run(RunInfo),
@@ -201,12 +202,25 @@ pub struct LegEnd {
     /// When these ten seconds ended, ms since start; absent also in older histories.
     #[serde(default)]
     pub worst_10s_at_ms: [Option<f64>; 2],
+    /// When media was expected and none arrived at all, from anybody: spans of at least 100 ms, the longest ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub silences: Vec<Silence>,
+    /// ICE restarts that were tried because a transport's checks went unanswered.
+    #[serde(default)]
+    pub ice_restarts: u32,
     /// Longest gap in any expected inbound flow, ms, and when it began (ms since start).
     pub longest_gap_ms: f64,
     pub longest_gap_at_ms: f64,
     /// What our own impairer did to its datagrams, up and down, where the profile put it behind a network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub impaired: Option<[Counters; 2]>,
+}
+
+/// From and until, ms since the start of the run.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Silence {
+    pub from_ms: f64,
+    pub until_ms: f64,
 }
 
 /// One second, all servers. Ends at the line's `t`.

@@ -9,7 +9,7 @@ mod writer;
 
 pub use event::{
     Event, FailReason, Health, Interval, JoinFailure, LegCause, LegEnd, Line, Phase, ReferenceFlow, RoomInterval,
-    RunInfo, SCHEMA, ServerFlow, ServerInfo, Setup, ShardHealth, UdpErrors, Usage,
+    RunInfo, SCHEMA, ServerFlow, ServerInfo, Setup, ShardHealth, Silence, UdpErrors, Usage,
 };
 pub use reader::{Problem, ReadError, Reading, Scan, read, read_with_tail};
 pub use writer::{CreateError, FILE_NAME, Writer};

@@ -360,6 +360,8 @@ impl Synthetic {
             video: crate::measure::FlowCounters::default(),
             worst_10s_loss: [Some(lossy), self.video.then_some(0.0)],
             worst_10s_at_ms: [self.loss.as_ref().map(|(_, r, _)| f64::from(r.end) * 1000.0), None],
+            silences: Vec::new(),
+            ice_restarts: 0,
             longest_gap_ms: 60.0,
             longest_gap_at_ms: t - 5000.0,
             impaired: None,

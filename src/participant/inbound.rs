@@ -25,6 +25,8 @@ pub(super) struct SourceEntry {
     told: bool,
     /// Scores cover ten seconds each.
     seconds: u8,
+    /// What its sender had sent when it was looked at last.
+    sent: u64,
 }
 
 /// Seconds of a flow in one score.
@@ -210,6 +212,7 @@ impl Participant {
             take_over(&mut self.sources, k, recv_ns);
         }
         m.source_hint = k;
+        self.listener.heard(recv_ns);
         let e = &mut self.sources[k];
         e.first_rtp_ns.get_or_insert(recv_ns);
         if e.first_frame_ns.is_none() {
@@ -266,12 +269,15 @@ impl Participant {
                 }
             }
         }
+        let mut expected = false;
         let mut k = 0;
         while k < self.sources.len() {
             let e = &mut self.sources[k];
             let member = w.room.member(LegId(e.owner.sender));
             let ledger = member.and_then(|m| m.ledger(e.owner.stream));
             if let Some(ledger) = ledger {
+                let sent = ledger.latest();
+                expected |= ledger.stopped_at().is_none() && std::mem::replace(&mut e.sent, sent) != sent;
                 e.source.settle(ledger, w.now_ns);
                 if let Some(at) = ledger.stopped_at() {
                     e.source.set_flowing(false, at);
@@ -304,6 +310,7 @@ impl Participant {
                 k += 1;
             }
         }
+        self.listener.expect(w.now_ns, expected);
     }
 
     /// The leg ends: what was sent until now and could have arrived is expected.
@@ -414,6 +421,7 @@ fn new_source(
         first_frame_ns: None,
         told: on_demand,
         seconds: 0,
+        sent: 0,
     })
 }
 

@@ -6,10 +6,12 @@ mod feedback;
 mod inbound;
 mod outbound;
 mod room;
+mod silence;
 mod slot;
 
 pub use batch::{Batch, DATAGRAM_MAX, Received};
 pub use room::{Member, Room};
+pub use silence::Silence;
 
 use crate::history::Setup;
 use crate::measure::{Flow, FlowCounters, Hist, Window10s};
@@ -23,6 +25,7 @@ use inbound::SourceEntry;
 use outbound::{Layer, TxTrack};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha12Rng;
+use silence::Listener;
 use slot::Slot;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -164,6 +167,7 @@ pub struct Participant {
     total: [FlowCounters; 2],
     windows: [Window10s; 2],
     longest_gap: (f64, u64),
+    listener: Listener,
 }
 
 /// A participant's last word.
@@ -176,6 +180,8 @@ pub struct Totals {
     pub worst_10s_at_ns: [Option<u64>; 2],
     /// Longest inbound gap in ms, and when it began in ns of CLOCK_REALTIME.
     pub longest_gap: (f64, u64),
+    /// When media was expected and none arrived at all.
+    pub silences: Vec<Silence>,
 }
 
 impl Participant {
@@ -222,6 +228,7 @@ impl Participant {
             total: Default::default(),
             windows: Default::default(),
             longest_gap: (0.0, 0),
+            listener: Listener::default(),
         }
     }
 
@@ -454,6 +461,7 @@ impl Participant {
             worst_10s_loss: [self.windows[0].worst(), self.windows[1].worst()],
             worst_10s_at_ns: [self.windows[0].worst_at_ns(), self.windows[1].worst_at_ns()],
             longest_gap: self.longest_gap,
+            silences: self.listener.finish(w.now_ns),
         };
         (delta, totals)
     }

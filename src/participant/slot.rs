@@ -263,6 +263,7 @@ impl Slot {
                 w.events.push(Event::State { slot, state: TransportState::Connected { suite }, at: w.now });
                 return true;
             }
+            E::Disconnected => TransportState::Disconnected,
             E::PeerClosed => TransportState::PeerClosed,
             E::ConsentExpired => TransportState::ConsentExpired,
             E::Failed(why) => TransportState::Failed { why: why.to_string() },

@@ -164,6 +164,7 @@ pub(super) const TABLE: &[(&str, Unit, &str)] = &[
     ("legs.dropped", Unit::Count, "legs that ended or fell silent against their will"),
     ("legs.unclean_leave", Unit::Count, "legs whose own leave was not acknowledged within 5 s"),
     ("legs.inconclusive", Unit::Count, "legs whose evidence falls into the generator's own trouble"),
+    ("legs.ice_restarts", Unit::Count, "ICE restarts that legs tried because a transport went unanswered"),
     ("generator.{cpu,cpu_max}", Unit::Percent, "busiest shard's CPU, in the mean and at most"),
     ("generator.machine_cpu", Unit::Percent, "CPU of the whole machine in use"),
     ("generator.steal_max", Unit::Percent, "most CPU time that the hypervisor took in an interval"),

@@ -169,9 +169,12 @@ const METRICS: &[(&str, &str)] = &[
     ("video.frame_jitter.{p50,p95,p99}", "ms"),
     ("video.freezes", "per minute"),
     ("video.frozen_share", "percent"),
-    ("legs.{judged,clean,glitched,migrated,reconnected,one_way,dropped,unclean_leave,inconclusive}", "count"),
     ("generator.{cpu,cpu_max,machine_cpu,steal_max,waited_max,inconclusive_share}", "percent"),
     ("generator.{send_lateness,timer_lateness}.{p50,p99}", "ms"),
+    (
+        "legs.{judged,clean,glitched,migrated,reconnected,one_way,dropped,unclean_leave,inconclusive,ice_restarts}",
+        "count",
+    ),
     ("generator.{socket_drops,send_errors,cores,resident_bytes_max}", "count"),
     ("generator.udp_errors.{receive,receive_buffer,send_buffer}", "count"),
     ("generator.reference.{expected,received}", "count"),

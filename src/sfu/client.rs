@@ -3,7 +3,7 @@
 use super::keyframe::Gate;
 use super::red;
 use super::rewrite::{Numbers, Rewrite};
-use super::terms::{JoinError, SfuConfig};
+use super::terms::{JoinError, RestartError, SfuConfig};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,8 +34,10 @@ pub(super) struct Client {
     pub rtc: Rtc,
     pub room: Arc<str>,
     pub name: Arc<str>,
-    /// Our ICE username fragment: finds the client for a connectivity check, and names its session over HTTP.
+    /// Our first ICE username fragment: finds the client for a connectivity check, and names its session over HTTP.
     pub ufrag: String,
+    /// The one in force after an ICE restart.
+    pub restarted_ufrag: Option<String>,
     pub addresses: Vec<SocketAddr>,
     pub joined: Instant,
     pub seen: Instant,
@@ -163,6 +165,7 @@ impl Joining {
             room: "".into(),
             name: "".into(),
             ufrag,
+            restarted_ufrag: None,
             addresses: Vec::new(),
             joined: now,
             seen: now,
@@ -239,6 +242,16 @@ fn without_candidates(sdp: &str) -> String {
 }
 
 impl Client {
+    /// Answers an offer with new ICE credentials (RFC 8445 9); gives the answer and our new username fragment. Keys,
+    /// sources and slots stay.
+    pub fn restart(&mut self, offer: &str) -> Result<(String, String), RestartError> {
+        let bad = |why: &dyn std::fmt::Display| RestartError::BadSdp(why.to_string());
+        let offer = SdpOffer::from_sdp_string(&without_candidates(offer)).map_err(|e| bad(&e))?;
+        let answer = self.rtc.sdp_api().accept_offer(offer).map_err(|e| bad(&e))?.to_sdp_string();
+        let ufrag = answer.lines().find_map(|l| l.strip_prefix("a=ice-ufrag:")).unwrap_or_default().trim().to_owned();
+        Ok((answer, ufrag))
+    }
+
     /// The source a packet belongs to.
     pub fn source_of(&mut self, packet: &RtpPacket) -> Option<usize> {
         let ssrc = packet.header.ssrc;

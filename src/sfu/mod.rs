@@ -24,4 +24,4 @@ pub use api::{DirectorReady, RegistryView, ServerReady, ServerStats, ServerView}
 pub use client::Joining;
 pub(crate) use process::first_line;
 pub use rooms::Sfu;
-pub use terms::{Datagram, JoinError, Joined, Left, SfuConfig, Stats};
+pub use terms::{Datagram, JoinError, Joined, Left, RestartError, SfuConfig, Stats};

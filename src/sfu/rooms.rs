@@ -3,7 +3,7 @@
 
 use super::client::{Client, ClientKey, Flow, Incoming, Joining, Wrote};
 use super::stun;
-use super::terms::{Datagram, JoinError, Joined, Left, SfuConfig, Stats};
+use super::terms::{Datagram, JoinError, Joined, Left, RestartError, SfuConfig, Stats};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -119,6 +119,26 @@ impl Sfu {
             }
             None => self.ended.get(session).map_or(Left::Unknown, |(_, how)| *how),
         }
+    }
+
+    /// Answers a session's offer with new ICE credentials.
+    ///
+    /// # Errors
+    /// See [`RestartError`].
+    pub fn restart(&mut self, now: Instant, session: &str, offer: &str) -> Result<String, RestartError> {
+        self.now = now;
+        let Some(&key) = self.by_ufrag.get(session) else {
+            return Err(if self.ended.contains_key(session) { RestartError::Ended } else { RestartError::Unknown });
+        };
+        let client = self.client_mut(key).ok_or(RestartError::Unknown)?;
+        let (answer, ufrag) = client.restart(offer)?;
+        let before = (ufrag != client.ufrag).then(|| client.restarted_ufrag.replace(ufrag.clone())).flatten();
+        if let Some(before) = before.filter(|b| *b != ufrag) {
+            self.by_ufrag.remove(&before);
+        }
+        self.by_ufrag.insert(ufrag, key);
+        self.input(key, Input::Timeout(now));
+        Ok(answer)
     }
 
     /// A datagram arrived at the media address.
@@ -549,6 +569,9 @@ impl Sfu {
             }
         }
         self.by_ufrag.remove(&client.ufrag);
+        if let Some(ufrag) = &client.restarted_ufrag {
+            self.by_ufrag.remove(ufrag);
+        }
         self.ended
             .insert(std::mem::take(&mut client.ufrag), (self.now, if how == Left::Now { Left::Closed } else { how }));
         self.dirty.retain(|k| *k != key);

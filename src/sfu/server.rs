@@ -5,7 +5,7 @@ use super::client::Joining;
 use super::http;
 use super::process;
 use super::rooms::Sfu;
-use super::terms::{JoinError, Joined, Left, SfuConfig, Stats};
+use super::terms::{JoinError, Joined, Left, RestartError, SfuConfig, Stats};
 use anyhow::Context;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Path, State};
@@ -94,7 +94,7 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
         .route("/rooms/{room}/participants/{name}", post(join))
         .route("/rooms/{room}/layer_max", put(limit_room))
         .route("/rooms/{room}/participants/{name}/layer_max", put(limit_participant))
-        .route("/sessions/{session}", delete(leave))
+        .route("/sessions/{session}", delete(leave).patch(restart))
         .route("/stats", get(stats))
         .route("/metrics", get(metrics))
         .fallback(http::not_found)
@@ -131,6 +131,7 @@ fn media_socket(address: SocketAddr) -> anyhow::Result<std::net::UdpSocket> {
 enum Command {
     Admit { room: String, name: String, joining: Box<Joining>, reply: oneshot::Sender<Result<Joined, JoinError>> },
     LimitLayers { room: String, name: Option<String>, layer_max: u8, reply: oneshot::Sender<bool> },
+    Restart { session: String, offer: String, reply: oneshot::Sender<Result<String, RestartError>> },
     Leave { session: String, reply: oneshot::Sender<Left> },
     Stats { reply: oneshot::Sender<(Stats, Vec<String>)> },
 }
@@ -248,6 +249,9 @@ fn obey(sfu: &mut Sfu, command: Command) {
         Command::LimitLayers { room, name, layer_max, reply } => {
             let _ = reply.send(sfu.limit_layers(now, &room, name.as_deref(), layer_max));
         }
+        Command::Restart { session, offer, reply } => {
+            let _ = reply.send(sfu.restart(now, &session, &offer));
+        }
         Command::Leave { session, reply } => {
             let _ = reply.send(sfu.leave(now, &session));
         }
@@ -341,6 +345,22 @@ async fn join(State(shared): App, Path((room, name)): Path<(String, String)>, of
             };
             http::error(status, error)
         }
+    }
+}
+
+/// An offer with new ICE credentials; all of it, not WHIP's fragment, since answers are whole here too.
+async fn restart(State(shared): App, Path(session): Path<String>, offer: String) -> Response {
+    match shared.ask(|reply| Command::Restart { session, offer, reply }).await {
+        Ok(Ok(answer)) => (StatusCode::OK, [(header::CONTENT_TYPE, "application/sdp")], answer).into_response(),
+        Ok(Err(error)) => {
+            let status = match error {
+                RestartError::BadSdp(_) => StatusCode::BAD_REQUEST,
+                RestartError::Ended => StatusCode::GONE,
+                RestartError::Unknown => StatusCode::NOT_FOUND,
+            };
+            http::error(status, error)
+        }
+        Err(response) => response,
     }
 }
 

@@ -53,6 +53,17 @@ pub struct Joined {
     pub answer: String,
 }
 
+/// Why an ICE restart was not answered.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RestartError {
+    #[error("bad SDP: {0}")]
+    BadSdp(String),
+    #[error("the session has ended")]
+    Ended,
+    #[error("no such session")]
+    Unknown,
+}
+
 /// What [`super::Sfu::leave`] found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Left {

@@ -113,6 +113,10 @@ impl Driver for EmbeddedDriver {
         Box::pin(async {})
     }
 
+    fn restarts_ice(&self, slot: u8) -> bool {
+        slot == TRANSPORT
+    }
+
     fn hosts(&self) -> Vec<IpAddr> {
         self.hosts.get().cloned().unwrap_or_default()
     }
@@ -140,10 +144,16 @@ impl Leg<'_> {
             return Err(Ended::failed(error.reason(), error.to_string()));
         }
         self.tell(Progress::Signaled(Instant::now()));
+        let mut next = None;
         loop {
-            // An engine that has let go of us wants what Leave wants.
-            let order = self.call.orders.recv().await.unwrap_or(Order::Leave);
-            if let Some(ended) = self.obey(order).await {
+            let order = match next.take() {
+                Some(order) => order,
+                // An engine that has let go of us wants what Leave wants.
+                None => self.call.orders.recv().await.unwrap_or(Order::Leave),
+            };
+            if let Order::RestartIce { .. } = order {
+                next = self.restart().await;
+            } else if let Some(ended) = self.obey(order).await {
                 return Ok(ended);
             }
         }
@@ -207,6 +217,48 @@ impl Leg<'_> {
         Ok(body)
     }
 
+    /// Offers with new ICE credentials and applies the answer. Gives the order that broke it off, if one did.
+    async fn restart(&mut self) -> Option<Order> {
+        let session = self.session.clone()?;
+        let want = OfferWant { ice_restart: true, ..want(&self.call.leg, &self.call.room) };
+        let outcome = {
+            let Leg { driver, call, .. } = self;
+            let media = call.media.clone();
+            let exchange = async {
+                let offer = media.offer(TRANSPORT, want).await.map_err(|e| e.to_string())?;
+                let request = driver.client.patch(session).header(header::CONTENT_TYPE, "application/sdp").body(offer);
+                let response = request.timeout(JOIN_TIMEOUT).send().await.map_err(|e| describe(&e))?;
+                if !response.status().is_success() {
+                    return Err(format!("the server answered an ICE restart with {}", response.status()));
+                }
+                let answer = response.text().await.map_err(|e| describe(&e))?;
+                media.accept_answer(TRANSPORT, answer).await.map_err(|e| e.to_string())
+            };
+            tokio::pin!(exchange);
+            loop {
+                tokio::select! {
+                    done = &mut exchange => break done,
+                    order = call.orders.recv() => match order {
+                        // Neither news nor more of the same breaks it off.
+                        Some(Order::RestartIce { .. })
+                        | Some(Order::Transport {
+                            state: TransportState::IceConnected { .. }
+                            | TransportState::Connected { .. }
+                            | TransportState::Disconnected,
+                            ..
+                        }) => {}
+                        other => return Some(other.unwrap_or(Order::Leave)),
+                    },
+                }
+            }
+        };
+        if let Err(text) = outcome {
+            // The old pair may come back; consent decides.
+            self.tell(Progress::Note { code: "ice_restart_refused", text });
+        }
+        None
+    }
+
     async fn obey(&mut self, order: Order) -> Option<Ended> {
         match order {
             Order::Leave => {
@@ -219,14 +271,14 @@ impl Leg<'_> {
                 })
             }
             Order::Transport { state, .. } => self.transport(state).await,
-            // One offer, one answer: there is no way to send another.
+            // Obeyed before, with the orders that may break it off.
             Order::RestartIce { .. } => None,
         }
     }
 
     async fn transport(&mut self, state: TransportState) -> Option<Ended> {
         let ended = match (state, self.connected) {
-            (TransportState::IceConnected { .. }, _) => return None,
+            (TransportState::IceConnected { .. } | TransportState::Disconnected, _) => return None,
             (TransportState::Connected { .. }, _) => {
                 self.connected = true;
                 return None;

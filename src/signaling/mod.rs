@@ -59,6 +59,13 @@ pub trait Driver: Send + Sync {
     /// After the last leg: remove what `prepare` made.
     fn finish<'a>(&'a self) -> BoxFuture<'a, ()>;
 
+    /// True when [`Order::RestartIce`] can bring this transport back: then the engine gives it when the transport is
+    /// disconnected.
+    fn restarts_ice(&self, slot: u8) -> bool {
+        let _ = slot;
+        false
+    }
+
     /// Addresses of the signalling hosts: media may go there without an `allow` line.
     fn hosts(&self) -> Vec<IpAddr>;
 }
@@ -97,6 +104,9 @@ pub enum TransportState {
     Failed {
         why: String,
     },
+    /// No answers on the selected pair for a while; media and consent go on for now. The engine orders an ICE restart
+    /// where the driver can.
+    Disconnected,
     /// close_notify from the server.
     PeerClosed,
     ConsentExpired,

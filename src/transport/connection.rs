@@ -145,7 +145,9 @@ impl Transport {
                 self.dtls = Some(Association::new(now, &self.shared, self.local, dtls_client));
             }
             self.phase = Phase::Connecting;
-            self.give_up = Some(now + self.shared.timing.connect);
+            // A restart that leads nowhere must not end what consent still keeps.
+            let connect = now + self.shared.timing.connect;
+            self.give_up = self.consent.ends(&self.shared.timing).max(Some(connect));
         }
         let events = &mut self.events;
         self.ice.add_candidates(&remote.candidates, |refused| events.push_back(Event::CandidateRefused(refused)));
@@ -340,7 +342,8 @@ impl Transport {
         };
         let resend = self.dtls.as_ref().filter(|_| self.consent.is_granted()).and_then(Association::poll_timeout);
         let consent = self.consent.ends(&self.shared.timing);
-        [check, resend, consent, self.hello_at, self.give_up].into_iter().flatten().min()
+        let silence = self.consent.disconnects(&self.shared.timing).filter(|_| self.phase == Phase::Connected);
+        [check, resend, consent, silence, self.hello_at, self.give_up].into_iter().flatten().min()
     }
 
     /// Does what is due at `now`: checks, consent, resending, giving up.
@@ -349,11 +352,16 @@ impl Transport {
             return;
         }
         if self.give_up.is_some_and(|t| t <= now) {
-            let failure = self.time_out();
-            return self.end(Event::Failed(failure));
+            let restarted_in_vain = self.is_keyed() && !self.consent.is_granted();
+            let end = if restarted_in_vain { Event::ConsentExpired } else { Event::Failed(self.time_out()) };
+            return self.end(end);
         }
         if self.consent.ends(&self.shared.timing).is_some_and(|t| t <= now) {
             self.expire();
+        }
+        if self.phase == Phase::Connected && self.consent.disconnects(&self.shared.timing).is_some_and(|t| t <= now) {
+            self.consent.tell();
+            self.events.push_back(Event::Disconnected);
         }
         match self.phase {
             Phase::Connecting => self.ice.check_if_due(now),
@@ -386,6 +394,10 @@ impl Transport {
     fn expire(&mut self) {
         self.consent.revoke();
         self.hello_at = None;
+        // A restart under way may still lead out; how that ends is told then.
+        if self.phase == Phase::Connecting && self.is_keyed() {
+            return;
+        }
         if self.phase == Phase::Connected {
             self.phase = Phase::Expired;
         }

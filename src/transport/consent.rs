@@ -15,18 +15,21 @@ pub(super) struct Consent {
     next: Instant,
     asked: VecDeque<(TransactionId, Instant)>,
     rtt: Option<Duration>,
+    /// This silence has been told of.
+    told: bool,
     rng: u64,
 }
 
 impl Consent {
     pub fn new(now: Instant, seed: u64) -> Consent {
-        Consent { granted: false, fresh: now, next: now, asked: VecDeque::new(), rtt: None, rng: seed }
+        Consent { granted: false, fresh: now, next: now, asked: VecDeque::new(), rtt: None, told: false, rng: seed }
     }
 
     /// A pair was selected: its check has just been answered.
     pub fn grant(&mut self, now: Instant, timing: &Timing) {
         self.granted = true;
         self.fresh = now;
+        self.told = false;
         self.plan(now, timing);
     }
 
@@ -62,6 +65,7 @@ impl Consent {
         }
         if selected {
             self.fresh = now;
+            self.told = false;
         }
         true
     }
@@ -80,6 +84,16 @@ impl Consent {
     /// When consent ends if no answer comes; `None` without consent.
     pub fn ends(&self, timing: &Timing) -> Option<Instant> {
         self.granted.then(|| self.fresh + timing.consent_timeout)
+    }
+
+    /// When the peer counts as disconnected if no answer comes; `None` once that was told.
+    pub fn disconnects(&self, timing: &Timing) -> Option<Instant> {
+        (self.granted && !self.told).then(|| self.fresh + timing.disconnected)
+    }
+
+    /// The silence since the last answer has been told of.
+    pub fn tell(&mut self) {
+        self.told = true;
     }
 
     pub fn shrink(&mut self) {

@@ -8,7 +8,7 @@ use super::series::{JoinPoint, Series};
 use super::windows::Window;
 use crate::history::{
     Event, FailReason, Health, Interval, JoinFailure, LegCause, LegEnd, Line, ReferenceFlow, RoomInterval, Scan, Setup,
-    UdpErrors,
+    Silence, UdpErrors,
 };
 use crate::measure::{Flow, FlowCounters, Hist};
 use crate::profile::{Op, Threshold};
@@ -21,6 +21,8 @@ const CONSENT_MS: f64 = 30_000.0;
 const SCORED_SECONDS: f64 = 10.0;
 /// docs/measurement.md: a gap from here on is a glitch.
 const GLITCH_MS: f64 = 1000.0;
+/// docs/measurement.md: a leg that hears nothing at all for so long, while others send, is dropped.
+const DROP_MS: f64 = 15_000.0;
 
 #[derive(Default)]
 pub(super) struct Gathered {
@@ -101,6 +103,7 @@ pub(super) struct Leg {
     pub worst_loss: [Option<f64>; 2],
     /// By kind: the generator was unhealthy in that worst stretch (anywhere, where the history does not say when it was).
     pub in_unhealthy: [bool; 2],
+    pub ice_restarts: u32,
 }
 
 #[derive(Default)]
@@ -328,10 +331,14 @@ impl<'a> Gatherer<'a> {
     fn leg_end(&mut self, t: f64, end: LegEnd) {
         let gap = Window { from_ms: end.longest_gap_at_ms, until_ms: end.longest_gap_at_ms + end.longest_gap_ms };
         let consent = Window { from_ms: t - CONSENT_MS, until_ms: t };
+        let span = |s: &Silence| Window { from_ms: s.from_ms, until_ms: s.until_ms };
+        let deaf = end.silences.iter().map(span).find(|w| w.length_ms() >= DROP_MS);
         let class = match end.cause {
             // An end that the server sent stands whatever our health was; our own silence might have been ours.
             LegCause::ConsentExpired if self.frame.unhealthy.touch(&consent) => LegClass::Inconclusive,
             cause if cause.is_drop() => LegClass::Dropped,
+            _ if deaf.is_some_and(|w| self.frame.unhealthy.touch(&w)) => LegClass::Inconclusive,
+            _ if deaf.is_some() => LegClass::Dropped,
             _ if end.longest_gap_ms > GLITCH_MS && self.frame.unhealthy.touch(&gap) => LegClass::Inconclusive,
             _ if end.longest_gap_ms > GLITCH_MS => LegClass::Glitched,
             LegCause::LeftUnacknowledged => LegClass::UncleanLeave,
@@ -356,6 +363,7 @@ impl<'a> Gatherer<'a> {
             detail: end.detail,
             worst_loss: end.worst_10s_loss.map(|share| share.map(super::metrics::percent)),
             in_unhealthy,
+            ice_restarts: end.ice_restarts,
         });
     }
 

@@ -101,6 +101,8 @@ pub struct Legs {
     /// All good until its own leave, which was not acknowledged.
     pub unclean_leave: Option<u64>,
     pub inconclusive: Option<u64>,
+    /// ICE restarts that these legs tried.
+    pub ice_restarts: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -292,6 +294,7 @@ fn legs(all: &Gathered) -> Legs {
         dropped: some(of(LegClass::Dropped)),
         unclean_leave: some(of(LegClass::UncleanLeave)),
         inconclusive: some(of(LegClass::Inconclusive)),
+        ice_restarts: some(all.legs.iter().map(|l| u64::from(l.ice_restarts)).sum()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::history::synthetic::Synthetic;
-use crate::history::{Event, LegCause, Line, Reading};
+use crate::history::{Event, LegCause, Line, Reading, Silence};
 use crate::profile::{HealthLimits, Op, Threshold, ThresholdValue};
 use crate::types::Kind;
 
@@ -331,9 +331,11 @@ fn the_edge_of_a_limit_belongs_to_who_is_named() {
 #[test]
 fn legs_have_one_class_each() {
     let mut lines = Synthetic { unhealthy: Some(20..24), hold: 10..70, ..Synthetic::default() }.lines();
+    let deaf = |from_ms, until_ms| vec![Silence { from_ms: 100.0, until_ms: 300.0 }, Silence { from_ms, until_ms }];
     let mut nth = 0;
     for line in &mut lines {
         if let Event::LegEnd(end) = &mut line.event {
+            end.ice_restarts = u32::from(nth < 2);
             match nth {
                 0 => end.longest_gap_ms = 1000.0,
                 1 => end.longest_gap_ms = 1000.1,
@@ -342,16 +344,21 @@ fn legs_have_one_class_each() {
                 4 => end.cause = LegCause::ConsentExpired,
                 5 => (end.cause, line.t) = (LegCause::ConsentExpired, 40_000.0),
                 6 => (end.cause, line.t) = (LegCause::ClosedByServer, 22_500.0),
+                // Deaf for 15 s, for less, and for 15 s of which a part was our own trouble.
+                7 => (end.silences, end.longest_gap_ms) = (deaf(40_000.0, 55_000.0), 15_000.0),
+                8 => (end.silences, end.longest_gap_ms) = (deaf(40_000.0, 54_999.0), 14_999.0),
+                9 => (end.silences, end.longest_gap_ms) = (deaf(18_000.0, 34_000.0), 16_000.0),
                 _ => {}
             }
             nth += 1;
         }
     }
     let legs = judged_lines(lines).legs;
-    // The third and the sixth may be our own doing; what the server closed stands.
+    assert_eq!(legs.ice_restarts, Some(2));
+    // The third, the sixth and the tenth may be our own doing; what the server closed stands.
     assert_eq!(
         (legs.judged, legs.clean, legs.glitched, legs.unclean_leave, legs.dropped, legs.inconclusive),
-        (Some(12), Some(6), Some(1), Some(1), Some(2), Some(2))
+        (Some(12), Some(3), Some(2), Some(1), Some(3), Some(3))
     );
 }
 

@@ -3,9 +3,9 @@
 use super::super::realtime_ns;
 use super::super::shard::ToShard;
 use super::Run;
-use crate::history::{Event, FailReason, JoinFailure, LegCause, LegEnd, ServerInfo};
+use crate::history::{self, Event, FailReason, JoinFailure, LegCause, LegEnd, ServerInfo};
 use crate::impair::Counters;
-use crate::participant::{Milestones, Spec, TalkSpec, Totals};
+use crate::participant::{Milestones, Silence, Spec, TalkSpec, Totals};
 use crate::plan::{PlannedLeg, PlannedRoom, mute_seed, talk_seed};
 use crate::profile::Talk;
 use crate::signaling::{Call, Ended, Media, Order, Progress as Milestone, TransportState};
@@ -17,6 +17,9 @@ use tokio::task::AbortHandle;
 
 /// A driver has 5 s to leave; this is the end of our patience with the driver itself.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(7);
+
+/// ICE restarts that a leg gets: a path that was lost so often is no path.
+const RESTARTS_MAX: u32 = 3;
 
 enum State {
     Waiting,
@@ -47,6 +50,9 @@ pub(super) struct Leg {
     remote: Option<SocketAddr>,
     orders: Option<UnboundedSender<Order>>,
     task: Option<AbortHandle>,
+    restarts: u32,
+    /// Transports (a bit each) that are to restart ICE and have no pair again yet.
+    restarting: u8,
 }
 
 impl Leg {
@@ -62,6 +68,8 @@ impl Leg {
             remote: None,
             orders: None,
             task: None,
+            restarts: 0,
+            restarting: 0,
         }
     }
 }
@@ -306,11 +314,28 @@ impl Run<'_> {
 
     /// What the media path says of a transport goes to the join's milestones and to the driver.
     pub(super) fn on_transport(&mut self, leg: LegId, slot: u8, state: TransportState, at: Instant) {
+        let can = self.c.driver.restarts_ice(slot);
         let l = &mut self.legs[leg.index()];
+        let bit = 1u8.checked_shl(slot.into()).unwrap_or(0);
+        let mut note = None;
         match &state {
             TransportState::IceConnected { remote } => {
                 l.milestones.ice.get_or_insert(at);
                 l.remote.get_or_insert(*remote);
+                let restarted = l.restarting & bit != 0;
+                l.restarting &= !bit;
+                if restarted {
+                    note = Some(("ice_restarted", format!("ICE found a path again, to {remote}")));
+                }
+            }
+            TransportState::Disconnected if can && matches!(l.state, State::In) && l.restarts < RESTARTS_MAX => {
+                l.restarts += 1;
+                l.restarting |= bit;
+                if let Some(o) = &l.orders {
+                    let _ = o.send(Order::RestartIce { slot });
+                }
+                let text = "a transport's checks went unanswered, so ICE was to restart".to_owned();
+                note = Some(("ice_restart", text));
             }
             TransportState::Connected { suite } => {
                 l.milestones.keys.get_or_insert(at);
@@ -321,13 +346,21 @@ impl Run<'_> {
         if let Some(o) = &l.orders {
             let _ = o.send(Order::Transport { slot, state });
         }
+        if let Some((code, text)) = note {
+            self.note(code, text, leg);
+        }
         self.maybe_joined(leg);
+    }
+
+    fn silence(&self, s: &Silence) -> history::Silence {
+        let ms = |at: u64| at.saturating_sub(self.c.epoch_ns) as f64 / 1e6;
+        history::Silence { from_ms: ms(s.from_ns), until_ms: ms(s.until_ns) }
     }
 
     pub(super) fn on_totals(&mut self, leg: LegId, t: Totals, impaired: Option<[Counters; 2]>) {
         let room = self.planned[leg.index()].room;
         let l = &mut self.legs[leg.index()];
-        let server = l.server;
+        let (server, restarts) = (l.server, l.restarts);
         let State::Ending { ended } = std::mem::replace(&mut l.state, State::Done) else { return };
         self.active -= 1;
         match ended {
@@ -350,6 +383,8 @@ impl Run<'_> {
                     video: t.video,
                     worst_10s_loss: t.worst_10s_loss,
                     worst_10s_at_ms: t.worst_10s_at_ns.map(|at| at.map(since_start_ms)),
+                    silences: t.silences.iter().map(|s| self.silence(s)).collect(),
+                    ice_restarts: restarts,
                     longest_gap_ms: t.longest_gap.0,
                     longest_gap_at_ms: at,
                     impaired,

@@ -26,7 +26,7 @@ pub fn profile(target: &str, rooms: &str, hold: &str, pass: &[&str]) -> String {
     format!(
         "shape = \"steady\"\ntarget = \"{target}\"\nseed = 7\n{rooms}\n[load]\njoin = \"20/s\"\nwarmup = \"1s\"\n\
          hold = \"{hold}\"\njoin_timeout = \"10s\"\n[pass]\n{pass}\n\
-         [health]\nshard_cpu_max = \"100%\"\nsteal_max = \"100%\"\nlateness_p99_max = \"10s\"\ntimer_p99_max = \"10s\"\n\
+         [health]\nshard_cpu_max = \"100%\"\nsteal_max = \"100%\"\nlateness_p99_max = \"10s\"\nsocket_drops_max = \"100%\"\ntimer_p99_max = \"10s\"\n\
          reference_loss_max = \"100%\"\nreference_delay_p99_max = \"10s\"\nreference_jitter_max = \"10s\"\n"
     )
 }

@@ -25,6 +25,13 @@ impl Admin {
         answer
     }
 
+    /// True once the API is there; its transport starts after the WebSocket's.
+    pub async fn answers(&self) -> bool {
+        let body = json!({"janus": "ping", "transaction": "roomful", "admin_secret": self.secret});
+        let answer = self.http.post(&self.base).json(&body).send().await;
+        answer.is_ok_and(|answer| answer.status().is_success())
+    }
+
     pub async fn list_sessions(&self) -> Vec<u64> {
         ids(&self.request("", json!({"janus": "list_sessions"})).await["sessions"])
     }

@@ -73,13 +73,14 @@ impl Janus {
     }
 
     async fn wait_until_ready(&mut self) {
-        until("Janus answers on its WebSocket", Duration::from_secs(20), async || {
+        until("Janus answers on its WebSocket and its admin API", Duration::from_secs(20), async || {
             if let Some(status) = self.child.try_wait().unwrap() {
                 let log = fs::read_to_string(&self.log).unwrap_or_default();
                 let tail: Vec<&str> = log.lines().rev().take(20).collect();
                 panic!("Janus ended at its start ({status}): {tail:#?}");
             }
-            Client::connect(&self.url).await
+            Client::connect(&self.url).await?;
+            self.admin.answers().await.then_some(())
         })
         .await;
     }

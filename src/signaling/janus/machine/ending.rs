@@ -33,7 +33,7 @@ impl Machine {
 
     pub(super) fn transport(&mut self, slot: u8, state: TransportState) {
         match state {
-            TransportState::IceConnected { .. } => {}
+            TransportState::IceConnected { .. } | TransportState::Disconnected => {}
             TransportState::Connected { .. } => {
                 if let Some(connected) = self.connected.get_mut(usize::from(slot)) {
                     *connected = true;
