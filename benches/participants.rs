@@ -222,7 +222,15 @@ impl Bench {
         };
         let clips = [planned.audio, planned.video].map(|e| e.map(|e| self.clips.clip(e).unwrap()));
         let seed = i as u64;
-        Spec { leg: planned, clips, seed, planned_ns, network_delay_max: Duration::ZERO, talk: Default::default() }
+        Spec {
+            leg: planned,
+            clips,
+            lower_layers: vec![],
+            seed,
+            planned_ns,
+            network_delay_max: Duration::ZERO,
+            talk: Default::default(),
+        }
     }
 
     /// The forwarder's answer to an offer, and its transport.

@@ -201,6 +201,7 @@ fn own_pair(now: Instant, shared: &Arc<Shared>, allow: &Arc<AllowList>, i: usize
             encoding_codec: if n % 2 == 0 { Codec::Opus } else { Codec::Vp8 },
             ssrc: 1000 + n,
             rtx_ssrc: None,
+            layers: 1,
         })
         .collect();
     let offer = offering.offer(&a.local_params(), &tracks, 0, 0);

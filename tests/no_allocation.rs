@@ -45,7 +45,7 @@ fn the_counter_counts() {
 fn rtp_send_and_receive() {
     for suite in SUITES {
         let (sealer, opener) = (RtpSealer::new(suite, &KEY, &SALT), RtpOpener::new(suite, &KEY, &SALT));
-        let template = HeaderTemplate::new(96, 5, Some((4, "0")), Some(3), Some(2), Some(1));
+        let template = HeaderTemplate::new(96, 5, Some((4, "0")), None, Some(3), Some(2), Some(1));
         let (mut tx, mut rx) = (TxIndex::new(65_000), RxIndex::default());
         let mut buf = [0; 1500];
         let mut opened = 0;

@@ -104,6 +104,7 @@ impl Pair {
             let spec = Spec {
                 leg,
                 clips,
+                lower_layers: Vec::new(),
                 seed: 3,
                 planned_ns: EPOCH_NS,
                 network_delay_max: Duration::ZERO,

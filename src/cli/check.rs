@@ -179,6 +179,11 @@ fn describe_target(target: &Target) -> String {
     }
 }
 
+/// The layers beside a group's video.
+fn layers(group: &crate::profile::RoomGroup) -> String {
+    group.lower_layers().iter().rev().map(|e| format!(" + {}", e.bitrate)).collect()
+}
+
 fn room_table(profile: &Profile, plan: &Plan) -> String {
     let header = ["rooms", "count", "size", "send", "audio", "video", "stay", "participants"].map(str::to_owned);
     let mut rows = vec![header];
@@ -191,7 +196,7 @@ fn room_table(profile: &Profile, plan: &Plan) -> String {
             print_size(g.size).replace('"', ""),
             print_senders(g.send).replace('"', ""),
             encoding(g.audio),
-            encoding(g.video),
+            encoding(g.video) + &layers(g),
             if g.stay == Stay::WholeHold { "whole hold".to_owned() } else { print_stay(g.stay) },
             participants.to_string(),
         ]);

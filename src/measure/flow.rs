@@ -58,6 +58,8 @@ counters!(
         freezes, frozen_ms, watched_ms,
         /// Feedback, by us / by the server.
         nacks_sent, nacks_received, plis_sent, plis_received, firs_received, twcc_sent, twcc_received, remb_received,
+        /// Times that the server went on with another layer of a sender's video (simulcast), as receivers saw it.
+        layer_switches,
         /// Packets sent again on NACK.
         retransmitted,
         /// By the server's receiver reports: packets of ours that it expected, and of these, missed.

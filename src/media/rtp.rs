@@ -110,7 +110,7 @@ impl Header {
 }
 
 /// A stream's header, built once: fixed part and extension block, with the places of what changes remembered. Up to
-/// 64 bytes, no allocation.
+/// 72 bytes, no allocation.
 #[derive(Clone, Debug)]
 pub struct HeaderTemplate {
     bytes: [u8; TEMPLATE_MAX],
@@ -124,15 +124,18 @@ pub struct HeaderTemplate {
 impl HeaderTemplate {
     /// Longest MID that is carried, in bytes. A longer one is left out; its streams are told apart by their SSRCs.
     pub const MID_MAX: usize = 32;
+    /// Longest RTP stream id, in bytes.
+    pub const RID_MAX: usize = 4;
 
     /// For payload type `pt` and `ssrc`, with the extensions that were negotiated, each by its id:
-    /// `mid` (RFC 9143) with its value, `twcc` (transport-wide sequence number, draft-holmer-rmcat-transport-wide-cc),
+    /// `mid` (RFC 9143) and `rid` (RFC 8852: RTP stream id, or that of the repaired stream) with their values, `twcc` (transport-wide sequence number, draft-holmer-rmcat-transport-wide-cc),
     /// `abs_send_time` (24 bits of seconds in 6.18 fixed point), `audio_level` (RFC 6464). An id of 0 counts as not
     /// negotiated. The block has the one-byte form unless an id above 14 or a MID above 16 bytes asks for the other.
     pub fn new(
         pt: u8,
         ssrc: u32,
         mid: Option<(u8, &str)>,
+        rid: Option<(u8, &str)>,
         twcc: Option<u8>,
         abs_send_time: Option<u8>,
         audio_level: Option<u8>,
@@ -145,7 +148,8 @@ impl HeaderTemplate {
 
         let mid = mid.filter(|(id, mid)| *id != 0 && (1..=Self::MID_MAX).contains(&mid.len()));
         let [twcc, abs_send_time, audio_level] = [twcc, abs_send_time, audio_level].map(|id| id.filter(|id| *id != 0));
-        let ids = [mid.map(|(id, _)| id), twcc, abs_send_time, audio_level];
+        let rid = rid.filter(|(id, rid)| *id != 0 && (1..=Self::RID_MAX).contains(&rid.len()));
+        let ids = [mid.map(|(id, _)| id), rid.map(|(id, _)| id), twcc, abs_send_time, audio_level];
         if ids.iter().all(Option::is_none) {
             return template;
         }
@@ -155,6 +159,10 @@ impl HeaderTemplate {
         if let Some((id, mid)) = mid {
             let at = template.element(two_byte, id, mid.len());
             template.bytes[at..at + mid.len()].copy_from_slice(mid.as_bytes());
+        }
+        if let Some((id, rid)) = rid {
+            let at = template.element(two_byte, id, rid.len());
+            template.bytes[at..at + rid.len()].copy_from_slice(rid.as_bytes());
         }
         if let Some(id) = twcc {
             template.twcc_at = template.element(two_byte, id, 2);
@@ -235,8 +243,8 @@ pub fn abs_send_time(unix_ns: u64) -> u32 {
 }
 
 const FIXED: usize = 12;
-/// Fixed header, extension head, a MID of 32 and the three other elements in the two-byte form, padded.
-const TEMPLATE_MAX: usize = 64;
+/// Fixed header, extension head, a MID of 32, a RID of 4 and the three other elements in the two-byte form, padded.
+const TEMPLATE_MAX: usize = 72;
 const ONE_BYTE: u16 = 0xbede;
 const TWO_BYTE: u16 = 0x1000;
 
@@ -339,7 +347,7 @@ mod tests {
 
     #[test]
     fn bare_template_has_12_bytes() {
-        let template = HeaderTemplate::new(111, 7, None, None, Some(0), None);
+        let template = HeaderTemplate::new(111, 7, None, None, None, Some(0), None);
         let mut buf = [0xff; 12];
         assert_eq!(template.write(&mut buf, false, 5, 960, 1, 2, 3), 12);
         assert_eq!(buf, [0x80, 111, 0, 5, 0, 0, 3, 0xc0, 0, 0, 0, 7]);
@@ -348,7 +356,7 @@ mod tests {
 
     #[test]
     fn template_bytes() {
-        let template = HeaderTemplate::new(96, 0x0102_0304, Some((4, "0")), Some(3), Some(2), Some(1));
+        let template = HeaderTemplate::new(96, 0x0102_0304, Some((4, "0")), None, Some(3), Some(2), Some(1));
         let mut buf = [0; 64];
         let len = template.write(&mut buf, true, 0xfffe, 0xaabb_ccdd, 0x1122, 0x0033_4455, 0x9f);
         #[rustfmt::skip]
@@ -362,8 +370,8 @@ mod tests {
     #[test]
     fn mid_too_long_is_left_out() {
         let long = "m".repeat(HeaderTemplate::MID_MAX + 1);
-        assert_eq!(HeaderTemplate::new(96, 1, Some((4, &long)), None, None, None).len(), 12);
-        assert_eq!(HeaderTemplate::new(96, 1, Some((4, "")), None, None, None).len(), 12);
+        assert_eq!(HeaderTemplate::new(96, 1, Some((4, &long)), None, None, None, None).len(), 12);
+        assert_eq!(HeaderTemplate::new(96, 1, Some((4, "")), None, None, None, None).len(), 12);
     }
 
     #[test]
@@ -380,22 +388,34 @@ mod tests {
         fn what_the_template_writes_the_parser_reads(
             fixed in (0u8..128, any::<u32>(), any::<bool>(), any::<u16>(), any::<u32>()),
             mid in proptest::option::of((1u8..=255, "[a-z0-9]{1,32}")),
+            rid in proptest::option::of((1u8..=255, "[a-z0-9]{1,4}")),
             twcc in proptest::option::of(1u8..=255),
             abs in proptest::option::of(1u8..=255),
             level in proptest::option::of(1u8..=255),
             values in (any::<u16>(), 0u32..1 << 24, any::<u8>()),
         ) {
-            let ids: Vec<u8> = [mid.as_ref().map(|(id, _)| *id), twcc, abs, level].into_iter().flatten().collect();
+            let ids: Vec<u8> = [mid.as_ref().map(|(id, _)| *id), rid.as_ref().map(|(id, _)| *id), twcc, abs, level].into_iter().flatten().collect();
             prop_assume!(ids.iter().collect::<std::collections::HashSet<_>>().len() == ids.len());
             let (pt, ssrc, marker, seq, ts) = fixed;
             let (twcc_seq, abs24, audio_level) = values;
-            let template = HeaderTemplate::new(pt, ssrc, mid.as_ref().map(|(id, m)| (*id, m.as_str())), twcc, abs, level);
+            let template = HeaderTemplate::new(
+                pt,
+                ssrc,
+                mid.as_ref().map(|(id, m)| (*id, m.as_str())),
+                rid.as_ref().map(|(id, r)| (*id, r.as_str())),
+                twcc,
+                abs,
+                level,
+            );
             let mut buf = [0xaa; 80];
             let len = template.write(&mut buf, marker, seq, ts, twcc_seq, abs24, audio_level);
             prop_assert_eq!((len, len % 4), (template.len(), 0));
             let header = parse(&buf[..len]).unwrap();
             prop_assert_eq!((header.marker, header.pt, header.seq), (marker, pt, seq));
             prop_assert_eq!((header.timestamp, header.ssrc, header.header_len), (ts, ssrc, len));
+            if let Some((id, rid)) = &rid {
+                prop_assert_eq!(header.extension(&buf, *id), Some(rid.as_bytes()));
+            }
             if let Some((id, mid)) = &mid {
                 prop_assert_eq!(header.extension(&buf, *id), Some(mid.as_bytes()));
             }

@@ -171,12 +171,17 @@ impl Participant {
         {
             s.nack_at = Some(s.nack_at.map_or(at, |t| t.min(at)));
         }
+        let mut switched = false;
         if let Some((old, why)) = m.stream.take_former_owner()
             && let Some(e) = self.sources.iter_mut().find(|e| e.owner == old)
         {
             m.stream.set_flowing(true, recv_ns);
             match why {
-                Handover::OtherLayer => e.source.rebase(recv_ns),
+                Handover::OtherLayer => {
+                    e.source.rebase(recv_ns);
+                    s.loose[kind.index()].layer_switches += 1;
+                    switched = true;
+                }
                 Handover::OtherSender => e.source.detach(&m.stream),
             }
         }
@@ -195,12 +200,17 @@ impl Participant {
                 owner,
                 m.codec,
                 self.network_delay_max,
+                self.sources.iter().any(|e| e.is_layer_beside(owner)),
             ) else {
                 return;
             };
             self.sources.push(e);
+            switched = true;
             self.sources.len() - 1
         };
+        if switched {
+            take_over(&mut self.sources, k, recv_ns);
+        }
         m.source_hint = k;
         self.listener.heard(recv_ns);
         let e = &mut self.sources[k];
@@ -223,9 +233,13 @@ impl Participant {
                 continue;
             }
             for kind in Kind::BOTH {
-                let Some(ledger) = &m.ledgers[kind.index()] else { continue };
+                // Of layers, the lowest stands for the one that the server will choose.
                 let owner = Owner { sender: m.leg.0, stream: kind as u8 };
-                if ledger.latest() == 0 || self.sources.iter().any(|e| e.owner == owner) {
+                let known = |e: &SourceEntry| e.owner == owner || e.is_layer_beside(owner);
+                let sent =
+                    (owner.stream..).map_while(|n| m.ledger(n)).take(if kind == Kind::Audio { 1 } else { usize::MAX });
+                let mut sent = sent;
+                if sent.all(|l| l.latest() == 0) || self.sources.iter().any(known) {
                     continue;
                 }
                 // Any codec of the kind will do: only the kind matters to a source.
@@ -238,6 +252,7 @@ impl Participant {
                     owner,
                     codec,
                     self.network_delay_max,
+                    false,
                 ));
             }
         }
@@ -246,10 +261,9 @@ impl Participant {
     /// Settles every source against its sender's ledger; forgets those that left.
     pub(super) fn settle_sources(&mut self, w: &mut World<'_>, delta: &mut [FlowCounters; 2], flows: &mut [Flow; 2]) {
         for s in self.slots.iter_mut().flatten() {
-            for (_, kind, _, _, m) in s.media_streams() {
+            for (.., m) in s.media_streams() {
                 // A sender that stopped by plan leaves neither a freeze nor a gap.
-                let ledger =
-                    m.stream.owner().and_then(|o| w.room.member(LegId(o.sender))?.ledgers[kind.index()].as_ref());
+                let ledger = m.stream.owner().and_then(|o| w.room.member(LegId(o.sender))?.ledger(o.stream));
                 if let Some(at) = ledger.and_then(Ledger::stopped_at) {
                     m.stream.set_flowing(false, at);
                 }
@@ -260,7 +274,7 @@ impl Participant {
         while k < self.sources.len() {
             let e = &mut self.sources[k];
             let member = w.room.member(LegId(e.owner.sender));
-            let ledger = member.and_then(|m| m.ledgers[e.kind.index()].as_ref());
+            let ledger = member.and_then(|m| m.ledger(e.owner.stream));
             if let Some(ledger) = ledger {
                 let sent = ledger.latest();
                 expected |= ledger.stopped_at().is_none() && std::mem::replace(&mut e.sent, sent) != sent;
@@ -303,7 +317,7 @@ impl Participant {
     pub(super) fn finish_sources(&mut self, w: &mut World<'_>) {
         let until_ns = w.now_ns.saturating_sub(IN_FLIGHT_NS + self.network_delay_max.as_nanos() as u64);
         for e in &mut self.sources {
-            if let Some(l) = w.room.member(LegId(e.owner.sender)).and_then(|m| m.ledgers[e.kind.index()].as_ref()) {
+            if let Some(l) = w.room.member(LegId(e.owner.sender)).and_then(|m| m.ledger(e.owner.stream)) {
                 e.source.finish(l, until_ns);
             }
         }
@@ -334,6 +348,12 @@ impl SourceEntry {
         }
     }
 
+    /// Another encoding of the same sender's video.
+    fn is_layer_beside(&self, owner: Owner) -> bool {
+        let video = self.kind == Kind::Video && owner.stream != 0;
+        video && self.owner.sender == owner.sender && self.owner.stream != owner.stream
+    }
+
     fn first_media(&self) -> Event {
         let ms = |at: u64| at.saturating_sub(self.planned_ns) as f64 / 1e6;
         Event::FirstMedia {
@@ -344,6 +364,29 @@ impl SourceEntry {
     }
 }
 
+/// The source at `k` is the layer that the server forwards now. What was promised and never came is not awaited any
+/// longer; of the sender's first media one source tells, for all its layers.
+#[cold]
+fn take_over(sources: &mut [SourceEntry], k: usize, at_ns: u64) {
+    let owner = sources[k].owner;
+    for j in 0..sources.len() {
+        if !sources[j].is_layer_beside(owner) {
+            continue;
+        }
+        let old = &mut sources[j];
+        if old.first_rtp_ns.is_none() {
+            old.source.forgo(at_ns);
+        }
+        let (rtp, frame) = (old.first_rtp_ns, old.first_frame_ns);
+        let told = std::mem::replace(&mut old.told, true);
+        let new = &mut sources[k];
+        new.told &= told;
+        new.first_rtp_ns = new.first_rtp_ns.or(rtp);
+        new.first_frame_ns = new.first_frame_ns.or(frame);
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "all of a source's circumstances")]
 fn new_source(
     room: &Room,
     me: LegId,
@@ -352,6 +395,7 @@ fn new_source(
     owner: Owner,
     codec: Codec,
     network_delay_max: Duration,
+    on_demand: bool,
 ) -> Option<SourceEntry> {
     // A server that sends us our own media back, or somebody's of another room, is not a source we expect.
     if owner.sender == me.0 {
@@ -359,18 +403,23 @@ fn new_source(
     }
     let m = room.member(LegId(owner.sender))?;
     let kind = codec.kind();
-    m.ledgers[kind.index()].as_ref()?;
+    let fits = (owner.stream == 0) == (kind == Kind::Audio);
+    m.ledger(owner.stream).filter(|_| fits)?;
     let subscribed = connected_ns?.max(m.connected_ns?);
     let usual = Timing::default();
     let timing = Timing { grace_ns: usual.grace_ns + network_delay_max.as_nanos() as u64, ..usual };
     Some(SourceEntry {
         owner,
         kind,
-        source: Source::new(owner, codec, subscribed, timing),
+        // Some layer is promised; which one, and when another, is the server's choice.
+        source: match on_demand {
+            true => Source::on_demand(owner, codec, timing),
+            false => Source::new(owner, codec, subscribed, timing),
+        },
         planned_ns: planned_ns.max(m.planned_ns),
         first_rtp_ns: None,
         first_frame_ns: None,
-        told: false,
+        told: on_demand,
         seconds: 0,
         sent: 0,
     })

@@ -22,7 +22,7 @@ use crate::signaling::{MediaError, OfferWant, TransportState};
 use crate::transport::{AllowList, Setup as DtlsSetup, Shared, Transport, TransportError};
 use crate::types::{Client, Kind, LegId, RoomId};
 use inbound::SourceEntry;
-use outbound::TxTrack;
+use outbound::{Layer, TxTrack};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha12Rng;
 use silence::Listener;
@@ -122,6 +122,8 @@ pub struct Spec {
     pub leg: PlannedLeg,
     /// The clips of its audio and video, where it sends them.
     pub clips: [Option<Arc<Clip>>; 2],
+    /// Simulcast: layers below the video's own clip, the lowest first.
+    pub lower_layers: Vec<Arc<Clip>>,
     pub seed: u64,
     /// Planned start, in ns of CLOCK_REALTIME, the clock of stamps.
     pub planned_ns: u64,
@@ -186,14 +188,23 @@ impl Participant {
     pub fn new(now: Instant, spec: Spec, common: &Arc<Common>) -> Participant {
         let mut rng = ChaCha12Rng::seed_from_u64(spec.seed);
         let mut tracks = Vec::new();
-        for (kind, clip) in Kind::BOTH.into_iter().zip(spec.clips) {
-            if let Some(clip) = clip {
-                let mut track = TxTrack::new(kind, clip, common.run, spec.leg.id, &mut rng, now);
-                if kind == Kind::Audio {
-                    track.talk = Some(Box::new(spec.talk.clone()));
-                }
-                tracks.push(track);
+        let [audio, video] = spec.clips;
+        let mut track = |stream, clip| TxTrack::new(stream, clip, common.run, spec.leg.id, &mut rng, now);
+        if let Some(clip) = audio {
+            let mut track = track(0, clip);
+            track.talk = Some(Box::new(spec.talk));
+            tracks.push(track);
+        }
+        if let Some(clip) = video {
+            let layers = spec.lower_layers.len() as u8 + 1;
+            let mut video: Vec<TxTrack> = (1..)
+                .zip(spec.lower_layers.into_iter().chain([clip]))
+                .map(|(stream, clip)| track(stream, clip))
+                .collect();
+            if let Some(highest) = video.last().map(|t| t.ssrc).filter(|_| layers > 1) {
+                (0..).zip(&mut video).for_each(|(index, t)| t.layer = Some(Layer { index, layers, highest }));
             }
+            tracks.extend(video);
         }
         // Feedback of thousands that joined together must not come in step.
         let phase = |rng: &mut ChaCha12Rng, d: Duration| now + d.mul_f64(rng.random_range(0.0..1.0));
@@ -229,9 +240,9 @@ impl Participant {
         self.room
     }
 
-    /// Which kinds it sends: what the room's roster needs.
-    pub fn sends(&self) -> [bool; 2] {
-        Kind::BOTH.map(|k| self.tracks.iter().any(|t| t.kind == k))
+    /// Streams that it sends of each kind: what the room's roster needs.
+    pub fn sends(&self) -> [u8; 2] {
+        Kind::BOTH.map(|k| self.tracks.iter().filter(|t| t.kind == k).count() as u8)
     }
 
     /// Opens a transport on a bound socket's address.
@@ -263,7 +274,7 @@ impl Participant {
             for t in &mut self.tracks {
                 t.slot = Some(slot);
             }
-            self.tracks.iter().map(TxTrack::local).collect()
+            self.tracks.iter().filter_map(TxTrack::local).collect()
         } else {
             vec![]
         };

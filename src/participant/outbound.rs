@@ -1,7 +1,7 @@
 //! What a participant sends: its tracks, and the path of a packet from clip to socket.
 
 use super::slot::Slot;
-use super::{Participant, TalkSpec, World};
+use super::{Event, Participant, TalkSpec, World};
 use crate::client::{Dtx, Mute, Policy, Red, policy};
 use crate::measure::FlowCounters;
 use crate::media::clip::Clip;
@@ -10,7 +10,7 @@ use crate::media::send::{MediaSender, Silence, Voice, WhileMuted};
 use crate::media::srtp::TAG_MAX;
 use crate::media::talk::{Floor, Mutes};
 use crate::prefetch::prefetch;
-use crate::sdp::{AgreedSend, LocalTrack};
+use crate::sdp::{AgreedSend, LocalTrack, rid};
 use crate::types::{Codec, Kind, LegId};
 use rand::RngExt as _;
 use rand_chacha::ChaCha12Rng;
@@ -28,6 +28,9 @@ pub(super) struct TxTrack {
     pub kind: Kind,
     pub codec: Codec,
     pub ssrc: u32,
+    /// Its number in the stamps: 0 audio, 1 video, or from 1 on video layers, the lowest first.
+    stream: u8,
+    pub layer: Option<Layer>,
     pub sender: MediaSender,
     /// The transport that it was offered on.
     pub slot: Option<u8>,
@@ -43,6 +46,16 @@ pub(super) struct TxTrack {
     pub talk: Option<Box<TalkSpec>>,
     /// Highest sequence number and packets lost, by the server's last report.
     reported: Option<(u32, i32)>,
+}
+
+/// One of several encodings of the same video (simulcast, RFC 8853).
+#[derive(Clone, Copy)]
+pub(super) struct Layer {
+    /// From the lowest, 0.
+    pub index: u8,
+    pub layers: u8,
+    /// SSRC of the highest one, under which the track is negotiated.
+    pub highest: u32,
 }
 
 /// What the negotiation said about an outgoing track.
@@ -64,15 +77,17 @@ struct Sent {
 }
 
 impl TxTrack {
-    pub fn new(kind: Kind, clip: Arc<Clip>, run: u32, leg: LegId, rng: &mut ChaCha12Rng, now: Instant) -> TxTrack {
+    pub fn new(stream: u8, clip: Arc<Clip>, run: u32, leg: LegId, rng: &mut ChaCha12Rng, now: Instant) -> TxTrack {
         let codec = clip.codec();
-        let sender = MediaSender::new(clip, run, leg.0, kind as u8, rng.random(), now);
+        let sender = MediaSender::new(clip, run, leg.0, stream, rng.random(), now);
         // SSRC 0 means "none" to some servers.
         let mut ssrc = || rng.random::<u32>().max(1);
         TxTrack {
-            kind,
+            kind: codec.kind(),
             codec,
             ssrc: ssrc(),
+            stream,
+            layer: None,
             sender,
             slot: None,
             leg,
@@ -104,9 +119,29 @@ impl TxTrack {
         self.count.reported_lost += i64::from(lost) - i64::from(lost_before);
     }
 
-    pub fn local(&self) -> LocalTrack {
+    /// For the negotiation; of layers, the highest stands for all.
+    pub fn local(&self) -> Option<LocalTrack> {
         let rtx_ssrc = (self.kind == Kind::Video).then_some(self.rtx_ssrc);
-        LocalTrack { encoding_codec: self.codec, ssrc: self.ssrc, rtx_ssrc }
+        let layers = self.layer.map_or(1, |l| l.layers);
+        let stands = self.layer.is_none_or(|l| l.highest == self.ssrc);
+        stands.then_some(LocalTrack { encoding_codec: self.codec, ssrc: self.ssrc, rtx_ssrc, layers })
+    }
+
+    /// The SSRC that its m-line was negotiated under.
+    fn negotiated_ssrc(&self) -> u32 {
+        self.layer.map_or(self.ssrc, |l| l.highest)
+    }
+
+    /// The layer's rid, where both sides have it.
+    fn rid(&self, a: &AgreedSend) -> Option<&'static str> {
+        let rid = rid(self.layer?.index);
+        a.rids.iter().any(|r| r == rid).then_some(rid)
+    }
+
+    /// Whether the other side takes it: where it takes no layers, it gets the highest, as the first one offered.
+    fn is_taken(&self, a: &AgreedSend) -> bool {
+        let Some(layer) = self.layer else { return true };
+        self.rid(a).is_some() || (a.rids.is_empty() && layer.highest == self.ssrc)
     }
 
     pub fn take_counters(&mut self) -> FlowCounters {
@@ -123,7 +158,7 @@ impl TxTrack {
     pub fn stop(&mut self, w: &mut World<'_>, for_good: bool) {
         if self.sender.is_running() || for_good {
             self.sender.stop();
-            if let Some(l) = w.room.ledger_mut(&mut self.room_hint, self.leg, self.kind) {
+            if let Some(l) = w.room.ledger_mut(&mut self.room_hint, self.leg, self.stream) {
                 if for_good { l.stop(w.now_ns) } else { l.pause(w.now_ns) }
             }
         }
@@ -144,9 +179,15 @@ impl TxTrack {
         let id = |i: u8| (i != 0).then_some(i);
         let mid = id(a.ext.mid).map(|i| (i, a.mid.as_str()));
         let (twcc, abs) = (id(a.ext.twcc).filter(|_| a.twcc), id(a.ext.abs_send_time));
+        let level = id(a.ext.audio_level);
+        // RFC 8852: which layer a packet is, and which one a retransmission repairs.
+        let rid = self.rid(a);
+        let of = |ext: u8| id(ext).zip(rid);
         self.wire = Some(Wire {
-            header: HeaderTemplate::new(red.map_or(a.pt, |r| r.pt), a.ssrc, mid, twcc, abs, id(a.ext.audio_level)),
-            rtx_header: a.rtx.map(|(pt, ssrc)| HeaderTemplate::new(pt, ssrc, mid, twcc, abs, None)),
+            header: HeaderTemplate::new(red.map_or(a.pt, |r| r.pt), self.ssrc, mid, of(a.ext.rid), twcc, abs, level),
+            rtx_header: a
+                .rtx
+                .map(|(pt, _)| HeaderTemplate::new(pt, self.rtx_ssrc, mid, of(a.ext.repaired_rid), twcc, abs, None)),
             twcc: twcc.is_some(),
             sent: Box::new([Sent::default(); SENT_RING]),
         });
@@ -216,14 +257,18 @@ impl Participant {
             let Some(s) = t.slot.and_then(|s| self.slots.get(usize::from(s))).and_then(|s| s.as_deref()) else {
                 continue;
             };
-            let Some(a) = s.agreed.sends.iter().find(|a| a.ssrc == t.ssrc) else { continue };
-            let flows = a.active && s.srtp.is_some() && s.transport.may_send();
+            let Some(a) = s.agreed.sends.iter().find(|a| a.ssrc == t.negotiated_ssrc()) else { continue };
+            let flows = a.active && t.is_taken(a) && s.srtp.is_some() && s.transport.may_send();
             if flows && !t.sender.is_running() {
                 if t.wire.is_none() {
+                    if t.layer.is_some() && a.rids.is_empty() {
+                        let text = "the server takes no simulcast: one layer is sent, the highest".to_owned();
+                        w.events.push(Event::Note { code: "simulcast_refused", text });
+                    }
                     t.agree(a, policy(self.common.client), w.now);
                 }
                 t.sender.start(w.now);
-                if let Some(l) = w.room.ledger_mut(&mut t.room_hint, t.leg, t.kind) {
+                if let Some(l) = w.room.ledger_mut(&mut t.room_hint, t.leg, t.stream) {
                     l.resume(w.now_ns);
                 }
             } else if !flows && t.sender.is_running() {
@@ -271,7 +316,7 @@ impl Participant {
                 let Ok(n) = srtp.rtp_out.seal(w.buf, h + o.len, h, o.roc) else { break };
                 t.count.sent += 1;
                 t.count.sent_bytes += (h + o.len) as i64;
-                if let Some(l) = w.room.ledger_mut(&mut t.room_hint, t.leg, t.kind) {
+                if let Some(l) = w.room.ledger_mut(&mut t.room_hint, t.leg, t.stream) {
                     l.on_sent(now_ns, t.sender.packets_sent());
                 }
                 w.sink.send(slot, to, &w.buf[..n]);

@@ -1,7 +1,7 @@
 //! Who is in a room, as its participants' measurements need it: the senders' ledgers.
 
 use crate::measure::Ledger;
-use crate::types::{Kind, LegId};
+use crate::types::LegId;
 
 /// How long a member that left is remembered: its receivers still settle its last packets.
 const LINGER_NS: u64 = 10_000_000_000;
@@ -22,8 +22,25 @@ pub struct Member {
     /// Media can flow since.
     pub connected_ns: Option<u64>,
     pub left_ns: Option<u64>,
-    /// What it has sent, by kind; `None` for what it never sends.
-    pub ledgers: [Option<Ledger>; 2],
+    /// What it has sent, by stream number below 2 (by kind, that is); `None` for what it never sends.
+    ledgers: [Option<Ledger>; 2],
+    /// Streams from number 2 on: further layers of its video.
+    layers: Vec<Ledger>,
+}
+
+impl Member {
+    /// What it has sent of a stream, by its number in the stamps: 0 audio, video from 1 on, the lowest layer first.
+    pub fn ledger(&self, stream: u8) -> Option<&Ledger> {
+        match self.ledgers.get(usize::from(stream)) {
+            Some(one) => one.as_ref(),
+            None => self.layers.get(usize::from(stream) - 2),
+        }
+    }
+
+    /// More than one stream carries its video, and a server chooses among them.
+    pub fn is_layered(&self) -> bool {
+        !self.layers.is_empty()
+    }
 }
 
 impl Room {
@@ -31,9 +48,11 @@ impl Room {
         Room::default()
     }
 
-    pub fn join(&mut self, leg: LegId, planned_ns: u64, sends: [bool; 2]) {
-        let ledgers = sends.map(|s| s.then(Ledger::new));
-        self.members.push(Member { leg, planned_ns, connected_ns: None, left_ns: None, ledgers });
+    /// `streams`: how many it sends of each kind; more than one of video are layers.
+    pub fn join(&mut self, leg: LegId, planned_ns: u64, streams: [u8; 2]) {
+        let ledgers = streams.map(|n| (n > 0).then(Ledger::new));
+        let layers = (1..streams[1]).map(|_| Ledger::new()).collect();
+        self.members.push(Member { leg, planned_ns, connected_ns: None, left_ns: None, ledgers, layers });
     }
 
     pub fn leave(&mut self, leg: LegId, now_ns: u64) {
@@ -64,10 +83,14 @@ impl Room {
     }
 
     /// A sender's ledger. `hint` is where the member was last time: packets find it without a search.
-    pub fn ledger_mut(&mut self, hint: &mut usize, leg: LegId, kind: Kind) -> Option<&mut Ledger> {
+    pub fn ledger_mut(&mut self, hint: &mut usize, leg: LegId, stream: u8) -> Option<&mut Ledger> {
         if self.members.get(*hint).is_none_or(|m| m.leg != leg) {
             *hint = self.members.iter().position(|m| m.leg == leg)?;
         }
-        self.members[*hint].ledgers[kind.index()].as_mut()
+        let m = &mut self.members[*hint];
+        match m.ledgers.get_mut(usize::from(stream)) {
+            Some(one) => one.as_mut(),
+            None => m.layers.get_mut(usize::from(stream) - 2),
+        }
     }
 }

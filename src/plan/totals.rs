@@ -1,8 +1,8 @@
 //! What a plan amounts to: participants, streams, packets and bits per second when every room is full.
 
 use super::Plan;
-use crate::profile::{Profile, RoomGroup};
-use crate::types::{Codec, Encoding};
+use crate::profile::Profile;
+use crate::types::{Codec, Encoding, Kind};
 use serde::{Deserialize, Serialize};
 
 /// Frames per second of the video clips.
@@ -44,13 +44,15 @@ impl Flows {
         self.audio_streams + self.video_streams
     }
 
-    fn add(&mut self, group: &RoomGroup, times: u64) {
-        let one = |e: Option<Encoding>| e.map_or((0, 0, 0), |e| (times, times * pps(e), times * wire_bps(e)));
-        let (audio, video) = (one(group.audio), one(group.video));
-        self.audio_streams += audio.0;
-        self.video_streams += video.0;
-        self.packets_per_s += audio.1 + video.1;
-        self.bits_per_s += audio.2 + video.2;
+    fn add(&mut self, encodings: impl IntoIterator<Item = Encoding>, times: u64) {
+        for e in encodings {
+            match e.codec.kind() {
+                Kind::Audio => self.audio_streams += times,
+                Kind::Video => self.video_streams += times,
+            }
+            self.packets_per_s += times * pps(e);
+            self.bits_per_s += times * wire_bps(e);
+        }
     }
 }
 
@@ -87,8 +89,10 @@ pub fn totals(profile: &Profile, plan: &Plan) -> PlanTotals {
             size
         };
         t.participants_per_room_max = t.participants_per_room_max.max(size);
-        t.up.add(group, senders);
-        t.down.add(group, senders * (size - 1));
+        let seen = || group.audio.into_iter().chain(group.video);
+        t.up.add(seen().chain(group.lower_layers()), senders);
+        // Of layers one goes to each receiver: the highest, as long as the server has no reason for another.
+        t.down.add(seen(), senders * (size - 1));
     }
     t
 }

@@ -4,7 +4,7 @@ use super::error::{Errors, Origin};
 use super::keys::{self, Form};
 use super::resolved::{
     EmbeddedTarget, HealthLimits, Join, Load, Muting, Op, RoomGroup, Search, Senders, Shape, Size, Stay, Talk,
-    Threshold,
+    Threshold, layers_below,
 };
 use super::tree::{Node, Table, Value};
 use super::units::{
@@ -116,6 +116,7 @@ fn room_group(v: &mut View<'_>) -> Option<RoomGroup> {
     let size = v.size("size");
     let send = v.count_or("send");
     let (audio, video) = (v.encoding("audio"), v.encoding("video"));
+    let simulcast = v.flag("simulcast");
     let stay = v.parsed("stay", |t| parse_stay(t).and_then(check_stay));
     let talk = v.word("talk").map(|w| if w == "p59" { Talk::P59 } else { Talk::All });
     let mute = v.inside("mute", muting);
@@ -129,6 +130,15 @@ fn room_group(v: &mut View<'_>) -> Option<RoomGroup> {
             v.wrong("", "its participants send nothing: give `audio` or `video`, or say `send = 0`");
         }
     }
+    if simulcast == Some(true) {
+        match video {
+            Some(None) => v.wrong("simulcast", "there is no video to send in layers: give `video`"),
+            Some(Some(e)) if layers_below(e).is_empty() => {
+                v.wrong("simulcast", format!("{e} is the lowest layer there is: give `video` more bits"));
+            }
+            _ => {}
+        }
+    }
     Some(RoomGroup {
         name: name?,
         count: count? as u32,
@@ -136,6 +146,7 @@ fn room_group(v: &mut View<'_>) -> Option<RoomGroup> {
         send: send?.map_or(Senders::All, |n| Senders::Some(n as u32)),
         audio: audio?,
         video: video?,
+        simulcast: simulcast?,
         stay: stay?,
         talk: talk?,
         mute: mute?,

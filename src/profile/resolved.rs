@@ -146,6 +146,8 @@ pub struct RoomGroup {
     pub send: Senders,
     pub audio: Option<Encoding>,
     pub video: Option<Encoding>,
+    /// Video in layers; [`RoomGroup::lower_layers`] are those below `video`.
+    pub simulcast: bool,
     pub stay: Stay,
     pub talk: Talk,
     pub mute: Option<Muting>,
@@ -154,11 +156,24 @@ pub struct RoomGroup {
 }
 
 impl RoomGroup {
+    /// The layers that are sent beside `video`, the lowest first; none without simulcast.
+    pub fn lower_layers(&self) -> Vec<Encoding> {
+        self.video.filter(|_| self.simulcast).map_or_else(Vec::new, layers_below)
+    }
+
     /// Longest time that the impaired networks of two of its participants add to a datagram's way.
     pub fn network_delay_max(&self) -> Duration {
         let longest = |f: fn(&Network) -> Duration| self.networks.iter().map(f).max().unwrap_or_default();
         longest(|n| n.up.longest()) + longest(|n| n.down.longest())
     }
+}
+
+/// The clips of the same codec with less bits, the lowest first.
+pub(super) fn layers_below(highest: Encoding) -> Vec<Encoding> {
+    let below = |e: &Encoding| e.codec == highest.codec && e.bitrate.0 < highest.bitrate.0;
+    let mut layers: Vec<Encoding> = super::units::ENCODINGS.into_iter().filter(below).collect();
+    layers.sort_by_key(|e| e.bitrate.0);
+    layers
 }
 
 /// Who of a room's senders of audio talks when.

@@ -794,3 +794,25 @@ fn deep_nesting_is_an_error_and_no_overflow() {
     let value = format!("x={}{}", "[".repeat(deep), "]".repeat(deep));
     assert!(load_text(STEADY, &[&value]).is_err());
 }
+
+#[test]
+fn layers_need_video_with_room_below_it() {
+    let with = |video: &str| {
+        let profile = EVERYTHING.replace("video = \"h264@1500kbit/s\"", &format!("{video}\nsimulcast = true"));
+        let files = [("dir/p.toml", profile.as_str()), ("dir/t/janus.toml", JANUS), ("dir/t/api.key", "key")];
+        load_files(&files, &[("ADMIN", "adminpw")], &[])
+    };
+    let layers = |video: &str| -> Vec<u64> {
+        let (p, _) = with(video).unwrap();
+        assert_eq!(p.rooms[1].lower_layers(), []);
+        p.rooms[0].lower_layers().iter().map(|e| e.bitrate.0 / 1000).collect()
+    };
+    assert_eq!(layers("video = \"vp8@1500kbit/s\""), [150, 500]);
+    assert_eq!(layers("video = \"h264@500kbit/s\""), [150]);
+    for (video, words) in
+        [("", "no video to send in layers"), ("video = \"vp8@150kbit/s\"", "the lowest layer there is")]
+    {
+        let errors = with(video).unwrap_err().to_string();
+        assert!(errors.contains("rooms[0].simulcast") && errors.contains(words), "{errors}");
+    }
+}

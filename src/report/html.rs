@@ -113,6 +113,9 @@ fn figures(s: &Summary) -> Markup {
             (figure("audio delay p99", "audio.delay.p99", s.audio.media.delay.p99, " ms"))
             (figure("video delay p99", "video.delay.p99", s.video.media.delay.p99, " ms"))
             (figure("freezes", "video.freezes", s.video.freezes, " /min"))
+            @if let Some(switches) = s.video.layer_switches.filter(|n| *n > 0) {
+                (figure("layer switches", "video.layer_switches", Some(switches as f64), ""))
+            }
             (figure("set-up p95", "setup.total.p95", s.setup.total.p95, " ms"))
         }
     }

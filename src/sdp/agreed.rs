@@ -19,6 +19,8 @@ pub struct AgreedSend {
     pub codec: Codec,
     pub pt: u8,
     pub ssrc: u32,
+    /// Simulcast: the layers that the remote takes, by their names. Empty: one stream.
+    pub rids: Vec<String>,
     /// Payload type and SSRC of retransmissions (RFC 4588), where both sides have it.
     pub rtx: Option<(u8, u32)>,
     pub red: Option<AgreedRed>,
@@ -82,6 +84,7 @@ pub(super) fn send(track: &LocalTrack, ours: &MediaSection, remote: &MediaSectio
         codec: track.encoding_codec,
         pt: payload.pt,
         ssrc: track.ssrc,
+        rids: if ext.rid == 0 { Vec::new() } else { both_rids(ours, remote) },
         rtx: rtx_pt.zip(track.rtx_ssrc),
         red: red.map(|pt| AgreedRed { pt, preferred: place(pt) < place(payload.pt) }),
         dtx_asked: remote_payload.asks_for_dtx(),
@@ -93,6 +96,11 @@ pub(super) fn send(track: &LocalTrack, ours: &MediaSection, remote: &MediaSectio
         remb: both("goog-remb"),
         active: ours.direction.sends() && remote.direction.receives(),
     })
+}
+
+/// What we offered and the remote takes; only what stands in our description can be agreed on.
+fn both_rids(ours: &MediaSection, remote: &MediaSection) -> Vec<String> {
+    ours.send_rids.iter().filter(|r| remote.receive_rids.contains(r)).cloned().collect()
 }
 
 /// `None` when no codec is left.

@@ -26,6 +26,9 @@ pub(super) fn extensions(client: Client, kind: Kind) -> &'static [(u8, &'static 
     }
 }
 
+/// Of simulcast (RFC 8852), with Chromium's ids.
+pub(super) const LAYER_EXTENSIONS: &[(u8, &str)] = &[(10, RID), (11, REPAIRED_RID)];
+
 /// What an m-line of this kind offers to receive, best first.
 pub(super) fn codecs(kind: Kind) -> &'static [Codec] {
     match kind {

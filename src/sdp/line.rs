@@ -1,7 +1,7 @@
 //! One of our m-lines, kept small: thousands of transports with ten m-lines each live in one process, so texts that the
 //! catalogue knows are not stored.
 
-use super::negotiation::LocalTrack;
+use super::negotiation::{LocalTrack, rid};
 use super::{Direction, MediaSection, Payload, catalog};
 use crate::client::{Red, Repair, policy};
 use crate::types::{Client, Codec, Kind};
@@ -205,11 +205,16 @@ impl Line {
             Role::Receive(kind) => section.name = kind.as_str().to_string(),
             Role::Send(track) => {
                 section.name = track.encoding_codec.kind().as_str().to_string();
-                section.ssrcs = vec![track.ssrc];
-                let has_rtx = self.formats.iter().any(|f| matches!(f.carries, Carries::Rtx(_)));
-                if let Some(rtx) = track.rtx_ssrc.filter(|_| has_rtx) {
-                    section.ssrcs.push(rtx);
-                    section.fid = vec![(track.ssrc, rtx)];
+                if track.layers > 1 {
+                    // The highest first: who takes no simulcast gets that one.
+                    section.send_rids = (0..track.layers).rev().map(|n| rid(n).to_string()).collect();
+                } else {
+                    section.ssrcs = vec![track.ssrc];
+                    let has_rtx = self.formats.iter().any(|f| matches!(f.carries, Carries::Rtx(_)));
+                    if let Some(rtx) = track.rtx_ssrc.filter(|_| has_rtx) {
+                        section.ssrcs.push(rtx);
+                        section.fid = vec![(track.ssrc, rtx)];
+                    }
                 }
                 section.cname = Some(cname.to_string());
                 section.msid = Some(format!("{cname} {cname}-{}", self.mid));

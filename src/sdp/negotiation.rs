@@ -14,6 +14,13 @@ pub struct LocalTrack {
     pub ssrc: u32,
     /// Of retransmissions; only used by clients that do them.
     pub rtx_ssrc: Option<u32>,
+    /// More than 1: simulcast, told apart by [`rid`]s and not by SSRCs. `ssrc` only names the track then.
+    pub layers: u8,
+}
+
+/// The name of a layer, from the lowest, 0: quarter, half, full, as livekit-client has it.
+pub fn rid(layer: u8) -> &'static str {
+    ["q", "h", "f"].get(usize::from(layer)).copied().unwrap_or("f")
 }
 
 /// Offers, answers, renegotiation in both directions. m-lines keep their place and mid for ever (RFC 8829 5.2.2);
@@ -107,6 +114,16 @@ impl Negotiation {
         for (id, uri) in catalog::extensions(self.client, kind) {
             if let Some(id) = self.extension_id(*id, uri, &line) {
                 line.extensions.push((id, uri));
+            }
+        }
+        if line.track().is_some_and(|t| t.layers > 1) {
+            // Without these no layer could be told from another, whatever else the client knows.
+            for (id, uri) in catalog::LAYER_EXTENSIONS {
+                if !line.extensions.iter().any(|(_, u)| u == uri)
+                    && let Some(id) = self.extension_id(*id, uri, &line)
+                {
+                    line.extensions.push((id, uri));
+                }
             }
         }
         self.lines.push(line);

@@ -294,6 +294,7 @@ impl MediaSection {
                 }
             }
             "msid" => self.msid = Some(value.to_string()),
+            "simulcast" => self.simulcast(value),
             _ => {
                 if let Some(d) = direction(name) {
                     self.direction = d;
@@ -301,6 +302,21 @@ impl MediaSection {
             }
         }
         Ok(())
+    }
+
+    /// RFC 8853 5.1: `send` and `recv`, each with its streams. Of alternatives the first; what is to begin paused (`~`)
+    /// is listed like the rest.
+    fn simulcast(&mut self, value: &str) {
+        let words: Vec<&str> = value.split_ascii_whitespace().collect();
+        for pair in words.chunks_exact(2).take(2) {
+            let first = |stream: &str| stream.split(',').next().unwrap_or(stream).trim_start_matches('~').to_string();
+            let rids = pair[1].split(';').map(first).filter(|r| !r.is_empty()).take(VALUES_MAX).collect();
+            match pair[0] {
+                "send" => self.send_rids = rids,
+                "recv" => self.receive_rids = rids,
+                _ => {}
+            }
+        }
     }
 
     /// For one payload type, or all of them (`*`); those that the m-line does not list are nobody's.

@@ -54,6 +54,18 @@ fn section(s: &mut String, head: &Head, m: &MediaSection) -> fmt::Result {
             write!(s, "a=fmtp:{} {}\r\n", p.pt, p.fmtp)?;
         }
     }
+    for rid in &m.send_rids {
+        write!(s, "a=rid:{rid} send\r\n")?;
+    }
+    for rid in &m.receive_rids {
+        write!(s, "a=rid:{rid} recv\r\n")?;
+    }
+    let simulcast = [("send", &m.send_rids), ("recv", &m.receive_rids)];
+    let simulcast = simulcast.iter().filter(|(_, rids)| !rids.is_empty());
+    let simulcast: Vec<String> = simulcast.map(|(way, rids)| format!("{way} {}", rids.join(";"))).collect();
+    if !simulcast.is_empty() {
+        write!(s, "a=simulcast:{}\r\n", simulcast.join(" "))?;
+    }
     for (main, rtx) in &m.fid {
         write!(s, "a=ssrc-group:FID {main} {rtx}\r\n")?;
     }

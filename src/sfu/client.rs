@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use str0m::change::SdpOffer;
 use str0m::format::{Codec, PayloadParams};
-use str0m::media::{ExtensionValues, MediaKind, Mid, Pt};
+use str0m::media::{ExtensionValues, MediaKind, Mid, Pt, Rid, Rids};
 use str0m::rtp::{RtpPacket, RtpWrite, SeqNo, Ssrc, Vp8Descriptor};
 use str0m::{Candidate, IceCreds, Rtc, RtcConfig};
 
@@ -19,6 +19,9 @@ pub(super) type ClientKey = usize;
 /// Packets kept for answering NACKs, per video slot.
 const RESEND_PACKETS: usize = 1024;
 const RESEND_AGE: Duration = Duration::from_secs(3);
+
+/// A layer of which nothing has come for so long is no choice: senders leave out what their network cannot carry.
+const LAYER_SILENCE_MAX: Duration = Duration::from_secs(1);
 
 /// An offer that has been answered, not yet let in. Building one costs about a millisecond, so servers do it away
 /// from the media thread.
@@ -44,11 +47,20 @@ pub(super) struct Client {
     pub dirty: bool,
     pub sources: Vec<Source>,
     pub slots: Vec<Slot>,
+    /// Highest layer that it is to get, 0 the lowest.
+    pub layer_max: u8,
 }
 
-/// Something a participant sends: one m-line.
+/// Something a participant sends: one m-line, or of simulcast (RFC 8853) one of its layers.
 pub(super) struct Source {
     mid: Mid,
+    rid: Option<Rid>,
+    /// Place among the layers of its m-line, 0 the lowest.
+    pub layer: u8,
+    /// When its last packet came.
+    pub last: Option<Instant>,
+    /// Like `subscribers`, but still shown another layer: until this one's next key frame.
+    pub switching: Vec<(ClientKey, usize)>,
     kind: MediaKind,
     /// Known from the first packet on.
     pub flow: Option<Flow>,
@@ -121,7 +133,14 @@ impl Joining {
                 return Err(JoinError::BadSdp(format!("m-line {mid}: no codec that this server forwards")));
             };
             if direction.is_receiving() {
-                sources.push(Source { mid, kind, flow: None, subscribers: Vec::new(), gate: Gate::default() });
+                let source = |rid, layer| Source::new(mid, rid, layer, kind);
+                match media.rids_rx() {
+                    // The offer's order is taken for highest first, as Janus does.
+                    Rids::Specific(rids) => {
+                        sources.extend((0..).zip(rids.iter().rev()).map(|(layer, rid)| source(Some(*rid), layer)));
+                    }
+                    Rids::Any | Rids::None => sources.push(source(None, 0)),
+                }
             }
             if direction.is_sending() {
                 let mut api = rtc.direct_api();
@@ -155,6 +174,7 @@ impl Joining {
             dirty: false,
             sources,
             slots,
+            layer_max: u8::MAX,
         };
         Ok(Joining { client, answer })
     }
@@ -237,14 +257,34 @@ impl Client {
         let ssrc = packet.header.ssrc;
         let known = self.sources.iter().position(|s| s.flow.is_some_and(|f| f.ssrc == ssrc));
         known.or_else(|| {
-            let mid = self.rtc.direct_api().stream_rx(&ssrc)?.mid();
-            self.sources.iter().position(|s| s.mid == mid)
+            let mut api = self.rtc.direct_api();
+            let stream = api.stream_rx(&ssrc)?;
+            let (mid, rid) = (stream.mid(), stream.rid());
+            self.sources.iter().position(|s| s.mid == mid && (s.rid.is_none() || s.rid == rid))
         })
     }
 
     /// What a packet's payload type stands for here.
     pub fn codec(&self, pt: Pt) -> Option<PayloadParams> {
         self.rtc.codec_config().find(|p| p.pt() == pt || p.red() == Some(pt)).copied()
+    }
+
+    /// Of the layers of one m-line the highest that flows and is not above `layer_max`, or else the lowest that flows.
+    /// `None` when none does; of an m-line without layers itself.
+    pub fn best_layer(&self, source: usize, layer_max: u8, now: Instant) -> Option<usize> {
+        let one = self.sources.get(source)?;
+        if one.rid.is_none() {
+            return Some(source);
+        }
+        let flows = |s: &Source| s.last.is_some_and(|at| now < at + LAYER_SILENCE_MAX) && s.flow.is_some();
+        let flowing = || self.sources.iter().enumerate().filter(|(_, s)| s.mid == one.mid && flows(s));
+        let best = flowing().filter(|(_, s)| s.layer <= layer_max).max_by_key(|(_, s)| s.layer);
+        best.or_else(|| flowing().min_by_key(|(_, s)| s.layer)).map(|(index, _)| index)
+    }
+
+    /// Both are layers of one m-line, or the same.
+    pub fn are_layers(&self, a: usize, b: usize) -> bool {
+        matches!((self.sources.get(a), self.sources.get(b)), (Some(a), Some(b)) if a.mid == b.mid)
     }
 
     /// A free slot for media of this kind and codec, and our payload type for it.
@@ -283,6 +323,20 @@ pub(super) enum Wrote {
 }
 
 impl Source {
+    fn new(mid: Mid, rid: Option<Rid>, layer: u8, kind: MediaKind) -> Source {
+        Source {
+            mid,
+            rid,
+            layer,
+            last: None,
+            switching: Vec::new(),
+            kind,
+            flow: None,
+            subscribers: Vec::new(),
+            gate: Gate::default(),
+        }
+    }
+
     pub fn kind(&self) -> MediaKind {
         self.kind
     }

@@ -192,6 +192,7 @@ impl Sfu {
         if self.housekeeping <= now {
             self.housekeeping = now + HOUSEKEEPING;
             self.remove_silent();
+            self.choose_layers();
             self.ended.retain(|_, (at, _)| now < *at + REMEMBER);
         }
         let clients = self.clients.iter().flatten().map(|c| c.timeout).min();
@@ -298,6 +299,9 @@ impl Sfu {
             self.stats.rtp_dropped += 1;
             return;
         };
+        if let Some(client) = self.client_mut(sender) {
+            client.sources[index].last = Some(now);
+        }
         if !self.track_flow(sender, index, packet) {
             self.stats.rtp_dropped += 1;
             return;
@@ -308,9 +312,14 @@ impl Sfu {
         let incoming = Incoming::new(packet, flow.codec);
         if incoming.starts_key_frame {
             source.gate.key_frame();
+            if !source.switching.is_empty() {
+                self.switch(sender, index);
+            }
         }
+        let Some(client) = self.client_mut(sender) else { return };
+        let source = &mut client.sources[index];
+        let mut waiting = !source.switching.is_empty();
         let subscribers = std::mem::take(&mut source.subscribers);
-        let mut waiting = false;
         for &(receiver, slot) in &subscribers {
             let Some(client) = self.clients.get_mut(receiver).and_then(|c| c.as_deref_mut()) else { continue };
             match client.write(slot, now, &incoming) {
@@ -397,9 +406,13 @@ impl Sfu {
         let Some(source) = self.client(sender).and_then(|c| c.sources.get(index)) else { return };
         let Some(flow) = source.flow else { return };
         let kind = source.kind();
-        if source.subscribers.iter().any(|(r, _)| *r == receiver) {
-            return;
+        let shown = self.shown_layer(receiver, sender, index);
+        if let Some((slot, _)) = shown {
+            return self.choose_layer(receiver, slot);
         }
+        let layer_max = self.client(receiver).map_or(u8::MAX, |c| c.layer_max);
+        let best = self.client(sender).and_then(|c| c.best_layer(index, layer_max, self.now));
+        let index = best.unwrap_or(index);
         let Some(client) = self.client_mut(receiver) else { return };
         // Before that, its packets would only pile up.
         if !client.connected {
@@ -412,6 +425,79 @@ impl Sfu {
         }
         if kind == MediaKind::Video {
             self.ask_for_key_frame(sender, index);
+        }
+    }
+
+    /// The receiver's slot that shows a source or another layer of it, and what it shows.
+    fn shown_layer(&self, receiver: ClientKey, sender: ClientKey, index: usize) -> Option<(usize, usize)> {
+        let from = self.client(sender)?;
+        let shows = |s: &super::client::Slot| {
+            let (who, what) = s.shows?;
+            (who == sender && from.are_layers(what, index)).then_some(what)
+        };
+        self.client(receiver)?.slots.iter().enumerate().find_map(|(slot, s)| Some((slot, shows(s)?)))
+    }
+
+    /// Highest layer that participants of a room get from now on, 0 the lowest: all of them, or one by its name. False
+    /// if there is nobody.
+    pub fn limit_layers(&mut self, now: Instant, room: &str, name: Option<&str>, layer_max: u8) -> bool {
+        self.now = now;
+        let members = self.rooms.get(room).cloned().unwrap_or_default();
+        let mut found = false;
+        for key in members {
+            let Some(client) = self.client_mut(key).filter(|c| name.is_none_or(|n| *c.name == *n)) else { continue };
+            client.layer_max = layer_max;
+            found = true;
+            (0..client.slots.len()).for_each(|slot| self.choose_layer(key, slot));
+        }
+        found
+    }
+
+    /// Layers come and go without a word.
+    fn choose_layers(&mut self) {
+        for key in 0..self.clients.len() {
+            let slots = self.client(key).map_or(0, |c| c.slots.len());
+            (0..slots).for_each(|slot| self.choose_layer(key, slot));
+        }
+    }
+
+    /// Gives a slot the layer it should have: from its next key frame on, and at once where nothing was shown yet.
+    fn choose_layer(&mut self, receiver: ClientKey, slot: usize) {
+        let Some(client) = self.client(receiver) else { return };
+        let Some(place) = client.slots.get(slot) else { return };
+        let Some((sender, shown)) = place.shows else { return };
+        let (layer_max, waits, now) = (client.layer_max, place.waits, self.now);
+        let Some(from) = self.client_mut(sender) else { return };
+        let Some(best) = from.best_layer(shown, layer_max, now) else { return };
+        let entry = (receiver, slot);
+        if best != shown && from.sources[best].switching.contains(&entry) {
+            return;
+        }
+        from.sources.iter_mut().for_each(|s| s.switching.retain(|e| *e != entry));
+        if best == shown {
+            return;
+        }
+        from.sources[best].switching.push(entry);
+        if waits {
+            self.switch(sender, best);
+        }
+        self.ask_for_key_frame(sender, best);
+    }
+
+    /// Whoever waited for this layer gets it.
+    fn switch(&mut self, sender: ClientKey, index: usize) {
+        let Some(client) = self.client_mut(sender) else { return };
+        for (receiver, slot) in std::mem::take(&mut client.sources[index].switching) {
+            let shown = self.shown_layer(receiver, sender, index);
+            let Some((_, before)) = shown.filter(|(s, _)| *s == slot) else { continue };
+            let Some(client) = self.client_mut(sender) else { return };
+            client.sources[before].subscribers.retain(|e| *e != (receiver, slot));
+            client.sources[index].subscribers.push((receiver, slot));
+            if let Some(client) = self.client_mut(receiver) {
+                let place = &mut client.slots[slot];
+                place.show(sender, index, place.pt());
+            }
+            self.stats.layer_switches += 1;
         }
     }
 
@@ -499,6 +585,7 @@ impl Sfu {
         for (sender, source) in client.slots.iter().filter_map(|s| s.shows) {
             if let Some(sender) = self.client_mut(sender) {
                 sender.sources[source].subscribers.retain(|(receiver, _)| *receiver != key);
+                sender.sources.iter_mut().for_each(|s| s.switching.retain(|(receiver, _)| *receiver != key));
             }
         }
         let freed: Vec<_> = client.sources.iter().flat_map(|s| s.subscribers.iter().copied()).collect();

@@ -11,7 +11,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -92,6 +92,8 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
     let shared = Arc::new(Shared { id: args.id, base, config, bound: media, commands, send_errors });
     let app = Router::new()
         .route("/rooms/{room}/participants/{name}", post(join))
+        .route("/rooms/{room}/layer_max", put(limit_room))
+        .route("/rooms/{room}/participants/{name}/layer_max", put(limit_participant))
         .route("/sessions/{session}", delete(leave).patch(restart))
         .route("/stats", get(stats))
         .route("/metrics", get(metrics))
@@ -128,6 +130,7 @@ fn media_socket(address: SocketAddr) -> anyhow::Result<std::net::UdpSocket> {
 
 enum Command {
     Admit { room: String, name: String, joining: Box<Joining>, reply: oneshot::Sender<Result<Joined, JoinError>> },
+    LimitLayers { room: String, name: Option<String>, layer_max: u8, reply: oneshot::Sender<bool> },
     Restart { session: String, offer: String, reply: oneshot::Sender<Result<String, RestartError>> },
     Leave { session: String, reply: oneshot::Sender<Left> },
     Stats { reply: oneshot::Sender<(Stats, Vec<String>)> },
@@ -243,6 +246,9 @@ fn obey(sfu: &mut Sfu, command: Command) {
                 sfu.leave(now, &session);
             }
         }
+        Command::LimitLayers { room, name, layer_max, reply } => {
+            let _ = reply.send(sfu.limit_layers(now, &room, name.as_deref(), layer_max));
+        }
         Command::Restart { session, offer, reply } => {
             let _ = reply.send(sfu.restart(now, &session, &offer));
         }
@@ -289,6 +295,26 @@ impl Shared {
 }
 
 type App = State<Arc<Shared>>;
+
+/// `PUT`: highest layer for all who are in the room now, in digits, 0 the lowest.
+async fn limit_room(state: App, Path(room): Path<String>, body: String) -> Response {
+    limit_layers(state, room, None, &body).await
+}
+
+async fn limit_participant(state: App, Path((room, name)): Path<(String, String)>, body: String) -> Response {
+    limit_layers(state, room, Some(name), &body).await
+}
+
+async fn limit_layers(State(shared): App, room: String, name: Option<String>, body: &str) -> Response {
+    let Ok(layer_max) = body.trim().parse() else {
+        return http::error(StatusCode::BAD_REQUEST, "the body is the highest layer: 0, 1, 2 …");
+    };
+    match shared.ask(|reply| Command::LimitLayers { room, name, layer_max, reply }).await {
+        Ok(true) => StatusCode::NO_CONTENT.into_response(),
+        Ok(false) => http::error(StatusCode::NOT_FOUND, "nobody of that name, or no such room"),
+        Err(response) => response,
+    }
+}
 
 async fn join(State(shared): App, Path((room, name)): Path<(String, String)>, offer: String) -> Response {
     let joined = match Joining::new(&shared.config, Instant::now(), &offer) {
@@ -391,6 +417,7 @@ fn prometheus(stats: &ServerStats) -> String {
         ("packets_invalid_total", t.datagrams_invalid as f64, "Datagrams that were nothing known."),
         ("pli_in_total", t.key_frame_requests_in as f64, "Key frame requests from receivers."),
         ("pli_out_total", t.key_frame_requests_out as f64, "Key frame requests to senders."),
+        ("layer_switches_total", t.layer_switches as f64, "Receivers that went on with another simulcast layer."),
     ];
     let mut text = String::new();
     let all = gauges.iter().map(|g| ("gauge", g)).chain(counters.iter().map(|c| ("counter", c)));

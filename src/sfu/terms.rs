@@ -111,4 +111,7 @@ pub struct Stats {
     /// PLI and FIR from receivers, and PLI to senders.
     pub key_frame_requests_in: u64,
     pub key_frame_requests_out: u64,
+    /// Slots that went on with another layer of their sender's video.
+    #[serde(default)]
+    pub layer_switches: u64,
 }

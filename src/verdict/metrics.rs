@@ -136,6 +136,8 @@ pub struct VideoMetrics {
     pub freezes: Option<f64>,
     /// Share of watched video that stood still.
     pub frozen_share: Option<f64>,
+    /// Times that a receiver saw the server go on with another simulcast layer; `None` where no video flowed.
+    pub layer_switches: Option<i64>,
 }
 
 /// True when the kind had to flow at all: otherwise none of its metrics has data.
@@ -247,6 +249,7 @@ impl VideoMetrics {
             frame_jitter: Percentiles::of(&flow.frame_jitter),
             freezes: flow_metric(flow, Kind::Video, "freezes"),
             frozen_share: flow_metric(flow, Kind::Video, "frozen_share"),
+            layer_switches: has_data(flow).then_some(flow.count.layer_switches),
         }
     }
 }

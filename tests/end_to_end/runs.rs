@@ -7,6 +7,7 @@ mod bad_input;
 mod capacity;
 mod clients;
 mod fake_server;
+mod layers;
 mod support;
 #[path = "../targets/support/mod.rs"]
 mod targets;

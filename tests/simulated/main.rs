@@ -2,5 +2,6 @@
 //! sockets, seeded, minutes of calls in seconds.
 
 mod clients;
+mod layers;
 mod rooms;
 mod sim;

@@ -116,6 +116,7 @@ pub struct Sim {
     next_second: Instant,
     /// Of who joins next.
     pub talk: TalkSpec,
+    pub lower_layers: Vec<Encoding>,
     /// When participants were sampled, CLOCK_REALTIME in ns.
     pub sampled_ns: Vec<u64>,
 }
@@ -159,6 +160,7 @@ impl Sim {
             network_delay_max: Duration::ZERO,
             next_second: now + Duration::from_secs(1),
             talk: TalkSpec::default(),
+            lower_layers: Vec::new(),
             sampled_ns: Vec::new(),
         }
     }
@@ -186,6 +188,12 @@ impl Sim {
         let spec = Spec {
             leg,
             clips: [clip(audio), clip(video)],
+            lower_layers: self
+                .lower_layers
+                .iter()
+                .map(|e| clip(Some(*e)).unwrap())
+                .filter(|_| video.is_some())
+                .collect(),
             seed: self.rng.random(),
             planned_ns,
             network_delay_max: self.network_delay_max,
@@ -365,6 +373,12 @@ impl Sim {
                 }
             }
         }
+    }
+
+    /// The SFU is told which layer a member gets at most.
+    pub fn limit_layers(&mut self, n: usize, layer_max: u8) {
+        assert!(self.sfu.limit_layers(self.now, "room", Some(&format!("p{n}")), layer_max));
+        self.drain_sfu();
     }
 
     pub fn connected(&self, n: usize) -> bool {

@@ -299,6 +299,63 @@ fn a_killed_janus_is_reported_as_what_it_was() {
     });
 }
 
+/// Three layers go up, one comes down; the substream of a subscriber is configured, and its receiver sees the switch.
+#[test]
+fn janus_switches_layers_and_nothing_is_lost() {
+    beside_others("janus_switches_layers_and_nothing_is_lost", async || {
+        let janus = Janus::start(0).await;
+        let sets = [
+            "rooms.meeting.count=1",
+            "rooms.meeting.size=3",
+            "rooms.meeting.video=vp8@1500kbit/s",
+            "rooms.meeting.simulcast=true",
+            "load.hold=14s",
+            BUSY_MACHINE,
+        ];
+        let mut run = Run::start(&janus, "janus_run-layers", PROFILE, &sets);
+        run.holds().await;
+        for substream in [0, 2, 1] {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            for (session, handle, mids) in video_subscribers(&janus).await {
+                let streams: Vec<Value> = mids.iter().map(|mid| json!({"mid": mid, "substream": substream})).collect();
+                janus.tell(session, handle, json!({"request": "configure", "streams": streams})).await;
+            }
+        }
+        let run = run.ended().await;
+        print_figures(&run);
+        // Judged by what each leg counted, whatever else the machine had to do.
+        assert_eq!(run.number("participants.joined"), 3.0);
+        assert_eq!(run.summary["notes"].as_array().map(Vec::len), Some(0), "{}", run.summary["notes"]);
+        // Three receivers of two senders each, three times; Janus may change at the start, too.
+        let switches: i64 = run.leg_ends().map(|end| end.video.layer_switches).sum();
+        assert!((18..24).contains(&switches), "{switches}");
+        for end in run.leg_ends() {
+            assert!(end.video.layer_switches >= 6, "{end:?}");
+            assert_eq!((end.video.e2e_loss(), end.audio.e2e_loss()), (Some(0.0), Some(0.0)), "{end:?}");
+            assert_eq!((end.video.unstamped, end.video.foreign_stamps), (0, 0), "{end:?}");
+            // Two of them come in, in fewer packets than three layers go out in.
+            assert!(end.video.received < 2 * end.video.sent, "{end:?}");
+        }
+        janus.stop().await;
+    });
+}
+
+/// Session and handle of those that receive, and the mids of their video.
+async fn video_subscribers(janus: &Janus) -> Vec<(u64, u64, Vec<String>)> {
+    let mut all = Vec::new();
+    for session in janus.admin.list_sessions().await {
+        for handle in janus.admin.list_handles(session).await {
+            let info = janus.admin.handle_info(session, handle).await;
+            if info["plugin_specific"]["type"] == "subscriber" {
+                let media = info["webrtc"]["media"].as_object().unwrap().values();
+                let mids = media.filter(|m| m["type"] == "video").map(|m| m["mid"].as_str().unwrap().to_owned());
+                all.push((session, handle, mids.collect()));
+            }
+        }
+    }
+    all
+}
+
 #[test]
 fn a_probe_says_what_it_met() {
     beside_others("a_probe_says_what_it_met", async || {

@@ -111,6 +111,11 @@ impl Run<'_> {
         let spec = Spec {
             leg: leg.clone(),
             clips: [clip(leg.audio), clip(leg.video)],
+            lower_layers: if leg.video.is_some() {
+                group.lower_layers().into_iter().filter_map(|e| clip(Some(e))).collect()
+            } else {
+                Vec::new()
+            },
             seed: self.c.plan.seed ^ (u64::from(leg.id.0) << 32 | 0x5eed),
             // From now, not from the start: the clock may have been set meanwhile.
             planned_ns: realtime_ns().saturating_sub(now.saturating_duration_since(planned).as_nanos() as u64),

@@ -232,6 +232,17 @@ impl Source {
         self.silence.stop();
     }
 
+    /// Promised, never seen, and not awaited any longer: the server chose another layer. What was expected until now and
+    /// did not come stays lost, since nothing came in its place.
+    pub fn forgo(&mut self, at_ns: u64) {
+        if self.state == State::Ended {
+            return;
+        }
+        self.close_period(self.expected_up_to);
+        self.state = State::Waiting { deadline_ns: None };
+        self.gaps.set_flowing(false, at_ns);
+    }
+
     /// Somebody else has this stream's SSRC now ([`super::Handover::OtherSender`]); to be told before the new owner gets
     /// the packet that showed it. This one goes on, on another SSRC or lost.
     pub fn detach(&mut self, rx: &RxStream) {

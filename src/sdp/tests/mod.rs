@@ -26,11 +26,11 @@ fn local() -> LocalParams {
 }
 
 fn opus(ssrc: u32) -> LocalTrack {
-    LocalTrack { encoding_codec: Codec::Opus, ssrc, rtx_ssrc: None }
+    LocalTrack { encoding_codec: Codec::Opus, ssrc, rtx_ssrc: None, layers: 1 }
 }
 
 fn video(codec: Codec, ssrc: u32, rtx_ssrc: u32) -> LocalTrack {
-    LocalTrack { encoding_codec: codec, ssrc, rtx_ssrc: Some(rtx_ssrc) }
+    LocalTrack { encoding_codec: codec, ssrc, rtx_ssrc: Some(rtx_ssrc), layers: 1 }
 }
 
 fn chrome() -> Negotiation {

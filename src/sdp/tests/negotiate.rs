@@ -349,3 +349,44 @@ fn hundreds_of_slots_work() {
     assert_eq!(agreed.receives.len(), 300);
     assert_eq!(agreed.receives.iter().filter(|r| r.kind == Kind::Audio).count(), 150);
 }
+
+fn layered() -> LocalTrack {
+    LocalTrack { layers: 3, ..video(Codec::Vp8, 22, 23) }
+}
+
+/// As Chromium offers layers by rid: no SSRC is named, the highest stands first (RFC 8853 5.1).
+#[test]
+fn layers_are_offered_by_rid() {
+    for mut n in [chrome(), light()] {
+        let offer = n.offer(&local(), &[layered()], 0, 0);
+        let lines = section(&offer, 0);
+        for line in ["a=rid:f send", "a=rid:h send", "a=rid:q send", "a=simulcast:send f;h;q"] {
+            assert!(lines.contains(&line), "{line} in {lines:#?}");
+        }
+        for uri in [crate::client::MID, crate::client::RID, crate::client::REPAIRED_RID] {
+            assert!(lines.iter().any(|l| l.starts_with("a=extmap:") && l.ends_with(uri)), "{uri} in {lines:#?}");
+        }
+        assert!(!offer.contains("a=ssrc"), "{offer}");
+    }
+}
+
+#[test]
+fn layers_that_the_remote_takes_are_agreed_on() {
+    for (taken, agreed) in [
+        ("a=rid:f recv\r\na=rid:q recv\r\na=simulcast:recv f,x;~q;z\r\n", &["f", "q"][..]),
+        ("a=simulcast:send f;h;q\r\n", &[]),
+        ("", &[]),
+    ] {
+        let mut n = chrome();
+        let offer = n.offer(&local(), &[layered()], 0, 0);
+        // A remote that says of itself what ours said, the other way round.
+        let mirrored: String = offer
+            .split_inclusive("\r\n")
+            .filter(|l| !l.starts_with("a=rid:") && !l.starts_with("a=simulcast:"))
+            .map(|l| l.replace("sendonly", "recvonly").replace("actpass", "active"))
+            .collect();
+        let (_, a) = n.accept_answer(&(mirrored + taken)).unwrap();
+        assert_eq!(a.sends[0].rids, agreed, "{taken}");
+        assert_eq!((a.sends[0].ssrc, a.sends[0].rtx, a.sends[0].active), (22, Some((97, 23)), true));
+    }
+}

@@ -145,6 +145,8 @@ pub enum RoomEvent {
         code: i64,
         reason: String,
     },
+    /// What the server sends us of a simulcast stream has changed; its receiver sees that by itself.
+    Layer,
     Other(String),
 }
 
@@ -264,6 +266,9 @@ fn room_event(data: &Value) -> RoomEvent {
     if data.get("configured").is_some() {
         return RoomEvent::Configured;
     }
+    if data.get("substream").is_some() || data.get("temporal").is_some() {
+        return RoomEvent::Layer;
+    }
     RoomEvent::Other(quote(&data.to_string()))
 }
 
@@ -287,6 +292,7 @@ mod tests {
         assert_eq!(event(json!({"videoroom": "event", "room": 1, "leaving": "ok"})), RoomEvent::Left);
         assert_eq!(event(json!({"videoroom": "event", "leaving": "ok", "reason": "kicked"})), RoomEvent::Kicked);
         assert_eq!(event(json!({"videoroom": "destroyed", "room": 1})), RoomEvent::RoomDestroyed);
+        assert_eq!(event(json!({"videoroom": "event", "room": 1, "mid": "1", "substream": 1})), RoomEvent::Layer);
         assert!(matches!(event(json!({"videoroom": "event", "unpublished": "ok"})), RoomEvent::Other(_)));
     }
 

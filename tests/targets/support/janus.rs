@@ -124,6 +124,15 @@ impl Janus {
         self.ended().await;
     }
 
+    /// Sends a plugin message on somebody's handle, as an operator could; its event goes to the handle's owner.
+    pub async fn tell(&self, session: u64, handle: u64, body: Value) {
+        let mut client = Client::connect(&self.url).await.expect("a WebSocket to Janus");
+        (client.session, client.handle) = (Some(session), Some(handle));
+        client.send(json!({"janus": "message", "body": body})).await;
+        let answer = client.answer(|_| true).await;
+        assert_eq!(answer["janus"], "ack", "{answer}");
+    }
+
     /// Asks the VideoRoom plugin something, in a session of its own.
     pub async fn ask(&self, body: Value) -> Value {
         let mut client = Client::connect(&self.url).await.expect("a WebSocket to Janus");
@@ -175,7 +184,17 @@ impl Client {
         Some(Client { ws, session: None, handle: None })
     }
 
-    pub async fn request(&mut self, mut request: Value) -> Value {
+    pub async fn request(&mut self, request: Value) -> Value {
+        let created = request["janus"] == "create";
+        self.send(request).await;
+        let answer = self.answer(|a| a["janus"] != "ack").await;
+        if created {
+            self.session = answer["data"]["id"].as_u64();
+        }
+        answer
+    }
+
+    async fn send(&mut self, mut request: Value) {
         request["transaction"] = json!("x");
         if let Some(session) = self.session {
             request["session_id"] = json!(session);
@@ -183,20 +202,19 @@ impl Client {
         if let Some(handle) = self.handle {
             request["handle_id"] = json!(handle);
         }
-        let created = request["janus"] == "create";
         self.ws.send(Message::text(request.to_string())).await.unwrap();
+    }
+
+    async fn answer(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         loop {
             let text = match self.ws.next().await {
                 Some(Ok(Message::Text(text))) => text,
                 // libwebsockets pings; tungstenite answers.
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
-                other => panic!("no answer to {request}: the WebSocket gave {other:?}"),
+                other => panic!("no answer: the WebSocket gave {other:?}"),
             };
             let answer: Value = serde_json::from_str(&text).unwrap();
-            if answer["transaction"] == "x" && answer["janus"] != "ack" {
-                if created {
-                    self.session = answer["data"]["id"].as_u64();
-                }
+            if answer["transaction"] == "x" && wanted(&answer) {
                 return answer;
             }
         }
