@@ -6,7 +6,7 @@ SHELL := bash
 # Debian packages that the tests run for real: servers, a browser, a decoder, network namespaces.
 PACKAGES := janus chromium chromium-driver ffmpeg iproute2 util-linux
 
-.PHONY: help packages check test test-long calibrate fuzz bench
+.PHONY: help packages check test test-long calibrate second-opinions fuzz bench
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ test-long: packages ## The same with many more seeds and the slow experiments
 
 calibrate: ## Known impairments against what the report says of them; writes docs/calibration.md
 	ROOMFUL_CALIBRATION=docs/calibration.md cargo test --locked --test calibration -- --ignored --nocapture the_whole_grid
+
+second-opinions: ## What a browser, a stock peer and Janus read beside us; writes docs/second-opinions/
+	ROOMFUL_SECOND_OPINIONS=$(CURDIR)/docs/second-opinions cargo test --locked --test second_opinions -- --ignored --nocapture --test-threads=1 long_
 
 FUZZ_SECONDS ?= 120
 fuzz: ## Fuzz all that parses bytes, FUZZ_SECONDS each (needs cargo-fuzz and a nightly toolchain)

@@ -80,9 +80,9 @@ impl Participant {
             t.record(u16::from_be_bytes([seq[0], seq[1]]), (recv_ns / 1000) as i64);
         }
         // An empty payload is a probe of padding: no media, but it takes a sequence number, which must not count as lost.
-        let Some(payload) = h.payload(plain) else { return };
+        let payload = h.payload(plain).unwrap_or_default();
         match &s.incoming[usize::from(n)].role {
-            Role::Media(m) if m.red_pt == h.pt => self.on_red(w, slot, n, &h, payload, recv_ns),
+            Role::Media(m) if m.red_pt == h.pt && !payload.is_empty() => self.on_red(w, slot, n, &h, payload, recv_ns),
             Role::Media(_) => self.on_packet(w, slot, n, h.seq, &h, payload, recv_ns, false),
             Role::Rtx(_) => {
                 let Some((osn, rest)) = payload.split_first_chunk::<2>() else { return };

@@ -142,6 +142,10 @@ impl Process<'_> {
         self.child.id()
     }
 
+    pub fn is_over(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits until it has ended.
     pub fn finish(mut self) -> Said {
         let end = Instant::now() + PATIENCE;

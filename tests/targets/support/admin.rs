@@ -40,6 +40,16 @@ impl Admin {
         ids(&self.request(&format!("/{session}"), json!({"janus": "list_handles"})).await["handles"])
     }
 
+    /// None when the session is gone.
+    pub async fn list_handles_if_there(&self, session: u64) -> Vec<u64> {
+        let body = json!({"janus": "list_handles", "transaction": "roomful", "admin_secret": self.secret});
+        let Ok(answer) = self.http.post(format!("{}/{session}", self.base)).json(&body).send().await else {
+            return Vec::new();
+        };
+        let answer: Value = answer.json().await.unwrap();
+        if answer["janus"] == "success" { ids(&answer["handles"]) } else { Vec::new() }
+    }
+
     pub async fn handle_info(&self, session: u64, handle: u64) -> Value {
         self.request(&format!("/{session}/{handle}"), json!({"janus": "handle_info"})).await["info"].take()
     }

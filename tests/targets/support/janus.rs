@@ -5,6 +5,7 @@ use super::{artifacts, folder, netns, program, until};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::fs;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -15,6 +16,9 @@ const ADMIN_SECRET: &str = "admin-of-the-test";
 pub const ADMIN_KEY: &str = "key-of-the-test";
 /// The room that every instance has from its start.
 pub const ROOM: u64 = 1234;
+
+/// First and last RTP port of an instance behind an impairer.
+pub const RTP_PORTS: [u16; 2] = [20_000, 20_199];
 
 /// One running instance. Killed when dropped.
 pub struct Janus {
@@ -31,6 +35,21 @@ pub struct Janus {
 impl Janus {
     /// Starts the n-th instance (from 0), with ports of its own on the first address, and waits until it answers.
     pub async fn start(n: u16) -> Janus {
+        Janus::start_with(n, &[]).await
+    }
+
+    /// The same, known to others by another address only, that of an impairer in front of the first 200 RTP ports. It is
+    /// ICE-lite: its own checks would find a way past the impairer.
+    pub async fn start_behind(front: IpAddr) -> Janus {
+        let nat = format!("nat_1_1_mapping = \"{front}\"\n\tice_lite = true");
+        Janus::start_with(
+            0,
+            &[("ice_lite = false", nat), ("20000-23999", format!("{}-{}", RTP_PORTS[0], RTP_PORTS[1]))],
+        )
+        .await
+    }
+
+    async fn start_with(n: u16, changes: &[(&str, String)]) -> Janus {
         let name = format!("janus-{}", n + 1);
         let address = netns::address(1).to_string();
         let (ws, http, admin) = (8188 + n, 8288 + n, 7088 + n);
@@ -53,6 +72,9 @@ impl Janus {
             let mut text = fs::read_to_string(template.path()).unwrap();
             for (key, value) in &values {
                 text = text.replace(key, value);
+            }
+            for (from, to) in changes {
+                text = text.replace(from, to);
             }
             fs::write(config.path().join(template.file_name()), text).unwrap();
         }
@@ -148,21 +170,21 @@ fn library() -> String {
 }
 
 /// The smallest Janus client.
-struct Client {
+pub struct Client {
     ws: tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>,
     session: Option<u64>,
-    handle: Option<u64>,
+    pub handle: Option<u64>,
 }
 
 impl Client {
-    async fn connect(url: &str) -> Option<Client> {
+    pub async fn connect(url: &str) -> Option<Client> {
         let mut request = url.into_client_request().unwrap();
         request.headers_mut().insert("Sec-WebSocket-Protocol", "janus-protocol".parse().unwrap());
         let (ws, _) = tokio_tungstenite::connect_async(request).await.ok()?;
         Some(Client { ws, session: None, handle: None })
     }
 
-    async fn request(&mut self, request: Value) -> Value {
+    pub async fn request(&mut self, request: Value) -> Value {
         let created = request["janus"] == "create";
         self.send(request).await;
         let answer = self.answer(|a| a["janus"] != "ack").await;

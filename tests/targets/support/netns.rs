@@ -33,7 +33,7 @@ fn outside(name: &str) {
         .arg(program("unshare"))
         .args(["--user", "--map-root-user", "--net", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"])
         .arg(std::env::current_exe().unwrap())
-        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .args([name, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
         .stdin(Stdio::null())
         .status()
