@@ -784,7 +784,8 @@ impl Shard {
         let share = |ns: u64| ns as f64 / 1e9 / seconds.max(1e-3);
         let health = ShardHealth {
             cpu: share(cpu - self.cpu_began_ns),
-            waited: share(waited.saturating_sub(self.wait_began_ns)),
+            // The kernel books a wait when it is over: one from before this second may be in it.
+            waited: share(waited.saturating_sub(self.wait_began_ns)).min(1.0),
             core: current_core(),
             timer_lateness: std::mem::replace(&mut self.timer, Hist::allocated()),
             reference: self.reference.take(),
