@@ -49,7 +49,7 @@ enum Priority {
 /// A command on one core.
 fn on_core(core: usize, priority: Priority, program: &str) -> Command {
     let script = match priority {
-        Priority::First => "chrt -f 1 true 2>/dev/null && exec chrt -f 1 \"$0\" \"$@\"; exec \"$0\" \"$@\"",
+        Priority::First => "chrt -f 10 true 2>/dev/null && exec chrt -f 10 \"$0\" \"$@\"; exec \"$0\" \"$@\"",
         Priority::Usual => "exec \"$0\" \"$@\"",
     };
     let mut command = Command::new("taskset");
@@ -234,7 +234,7 @@ fn a_starved_server_fails_and_the_generator_is_healthy() {
     let fleet = Fleet::start();
     let pass = "\"audio.delay.p99\" = \"<= 80ms\"\n\"legs.dropped\" = \"== 0\"";
     let place = Place::against(&fleet.url, &text("", &rooms("meeting", 4, 2, ""), "8s", pass));
-    let run = generate(&place, Priority::First, &["--retry-unknown", "4"]);
+    let run = generate(&place, Priority::First, &["--retry-unknown", "6"]);
     let starved = DutyCycle::of(fleet.server, Duration::from_millis(200), Duration::from_millis(300));
     let run = run.finish();
     drop(starved);
@@ -329,9 +329,12 @@ fn a_target_that_stalls_shows_it_in_set_up_times_and_stops_no_arrival() {
     }
     assert_eq!(planned.len(), 40);
     assert!(late_max < 2000.0, "an arrival was {late_max} ms late, ten seconds would be waiting for the target");
-    // Those who came in the ten seconds wait for the rest of them: evenly from ten seconds to none.
-    let long = waited.iter().filter(|ms| **ms > 5000.0).count();
-    assert!((7..=13).contains(&long), "{long} waited more than 5 s of 10: {waited:?}");
+    // Those who came meanwhile wait for the rest of it: two a second, evenly from the longest wait down. (On a busy
+    // machine the stall is longer than the ten seconds that were asked for.)
+    let longest = waited.iter().copied().fold(0.0, f64::max);
+    let long = waited.iter().filter(|ms| **ms > 5000.0).count() as f64;
+    let expected = 2.0 * (longest - 5000.0) / 1000.0;
+    assert!(longest > 9000.0 && (long - expected).abs() <= 3.0, "{long} waited more than 5 s, {expected}: {waited:?}");
 }
 
 #[test]
