@@ -222,6 +222,14 @@ impl Run<'_> {
         let joined = matches!(self.legs[leg.index()].state, State::In | State::Leaving { .. });
         let interrupted_leave = matches!(self.legs[leg.index()].state, State::Leaving { .. });
         let end = match (ended, joined) {
+            // The transport may see the end of the join's time before we do: it is the same time-out.
+            (
+                Ended::Failed {
+                    reason: FailReason::TimeoutSignaling | FailReason::TimeoutIce | FailReason::TimeoutDtls,
+                    ..
+                },
+                false,
+            ) if after_ms >= self.c.profile.load.join_timeout.as_secs_f64() * 1000.0 => self.timed_out(leg),
             (Ended::Failed { reason, detail }, false) => End::Failed { reason, detail, after_ms },
             (Ended::Over { cause, detail }, true) => End::Over { cause, detail },
             (Ended::Over { detail, .. }, false) => End::Failed { reason: FailReason::Closed, detail, after_ms },
@@ -233,22 +241,27 @@ impl Run<'_> {
         self.end(leg, end);
     }
 
+    /// The join's time-out, at its full value, by how far it had come.
+    fn timed_out(&self, leg: LegId) -> End {
+        let l = &self.legs[leg.index()];
+        let limit = self.c.profile.load.join_timeout;
+        let (reason, stage) = match (l.milestones.signaled, l.milestones.ice) {
+            (None, _) => (FailReason::TimeoutSignaling, "signalling answer"),
+            (Some(_), None) => (FailReason::TimeoutIce, "ICE pair"),
+            (Some(_), Some(_)) => (FailReason::TimeoutDtls, "DTLS handshake"),
+        };
+        let at = l.server.map_or_else(String::new, |s| format!(" on {}", self.servers[s.index()]));
+        let detail = format!("no {stage} within {}{at}", humantime::format_duration(limit));
+        End::Failed { reason, detail, after_ms: limit.as_secs_f64() * 1000.0 }
+    }
+
     pub(super) fn check_timeouts(&mut self, now: Instant) {
         let limit = self.c.profile.load.join_timeout;
         let late: Vec<LegId> =
             self.joining.iter().copied().filter(|l| now >= self.legs[l.index()].planned + limit).collect();
         for leg in late {
-            let l = &self.legs[leg.index()];
-            let m = &l.milestones;
-            let (reason, stage) = match (m.signaled, m.ice) {
-                (None, _) => (FailReason::TimeoutSignaling, "signalling answer"),
-                (Some(_), None) => (FailReason::TimeoutIce, "ICE pair"),
-                (Some(_), Some(_)) => (FailReason::TimeoutDtls, "DTLS handshake"),
-            };
-            let at = l.server.map_or_else(String::new, |s| format!(" on {}", self.servers[s.index()]));
-            let detail = format!("no {stage} within {}{at}", humantime::format_duration(limit));
-            let after_ms = limit.as_secs_f64() * 1000.0;
-            self.give_up(leg, End::Failed { reason, detail, after_ms });
+            let end = self.timed_out(leg);
+            self.give_up(leg, end);
         }
         self.stragglers.retain(|(until, task)| {
             let late = now >= *until;
