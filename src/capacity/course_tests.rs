@@ -100,7 +100,7 @@ impl World {
         let server = pinned[1..].parse::<usize>().unwrap() - 1;
         let (id, model) = (leg.id, self.servers[server]);
         assert_eq!(id.index(), self.legs.len(), "legs are numbered in order");
-        self.write(t, Event::JoinStart { leg: leg.clone(), late_ms: 0.0 });
+        self.write(t, Event::JoinStart { leg: leg.clone(), late_ms: 0.0, rejoins: None });
         self.legs.insert(id, (leg, server));
         let refused = self.on(server) >= model.admits;
         if refused || second >= model.dies_s {
@@ -128,6 +128,7 @@ impl World {
             worst_10s_loss: [None, None],
             worst_10s_at_ms: [None, None],
             silences: Vec::new(),
+            flow_gaps: Vec::new(),
             ice_restarts: 0,
             longest_gap_ms: 0.0,
             longest_gap_at_ms: 0.0,

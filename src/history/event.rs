@@ -3,7 +3,7 @@
 use crate::impair::Counters;
 use crate::measure::{Flow, FlowCounters, Hist};
 use crate::plan::{PlannedLeg, PlannedRoom, PlannedTrial};
-use crate::types::{LegId, RoomId, ServerId, Suite};
+use crate::types::{Kind, LegId, RoomId, ServerId, Suite};
 use serde::{Deserialize, Serialize};
 
 /// Version of the history format.
@@ -31,13 +31,23 @@ pub enum Event {
     /// The run enters a phase.
     Phase { phase: Phase },
     /// A participant began to join, at its planned time or later (`late_ms`). Planned times are the basis of latencies.
-    JoinStart { leg: PlannedLeg, late_ms: f64 },
+    /// `rejoins`: the stay that fell and that this one is to replace.
+    JoinStart {
+        leg: PlannedLeg,
+        late_ms: f64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rejoins: Option<LegId>,
+    },
+    /// The user's own join API, or the fleet's router, said where a leg goes.
+    Routed { leg: LegId, server: Option<String>, url: String, after_ms: f64 },
     /// The participant is connected.
     Joined { leg: LegId, room: RoomId, server: ServerId, suite: Option<Suite>, remote: Option<String>, setup: Setup },
     /// The participant gave up.
     JoinFailed(JoinFailure),
     /// First media of one expected stream, in ms since the later of the two participants' planned joins.
     FirstMedia { leg: LegId, from: LegId, first_rtp_ms: Option<f64>, first_frame_ms: Option<f64> },
+    /// The same session went on on another server or transport. Media stood still from `from_ms` until `until_ms`.
+    Moved { leg: LegId, from: ServerId, to: ServerId, from_ms: f64, until_ms: f64 },
     /// The leg is over.
     LegEnd(LegEnd),
     /// One second of media, by server.
@@ -50,6 +60,12 @@ pub enum Event {
     Trial(PlannedTrial),
     /// A search is over, and why: `width`, `budget` …
     SearchEnd { why: String },
+    /// An operation on the fleet or on the load: begun, and how it ended.
+    Step(StepEvent),
+    /// What a backend of the fleet said of its servers, or that it failed to say anything.
+    Fleet(FleetView),
+    /// Somebody outside said what he just did (`roomful mark cordon janus-2`).
+    Mark { action: StepAction, server: String },
     /// What a server cost in the last while, as its host or itself tells.
     Usage(Usage),
     /// Something a reader should know, e.g. a candidate outside the allow-list. `count` of the same, first one quoted.
@@ -205,6 +221,9 @@ pub struct LegEnd {
     /// When media was expected and none arrived at all, from anybody: spans of at least 100 ms, the longest ones.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub silences: Vec<Silence>,
+    /// Gaps of at least 1 s in one expected inbound flow, the longest ones in the order of their begin.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flow_gaps: Vec<FlowGap>,
     /// ICE restarts that were tried because a transport's checks went unanswered.
     #[serde(default)]
     pub ice_restarts: u32,
@@ -214,6 +233,153 @@ pub struct LegEnd {
     /// What our own impairer did to its datagrams, up and down, where the profile put it behind a network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub impaired: Option<[Counters; 2]>,
+}
+
+/// Nothing arrived from one sender in this span, ms since the start of the run, though it sent.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct FlowGap {
+    pub from: LegId,
+    pub kind: Kind,
+    pub from_ms: f64,
+    pub until_ms: f64,
+}
+
+/// One stage of an operation. What was asked and what came of it are recorded apart, since anything may happen between.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StepEvent {
+    /// Number of the operation in the run; its stages share it.
+    pub op: u32,
+    /// The step's name in the profile.
+    pub name: String,
+    pub action: StepAction,
+    /// Absent where the operation is not about one server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    pub stage: StepStage,
+    /// For a person: the condition that was waited for, the answer, the error.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+    /// It takes back what an earlier step did.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rollback: bool,
+}
+
+/// What a step does.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepAction {
+    Cordon,
+    Uncordon,
+    /// Ask the server to end, as an orchestrator does (SIGTERM).
+    Terminate,
+    /// SIGKILL.
+    Kill,
+    /// SIGSTOP and SIGCONT.
+    Pause,
+    Resume,
+    PartitionSignaling,
+    PartitionMedia,
+    PartitionRegistry,
+    /// Ends the partitions of a server.
+    Heal,
+    RegistryPause,
+    RegistryResume,
+    RegistryFlush,
+    RegistryRestart,
+    /// Somebody joins a room that is there, or a new one.
+    JoinExisting,
+    JoinNew,
+}
+
+impl StepAction {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StepAction::Cordon => "cordon",
+            StepAction::Uncordon => "uncordon",
+            StepAction::Terminate => "terminate",
+            StepAction::Kill => "kill",
+            StepAction::Pause => "pause",
+            StepAction::Resume => "resume",
+            StepAction::PartitionSignaling => "partition_signaling",
+            StepAction::PartitionMedia => "partition_media",
+            StepAction::PartitionRegistry => "partition_registry",
+            StepAction::Heal => "heal",
+            StepAction::RegistryPause => "registry_pause",
+            StepAction::RegistryResume => "registry_resume",
+            StepAction::RegistryFlush => "registry_flush",
+            StepAction::RegistryRestart => "registry_restart",
+            StepAction::JoinExisting => "join_existing",
+            StepAction::JoinNew => "join_new",
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepStage {
+    Begun,
+    /// Acknowledged by whoever carried it out.
+    Done,
+    Failed,
+    /// Its condition did not come true by its deadline, or an earlier step failed.
+    Skipped,
+}
+
+/// What a backend is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FleetRole {
+    /// Which servers there are, and which room is where: the registry.
+    Discovery,
+    /// Cordon, terminate, faults.
+    Control,
+    /// What servers and their metrics say of themselves.
+    Observation,
+}
+
+/// One look at the fleet through one backend. Written when something changed, and at least every 5 s.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct FleetView {
+    /// `redis`, `janus` …
+    pub backend: String,
+    pub role: FleetRole,
+    /// All that it knows; a server that is missing here is not known to it.
+    pub servers: Vec<ServerSeen>,
+    /// Rooms by name whose server changed since the backend's last view; `None`: the room is gone.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub rooms: std::collections::BTreeMap<String, Option<String>>,
+    /// It failed: `servers` is empty and says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// A server as a backend sees it. Absent: this backend can't know.
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServerSeen {
+    /// Its name, as in [`ServerInfo`].
+    pub server: String,
+    /// It runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alive: Option<bool>,
+    /// The registry offers it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listed: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cordoned: Option<bool>,
+    /// In the target's own unit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub participants: Option<u64>,
+    /// Participants that it would still take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headroom: Option<i64>,
+    /// Share (0..1), and ms, as the fleet exports them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jitter_ms: Option<f64>,
 }
 
 /// From and until, ms since the start of the run.

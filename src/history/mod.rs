@@ -8,8 +8,9 @@ pub(crate) mod synthetic;
 mod writer;
 
 pub use event::{
-    Event, FailReason, Health, Interval, JoinFailure, LegCause, LegEnd, Line, Phase, ReferenceFlow, RoomInterval,
-    RunInfo, SCHEMA, ServerFlow, ServerInfo, Setup, ShardHealth, Silence, UdpErrors, Usage,
+    Event, FailReason, FleetRole, FleetView, FlowGap, Health, Interval, JoinFailure, LegCause, LegEnd, Line, Phase,
+    ReferenceFlow, RoomInterval, RunInfo, SCHEMA, ServerFlow, ServerInfo, ServerSeen, Setup, ShardHealth, Silence,
+    StepAction, StepEvent, StepStage, UdpErrors, Usage,
 };
 pub use reader::{Problem, ReadError, Reading, Scan, read, read_with_tail};
 pub use writer::{CreateError, FILE_NAME, Writer};

@@ -15,7 +15,7 @@ const LINE_BYTES_MAX: u64 = 64 << 20;
 const PROBLEMS_MAX: usize = 20;
 
 /// Names of all events this version knows.
-const KINDS: [&str; 16] = [
+const KINDS: [&str; 21] = [
     "run",
     "rooms",
     "server",
@@ -31,6 +31,11 @@ const KINDS: [&str; 16] = [
     "trial",
     "search_end",
     "usage",
+    "routed",
+    "moved",
+    "step",
+    "fleet",
+    "mark",
     "note",
 ];
 const KIND_END: &str = "end";
@@ -258,6 +263,11 @@ fn kind(event: &Event) -> &'static str {
         Event::Trial(_) => "trial",
         Event::SearchEnd { .. } => "search_end",
         Event::Usage(_) => "usage",
+        Event::Routed { .. } => "routed",
+        Event::Moved { .. } => "moved",
+        Event::Step(_) => "step",
+        Event::Fleet(_) => "fleet",
+        Event::Mark { .. } => "mark",
         Event::Note { .. } => "note",
         Event::End { .. } => KIND_END,
     }
@@ -268,7 +278,9 @@ mod tests {
     use super::super::Usage;
     use super::super::synthetic::Synthetic;
     use super::*;
+    use crate::history::{FleetRole, FleetView, ServerSeen, StepAction, StepEvent, StepStage};
     use crate::plan::PlannedTrial;
+    use crate::types::{LegId, ServerId};
     use std::collections::BTreeSet;
 
     fn text(lines: &[Line]) -> String {
@@ -293,9 +305,34 @@ mod tests {
         let mut seen = BTreeSet::new();
         let mut lines = (Synthetic { drops: 1, join_failures: 1, notes: true, ..Synthetic::default() }).lines();
         let trial = PlannedTrial { number: 1, rooms: 1, participants: 4, moved_ms: 0.0, from_ms: 1.0, until_ms: 2.0 };
-        let of_a_search =
-            [Event::Trial(trial), Event::SearchEnd { why: "width".into() }, Event::Usage(Usage::default())];
-        lines.extend(of_a_search.map(|event| Line { t: 3.0, event }));
+        let step = StepEvent {
+            op: 1,
+            name: "drain".into(),
+            action: StepAction::Cordon,
+            server: Some("s1".into()),
+            stage: StepStage::Begun,
+            detail: String::new(),
+            rollback: false,
+        };
+        let view = FleetView {
+            backend: "redis".into(),
+            role: FleetRole::Discovery,
+            servers: vec![ServerSeen { server: "s1".into(), listed: Some(true), ..ServerSeen::default() }],
+            rooms: [("a-1".to_owned(), None)].into(),
+            error: None,
+        };
+        let (leg, from, to) = (LegId(0), ServerId(0), ServerId(1));
+        let rare = [
+            Event::Trial(trial),
+            Event::SearchEnd { why: "width".into() },
+            Event::Usage(Usage::default()),
+            Event::Routed { leg, server: None, url: "ws://10.77.0.1:8188".into(), after_ms: 3.0 },
+            Event::Moved { leg, from, to, from_ms: 1.0, until_ms: 2.0 },
+            Event::Step(step),
+            Event::Fleet(view),
+            Event::Mark { action: StepAction::Uncordon, server: "s1".into() },
+        ];
+        lines.extend(rare.map(|event| Line { t: 3.0, event }));
         for line in lines {
             let value = serde_json::to_value(&line).unwrap();
             assert_eq!(value["ev"], kind(&line.event));

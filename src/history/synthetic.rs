@@ -177,7 +177,7 @@ impl Synthetic {
 
     fn join_lines(&self, leg: &Leg, legs: &[Leg], rng: &mut ChaCha8Rng, lines: &mut Vec<Line>) {
         let planned_ms = leg.planned.join_at.as_secs_f64() * 1000.0;
-        let event = Event::JoinStart { leg: leg.planned.clone(), late_ms: 0.1 };
+        let event = Event::JoinStart { leg: leg.planned.clone(), late_ms: 0.1, rejoins: None };
         lines.push(Line { t: planned_ms + 0.5, event });
         if leg.fails {
             let failure = JoinFailure {
@@ -361,6 +361,7 @@ impl Synthetic {
             worst_10s_loss: [Some(lossy), self.video.then_some(0.0)],
             worst_10s_at_ms: [self.loss.as_ref().map(|(_, r, _)| f64::from(r.end) * 1000.0), None],
             silences: Vec::new(),
+            flow_gaps: Vec::new(),
             ice_restarts: 0,
             longest_gap_ms: 60.0,
             longest_gap_at_ms: t - 5000.0,

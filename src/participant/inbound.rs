@@ -300,11 +300,15 @@ impl Participant {
             if gap.ms() > self.longest_gap.0 {
                 self.longest_gap = (gap.ms(), gap.began_ns);
             }
+            while let Some(gap) = e.source.take_gap() {
+                self.flow_gaps.keep(LegId(e.owner.sender), e.kind, gap);
+            }
             if !e.told && (e.first_frame_ns.is_some() || (e.kind == Kind::Audio && e.first_rtp_ns.is_some())) {
                 e.told = true;
                 w.events.push(e.first_media());
             }
             if member.is_none() {
+                self.keep_open_gap(w, k);
                 self.drop_source(w, k);
             } else {
                 k += 1;
@@ -328,6 +332,22 @@ impl Participant {
                 w.events.push(e);
             }
         }
+    }
+
+    /// The leg ends: what is silent now stays so.
+    pub(super) fn keep_open_gaps(&mut self, w: &World<'_>) {
+        for k in 0..self.sources.len() {
+            self.keep_open_gap(w, k);
+        }
+    }
+
+    fn keep_open_gap(&mut self, w: &World<'_>, k: usize) {
+        let e = &self.sources[k];
+        let ledger = w.room.member(LegId(e.owner.sender)).and_then(|m| m.ledger(e.owner.stream));
+        // Without a ledger nobody knows until when it sent.
+        let Some(ledger) = ledger else { return };
+        let until_ns = ledger.stopped_at().unwrap_or(w.now_ns).min(w.now_ns);
+        self.flow_gaps.keep(LegId(e.owner.sender), e.kind, e.source.open_gap(until_ns));
     }
 
     fn drop_source(&mut self, w: &mut World<'_>, k: usize) {

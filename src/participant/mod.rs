@@ -3,6 +3,7 @@
 
 mod batch;
 mod feedback;
+mod flow_gaps;
 mod inbound;
 mod outbound;
 mod room;
@@ -10,6 +11,7 @@ mod silence;
 mod slot;
 
 pub use batch::{Batch, DATAGRAM_MAX, Received};
+pub use flow_gaps::FlowGap;
 pub use room::{Member, Room};
 pub use silence::Silence;
 
@@ -21,6 +23,7 @@ use crate::sdp::{LocalTrack, Negotiation};
 use crate::signaling::{MediaError, OfferWant, TransportState};
 use crate::transport::{AllowList, Setup as DtlsSetup, Shared, Transport, TransportError};
 use crate::types::{Client, Kind, LegId, RoomId};
+use flow_gaps::FlowGaps;
 use inbound::SourceEntry;
 use outbound::{Layer, TxTrack};
 use rand::{RngExt as _, SeedableRng as _};
@@ -167,6 +170,7 @@ pub struct Participant {
     total: [FlowCounters; 2],
     windows: [Window10s; 2],
     longest_gap: (f64, u64),
+    flow_gaps: FlowGaps,
     listener: Listener,
 }
 
@@ -180,6 +184,8 @@ pub struct Totals {
     pub worst_10s_at_ns: [Option<u64>; 2],
     /// Longest inbound gap in ms, and when it began in ns of CLOCK_REALTIME.
     pub longest_gap: (f64, u64),
+    /// Gaps of a second and more in one expected inbound flow.
+    pub flow_gaps: Vec<FlowGap>,
     /// When media was expected and none arrived at all.
     pub silences: Vec<Silence>,
 }
@@ -228,6 +234,7 @@ impl Participant {
             total: Default::default(),
             windows: Default::default(),
             longest_gap: (0.0, 0),
+            flow_gaps: FlowGaps::default(),
             listener: Listener::default(),
         }
     }
@@ -455,12 +462,14 @@ impl Participant {
     pub fn finish(&mut self, w: &mut World<'_>, flows: &mut [Flow; 2]) -> ([FlowCounters; 2], Totals) {
         self.finish_sources(w);
         let delta = self.sample(w, flows);
+        self.keep_open_gaps(w);
         let totals = Totals {
             audio: self.total[0],
             video: self.total[1],
             worst_10s_loss: [self.windows[0].worst(), self.windows[1].worst()],
             worst_10s_at_ns: [self.windows[0].worst_at_ns(), self.windows[1].worst_at_ns()],
             longest_gap: self.longest_gap,
+            flow_gaps: self.flow_gaps.take(),
             silences: self.listener.finish(w.now_ns),
         };
         (delta, totals)

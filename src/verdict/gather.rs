@@ -254,6 +254,11 @@ impl<'a> Gatherer<'a> {
             | Event::Trial(_)
             | Event::SearchEnd { .. }
             | Event::Usage(_)
+            | Event::Routed { .. }
+            | Event::Moved { .. }
+            | Event::Step(_)
+            | Event::Fleet(_)
+            | Event::Mark { .. }
             | Event::End { .. } => {}
         }
     }

@@ -319,7 +319,7 @@ fn a_target_that_stalls_shows_it_in_set_up_times_and_stops_no_arrival() {
     let mut waited = Vec::new();
     for line in place.lines() {
         match line.event {
-            Event::JoinStart { leg, late_ms } => {
+            Event::JoinStart { leg, late_ms, .. } => {
                 planned.push(leg.join_at.as_secs_f64());
                 late_max = f64::max(late_max, late_ms);
             }

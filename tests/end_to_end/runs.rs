@@ -299,6 +299,8 @@ fn legs_of_a_killed_server_are_dropped_when_they_heard_nothing_for_15_s() {
         let longest = end.silences.iter().map(|s| s.until_ms - s.from_ms).fold(0.0, f64::max);
         assert!((15_000.0..20_000.0).contains(&longest), "{:?}", end.silences);
         assert_eq!(end.ice_restarts, 1, "in vain");
+        let open = end.flow_gaps.iter().filter(|g| g.until_ms - g.from_ms > 14_000.0);
+        assert_eq!(open.count(), 2, "audio and video of the other: {:?}", end.flow_gaps);
     }
     let summary = place.summary();
     assert_eq!(summary["legs"]["dropped"], 4);
@@ -329,6 +331,11 @@ fn ice_restarts_bring_legs_back_from_a_server_that_stood_still() {
         let silences: Vec<f64> =
             end.silences.iter().map(|s| s.until_ms - s.from_ms).filter(|ms| *ms > 5000.0).collect();
         assert!(matches!(silences[..], [ms] if (10_000.0..15_000.0).contains(&ms)), "{:?}", end.silences);
+        // The other one of the pair, by kind.
+        let long = end.flow_gaps.iter().filter(|g| g.until_ms - g.from_ms > 5000.0);
+        let gaps: Vec<_> = long.map(|g| (g.from == end.leg, g.kind)).collect();
+        assert_eq!(gaps.len(), 2, "{:?}", end.flow_gaps);
+        assert!(gaps.contains(&(false, Kind::Audio)) && gaps.contains(&(false, Kind::Video)), "{:?}", end.flow_gaps);
     }
     let summary = place.summary();
     assert_eq!((&summary["legs"]["dropped"], &summary["legs"]["judged"]), (&0.into(), &8.into()));

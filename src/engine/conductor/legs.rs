@@ -5,7 +5,7 @@ use super::super::shard::ToShard;
 use super::Run;
 use crate::history::{self, Event, FailReason, JoinFailure, LegCause, LegEnd, ServerInfo};
 use crate::impair::Counters;
-use crate::participant::{Milestones, Silence, Spec, TalkSpec, Totals};
+use crate::participant::{FlowGap, Milestones, Silence, Spec, TalkSpec, Totals};
 use crate::plan::{PlannedLeg, PlannedRoom, mute_seed, talk_seed};
 use crate::profile::Talk;
 use crate::signaling::{Call, Ended, Media, Order, Progress as Milestone, TransportState};
@@ -106,7 +106,7 @@ impl Run<'_> {
         let group = &self.c.profile.rooms[room.group];
         let planned = self.legs[leg.id.index()].planned;
         let late_ms = now.saturating_duration_since(planned).as_secs_f64() * 1000.0;
-        self.note_event(Event::JoinStart { leg: leg.clone(), late_ms });
+        self.note_event(Event::JoinStart { leg: leg.clone(), late_ms, rejoins: None });
         let clip = |e: Option<Encoding>| e.and_then(|e| self.c.clips.clip(e));
         let spec = Spec {
             leg: leg.clone(),
@@ -365,6 +365,11 @@ impl Run<'_> {
         self.maybe_joined(leg);
     }
 
+    fn flow_gap(&self, g: &FlowGap) -> history::FlowGap {
+        let ms = |at: u64| at.saturating_sub(self.c.epoch_ns) as f64 / 1e6;
+        history::FlowGap { from: g.from, kind: g.kind, from_ms: ms(g.gap.began_ns), until_ms: ms(g.gap.ended_ns) }
+    }
+
     fn silence(&self, s: &Silence) -> history::Silence {
         let ms = |at: u64| at.saturating_sub(self.c.epoch_ns) as f64 / 1e6;
         history::Silence { from_ms: ms(s.from_ns), until_ms: ms(s.until_ns) }
@@ -397,6 +402,7 @@ impl Run<'_> {
                     worst_10s_loss: t.worst_10s_loss,
                     worst_10s_at_ms: t.worst_10s_at_ns.map(|at| at.map(since_start_ms)),
                     silences: t.silences.iter().map(|s| self.silence(s)).collect(),
+                    flow_gaps: t.flow_gaps.iter().map(|g| self.flow_gap(g)).collect(),
                     ice_restarts: restarts,
                     longest_gap_ms: t.longest_gap.0,
                     longest_gap_at_ms: at,

@@ -106,9 +106,14 @@ impl Gaps {
     /// Longest gap of the whole life, the one still open at `now_ns` included, but for its part in which nothing was
     /// sent.
     pub fn longest(&self, now_ns: u64, unsent_ns: u64) -> Gap {
-        let began = self.last_ns.map(|last_ns| last_ns.saturating_add(unsent_ns));
-        let open = began.map_or(Gap::default(), |began_ns| Gap { began_ns, ended_ns: now_ns });
+        let open = self.open(now_ns, unsent_ns);
         if open.ns() > self.longest.ns() { open } else { self.longest }
+    }
+
+    /// The gap that is open at `now_ns`, but for its part in which nothing was sent.
+    pub fn open(&self, now_ns: u64, unsent_ns: u64) -> Gap {
+        let began = self.last_ns.map(|last_ns| last_ns.saturating_add(unsent_ns));
+        began.map_or(Gap::default(), |began_ns| Gap { began_ns, ended_ns: now_ns })
     }
 
     /// The oldest ended gap of 100 ms or more that has not been taken yet. Of more than four between two takes only

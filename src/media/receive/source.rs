@@ -302,6 +302,11 @@ impl Source {
         self.gaps.longest(now_ns, self.unsent_ns)
     }
 
+    /// The time since its last packet, but for the part in which nothing was sent; none while it is stopped.
+    pub fn open_gap(&self, now_ns: u64) -> Gap {
+        self.gaps.open(now_ns, self.unsent_ns)
+    }
+
     /// See [`Gaps::take_gap`].
     pub fn take_gap(&mut self) -> Option<Gap> {
         self.gaps.take_gap()
