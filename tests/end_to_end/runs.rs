@@ -14,6 +14,7 @@ mod targets;
 
 use roomful::history::{Event, LegCause, LegEnd, Line, Phase};
 use roomful::measure::FlowCounters;
+use roomful::types::Kind;
 use std::collections::BTreeMap;
 use support::{Place, VIDEO, assert_ended, assert_vanish, fleet_of, profile, rooms, signal};
 
