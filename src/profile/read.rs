@@ -16,6 +16,8 @@ use crate::types::{Client, Encoding, Kind};
 use std::net::IpAddr;
 use std::time::Duration;
 
+#[allow(dead_code, reason = "shape scale-in reads it")]
+mod expect; // shape scale-in: what is judged
 mod search; // shape capacity
 
 /// Most seats (participants at once) and stays of one run; beyond, the plan itself would not fit.
@@ -489,6 +491,15 @@ impl<'a> View<'a> {
         };
         self.wrong(key, why);
         None
+    }
+
+    /// An array of known words.
+    pub(super) fn words(&mut self, key: &str) -> Option<Vec<String>> {
+        let Some(Form::Words(words)) = self.form(key) else { return None };
+        self.list(key, |text| match words.contains(&text) {
+            true => Ok(text.to_owned()),
+            false => Err(format!("{text:?} is unknown; known: {}", words.join(", "))),
+        })
     }
 
     pub(super) fn flag(&mut self, key: &str) -> Option<bool> {
