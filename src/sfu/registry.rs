@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 /// A server that has not answered for so long is not alive.
 pub const TTL: Duration = Duration::from_secs(2);
-#[cfg_attr(not(test), expect(dead_code, reason = "moves come next"))]
 /// A room that moves must be on its new server within this, or its entry is forgotten.
 const MOVE_TIME: Duration = Duration::from_secs(8);
 
@@ -232,11 +231,13 @@ impl Registry {
             *entry = Room { server, pending: 0, joins: 0, settled: None };
         }
         entry.joins += 1;
-        if self.sin == Some(Sin::SplitRoom) && entry.joins.is_multiple_of(2) && !self.servers[server].cordoned {
-            if let Some(other) = self.emptiest(None, &[server], now) {
-                self.servers[other].pending += 1;
-                return Some(other);
-            }
+        if self.sin == Some(Sin::SplitRoom)
+            && entry.joins.is_multiple_of(2)
+            && !self.servers[server].cordoned
+            && let Some(other) = self.emptiest(None, &[server], now)
+        {
+            self.servers[other].pending += 1;
+            return Some(other);
         }
         if let Some(entry) = self.rooms.get_mut(room) {
             entry.pending += 1;
