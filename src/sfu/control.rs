@@ -1,18 +1,24 @@
 //! The director's API for those who run the fleet: cordon, terminate, faults, and servers that start.
 
-use super::api::Controlled;
+use super::api::{Controlled, MoveRoom, ServerReady};
 use super::director::{App, Director, start_server};
 use super::http;
 use super::process;
 use super::registry::{Refused, ServerIndex};
-use crate::types::Sin;
+use crate::types::{Drain, Sin};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use rustix::process::Signal;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Servers answer orders at once.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Rooms move one after the other, so that their joins do not come in one heap.
+const BETWEEN_MOVES: Duration = Duration::from_millis(100);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 /// Why an order was not carried out.
 #[derive(Debug)]
@@ -62,11 +68,58 @@ fn terminate(director: &Arc<Director>, server: ServerIndex) -> Result<u64, Refus
         let mut registry = director.registry();
         (registry.terminate(server)?, registry.server(server).pid)
     };
-    if director.args.sin == Some(Sin::KillNonEmpty) {
-        // It ends at once by itself, whoever is there.
-        let _ = process::signal(pid, Signal::TERM);
+    match director.args.sin {
+        Some(Sin::KillNonEmpty) => {
+            // It ends at once by itself, whoever is there.
+            let _ = process::signal(pid, Signal::TERM);
+        }
+        Some(Sin::RejoinHerd) => drop(tokio::spawn(tell_all_to_rejoin(director.clone(), server))),
+        sin => {
+            let by_sin = matches!(sin, Some(Sin::MoveWithGap | Sin::OneWayAfterMove));
+            if director.args.drain == Drain::Move || by_sin {
+                tokio::spawn(move_rooms(director.clone(), server));
+            }
+        }
     }
     Ok(there)
+}
+
+async fn tell_all_to_rejoin(director: Arc<Director>, server: ServerIndex) {
+    let url = format!("{}/rejoin", director.registry().server(server).http);
+    if let Err(error) = director.client.post(url).timeout(ORDER_TIMEOUT).send().await {
+        tracing::warn!(%error, "a server did not take an order");
+    }
+}
+
+/// Sends a server's rooms away, one after the other, until it has none.
+async fn move_rooms(director: Arc<Director>, server: ServerIndex) {
+    while !director.registry().has_died(server) {
+        let rooms = director.registry().rooms_of(server);
+        for room in rooms {
+            let moved = {
+                let mut registry = director.registry();
+                let to = registry.move_room(&room, None, Instant::now());
+                to.map(|(_, to)| (registry.server(server).http.clone(), registry.server(to).clone()))
+            };
+            // Nobody takes it at the moment: it stays, and is asked about again.
+            let Some((base, to)) = moved else { continue };
+            if let Err(error) = ask_to_move(&director, &base, &room, to).await {
+                tracing::warn!(room, "a room did not move: {error:#}");
+            }
+            tokio::time::sleep(BETWEEN_MOVES).await;
+        }
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+}
+
+async fn ask_to_move(director: &Director, base: &str, room: &str, to: ServerReady) -> anyhow::Result<()> {
+    let mut url = reqwest::Url::parse(base)?;
+    let mut path = url.path_segments_mut().map_err(|()| anyhow::anyhow!("{base} is no base URL"))?;
+    path.pop_if_empty().extend(["rooms", room, "move"]);
+    drop(path);
+    let order = MoveRoom { server: to.id, url: to.http };
+    director.client.post(url).json(&order).timeout(ORDER_TIMEOUT).send().await?.error_for_status()?;
+    Ok(())
 }
 
 fn send(director: &Director, id: &str, server: ServerIndex, signal: Signal) -> Result<u64, Fault> {

@@ -217,9 +217,10 @@ async fn heartbeats(director: Arc<Director>, index: ServerIndex) {
             answer.json::<ServerStats>().await
         };
         match stats.await {
-            Ok(ServerStats { traffic, rooms, ghosts, draining, .. }) => {
-                let participants = traffic.participants.saturating_sub(ghosts);
-                let said = Heartbeat { participants, joins: traffic.joins, ghosts, draining, rooms: &rooms };
+            Ok(ServerStats { traffic, rooms, draining, .. }) => {
+                let participants = traffic.participants.saturating_sub(traffic.ghosts);
+                let said =
+                    Heartbeat { participants, joins: traffic.joins, ghosts: traffic.ghosts, draining, rooms: &rooms };
                 director.registry().heartbeat(index, sent, said);
             }
             Err(error) => {
