@@ -1,7 +1,8 @@
 //! The driver against scripted HTTP and a scripted media path.
 
 use super::*;
-use crate::signaling::{Media, MediaCommand, MediaError};
+use crate::history::LegCause;
+use crate::signaling::{Media, MediaCommand, MediaError, Order, Progress, TransportState};
 use crate::types::{Bitrate, Codec, Encoding, LegId, RoomId, Suite};
 use axum::Router;
 use axum::extract::State;
