@@ -139,9 +139,18 @@ pub async fn ready(State(shared): App, Path(session): Path<String>) -> Response 
     if moving.switched { StatusCode::OK.into_response() } else { StatusCode::ACCEPTED.into_response() }
 }
 
-/// `POST /rejoin`: all sessions are told to leave and to join again, at the same moment.
-pub async fn rejoin(State(shared): App) -> Response {
-    let sessions = shared.sessions(None).await;
+/// `POST /rejoin`: all sessions are told to leave and to join again.
+pub async fn rejoin_all(State(shared): App) -> Response {
+    rejoin(&shared, None).await
+}
+
+/// `POST /rooms/{room}/rejoin`: those of a room are.
+pub async fn rejoin_room(State(shared): App, Path(room): Path<String>) -> Response {
+    rejoin(&shared, Some(&room)).await
+}
+
+async fn rejoin(shared: &Shared, room: Option<&str>) -> Response {
+    let sessions = shared.sessions(room).await;
     let count = sessions.len();
     for session in sessions {
         shared.moves.tell(session, Told::Rejoin);
