@@ -319,7 +319,8 @@ fn ice_restarts_bring_legs_back_from_a_janus_that_stood_still() {
         assert_eq!(run.leg_ends().count(), 30);
         for end in run.leg_ends() {
             assert_eq!((end.cause, end.ice_restarts), (LegCause::Left, 2), "{end:?}");
-            let long: Vec<f64> = end.silences.iter().map(|s| s.until_ms - s.from_ms).filter(|ms| *ms > 5000.0).collect();
+            let long: Vec<f64> =
+                end.silences.iter().map(|s| s.until_ms - s.from_ms).filter(|ms| *ms > 5000.0).collect();
             assert!(matches!(long[..], [ms] if ms < 20_000.0), "{end:?}");
         }
         let notes = run.summary["notes"].as_array().unwrap();
