@@ -14,7 +14,6 @@ use roomful::signaling::{Call, Driver, Media, MediaCommand, Order, Progress, Tra
 use roomful::types::{Bitrate, Client, Codec, Encoding, LegId, RoomId, Suite};
 use serde_json::{Value, json};
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Arc;

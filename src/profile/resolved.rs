@@ -86,6 +86,7 @@ pub struct Headroom {
 }
 
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a run has one")]
 pub enum Target {
     /// Our own fleet, started for the run and stopped after it.
     Embedded(EmbeddedTarget),

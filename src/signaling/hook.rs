@@ -196,9 +196,12 @@ mod tests {
     use std::sync::Mutex;
     use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
+    /// URL, room and token.
+    type Place = (String, Option<String>, Option<String>);
+
     /// Takes down where it was sent.
     #[derive(Default)]
-    struct Sent(Mutex<Vec<(String, Option<String>, Option<String>)>>);
+    struct Sent(Mutex<Vec<Place>>);
 
     impl Driver for Sent {
         fn name(&self) -> &'static str {

@@ -48,7 +48,7 @@ impl Admin {
         }
         let text = outside::ask(self.client.post(url).json(&request), ANSWER_WITHIN).await?;
         let answer: Value = outside::json(&text).with_context(|| format!("{url}: {what}"))?;
-        if answer["janus"] == "success" {
+        if answer["janus"] == "success" || answer["janus"] == "server_info" {
             return Ok(answer);
         }
         match answer["error"]["reason"].as_str() {
@@ -70,8 +70,8 @@ impl Admin {
             }
         };
         server.answered.store(true, Ordering::Relaxed);
-        let settings = self.ask(url, json!({ "janus": "get_status" })).await.ok();
-        let accepts = settings.as_ref().and_then(|s| s["status"]["accepting_new_sessions"].as_bool());
+        let info = self.ask(url, json!({ "janus": "info" })).await.ok();
+        let accepts = info.as_ref().and_then(|i| i["accepting-new-sessions"].as_bool());
         Ok(ServerSeen {
             server: name.to_owned(),
             alive: Some(true),

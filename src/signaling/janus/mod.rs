@@ -59,14 +59,16 @@ pub struct JanusDriver {
     seats: Mutex<BTreeMap<RoomId, Seat>>,
     /// The user's own join API places rooms, not we.
     behind_hook: bool,
-    /// Rooms made where the join API wanted them, by URL: Janus's id of each, and its server's endpoint.
-    made: Mutex<BTreeMap<(String, RoomId), Arc<OnceCell<u64>>>>,
+    made: Mutex<Made>,
 }
 
 struct Server {
     id: String,
     endpoint: Endpoint,
 }
+
+/// Rooms made where the join API wanted them, by the server's URL: Janus's id of each.
+type Made = BTreeMap<(String, RoomId), Arc<OnceCell<u64>>>;
 
 /// Where a room is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -161,7 +163,7 @@ impl JanusDriver {
         cell.get_or_try_init(make).await.copied()
     }
 
-    fn made(&self) -> MutexGuard<'_, BTreeMap<(String, RoomId), Arc<OnceCell<u64>>>> {
+    fn made(&self) -> MutexGuard<'_, Made> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

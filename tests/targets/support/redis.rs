@@ -14,7 +14,10 @@ pub struct Redis {
 impl Redis {
     /// At a free port.
     pub fn start(ip: IpAddr) -> Redis {
-        let address = TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap();
+        Redis::start_at(TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap())
+    }
+
+    pub fn start_at(address: SocketAddr) -> Redis {
         let folder = tempfile::tempdir().unwrap();
         let server = spawn(address, &folder.path().join("redis.pid"), folder.path());
         let redis = Redis { address, folder, server };
