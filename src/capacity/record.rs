@@ -313,7 +313,10 @@ impl Record {
             FailReason::LeftEarly => return,
             FailReason::Local => joins.ours += 1,
             FailReason::Full => (joins.failed, joins.refused) = (joins.failed + 1, joins.refused + 1),
-            FailReason::TimeoutSignaling | FailReason::TimeoutIce | FailReason::TimeoutDtls => {
+            FailReason::TimeoutRouting
+            | FailReason::TimeoutSignaling
+            | FailReason::TimeoutIce
+            | FailReason::TimeoutDtls => {
                 // Counts at its full time-out.
                 joins.time("total", failure.after_ms);
                 joins.failed += 1;
