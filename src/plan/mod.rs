@@ -6,6 +6,7 @@ mod build;
 mod course;
 mod limits;
 mod search;
+mod step;
 mod totals;
 
 #[cfg(test)]
@@ -15,6 +16,7 @@ pub use build::{LAST_JOIN_BEFORE_END, SEAT_GAP, mute_seed, plan, talk_seed};
 pub use course::{Course, Order, PlannedTrial};
 pub use limits::{Limits, Machine, Need, TransportsPer, limits};
 pub use search::servers;
+pub use step::{StepEvent, StepStage};
 pub use totals::{Flows, PlanTotals, pps, totals, wire_bps};
 
 use crate::types::{Encoding, LegId, RoomId};

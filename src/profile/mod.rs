@@ -8,6 +8,7 @@ pub mod metrics; // every metric a threshold may name, with its unit
 pub mod network; // what a network between participants and server is like
 mod read;
 mod resolved;
+mod scale_in;
 mod schema;
 mod target;
 mod tree;
@@ -24,6 +25,9 @@ pub use load::{Explained, load, load_explained, parse_resolved};
 pub use resolved::{
     EmbeddedTarget, ExternalTarget, Headroom, HealthLimits, Join, Load, Muting, Network, Op, Profile, RoomGroup,
     Search, Secret, Senders, ServerEntry, Shape, Size, Stay, Talk, Target, Threshold, ThresholdValue,
+};
+pub use scale_in::{
+    Condition, Next, Rejoin, Repeat, Rollback, ScaleIn, Seen, Selector, Start, Step, Subject, TimeOfDay,
 };
 pub use schema::schema;
 pub use target::{DRIVERS, is_private};
