@@ -13,8 +13,6 @@ pub enum Order {
     /// The same for somebody who was in before and fell out: who that was.
     Rejoin(PlannedLeg, LegId),
     Leave(LegId),
-    /// The load is there: what comes now is judged.
-    Hold,
     /// Goes into the history as begun, and is asked of the fleet; what came of it follows.
     Act(StepEvent),
     /// Goes into the history as it is.

@@ -4,6 +4,7 @@
 mod arrivals;
 mod build;
 mod course;
+mod late;
 mod limits;
 mod search;
 mod step;
@@ -14,6 +15,7 @@ mod tests;
 
 pub use build::{LAST_JOIN_BEFORE_END, SEAT_GAP, mute_seed, plan, talk_seed};
 pub use course::{Course, Order, PlannedTrial};
+pub use late::late_legs;
 pub use limits::{Limits, Machine, Need, TransportsPer, limits};
 pub use search::servers;
 pub use step::{StepEvent, StepStage};

@@ -21,6 +21,8 @@ pub struct Key {
 pub enum Form {
     Text,
     Word(&'static [&'static str]),
+    /// An array of these words.
+    Words(&'static [&'static str]),
     Count {
         min: i64,
         max: i64,
@@ -85,7 +87,7 @@ pub enum Need {
 
 use Form::{
     Addresses, BitRate, Command, Count, CountOr, Duration, Encoding, Flag, Join, Like, Networks, Number, Pass, Queue,
-    Rate, Secrets, Share, Size, Stay, Tables, Text, Url, Word,
+    Rate, Secrets, Share, Size, Stay, Tables, Text, Url, Word, Words,
 };
 use Need::{Default as Or, Optional, Required};
 
@@ -111,6 +113,9 @@ const ACTIONS: &[&str] = &[
     "join_new",
 ];
 const UNDOING: &[&str] = &["uncordon", "resume", "heal", "registry_resume", "registry_restart"];
+
+/// What a scale-in is judged by.
+const INVARIANTS: &[&str] = &["I0", "I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11", "I12", "I13"];
 
 /// The table of a network, and that of one of its directions.
 pub(super) const NETWORK: &str = "rooms[].network";
@@ -146,6 +151,7 @@ pub const KEYS: &[Key] = &[
     key("", "step", Tables, Optional, "Shape scale-in: what is done to the fleet and the load, and when."),
     key("", "rollback", Tables, Optional, "Shape scale-in: what is done at the end in any case, in this order: after steps that failed, and on Ctrl-C, too."),
     key("", "rejoin", Form::Table, Or("{}"), "Shape scale-in: what a participant does whose call fell: it joins again, as clients do."),
+    key("", "expect", Form::Table, Or("{}"), "Shape scale-in: what has to hold while servers are taken away."),
     key("", "health", Form::Table, Or("{}"), "Beyond these the generator itself is the suspect, and the interval is inconclusive."),
     key("", "target_file", Form::Table, Optional, "The target file's contents, where a profile carries them itself (resolved profiles do)."),
 
@@ -242,6 +248,41 @@ pub const KEYS: &[Key] = &[
     key("rejoin", "backoff", Duration { min: 0.0, max: 600.0 }, Or("\"1s\""), "Mean wait before the first try; it doubles with each that fails."),
     key("rejoin", "backoff_max", Duration { min: 0.0, max: 3600.0 }, Or("\"10s\""), "Longest mean wait."),
     key("rejoin", "jitter", Share { max: 100.0 }, Or("\"50%\""), "By how much each wait may be shorter or longer, evenly, by the seed: a herd that comes back as one is a load of its own."),
+    key("expect", "exposed_legs", Count { min: 1, max: 1_000_000 }, Or("1"), "Legs that must be up on the removed servers when they are cordoned; with fewer nothing is proven."),
+    key("expect", "join_policy", Word(&["stick", "move_room", "reject"]), Or("\"stick\""), "What becomes of a join to a room on a cordoned server: it goes there (stick), the whole room goes elsewhere (move_room), it is refused (reject)."),
+    key("expect", "allowance", Duration { min: 0.0, max: 3600.0 }, Or("\"2s\""), "From the acknowledged cordon until no room may start on the server any more."),
+    key("expect", "drain", Duration { min: 1.0, max: 604_800.0 }, Or("\"30m\""), "From cordon to the end of the server."),
+    key("expect", "exit", Duration { min: 0.0, max: 86_400.0 }, Or("\"30s\""), "From the last leave on a cordoned server to the end of the server."),
+    key("expect", "ghost_allowance", Duration { min: 0.0, max: 3600.0 }, Or("\"10s\""), "How long after its end a leg may still be counted by the fleet, and after its join not yet."),
+    key("expect", "linger", Duration { min: 0.0, max: 86_400.0 }, Or("\"0s\""), "For so long an empty room lives on; who joins it then joins a room that is there."),
+    key("expect", "min_servers", Count { min: 0, max: 100_000 }, Or("1"), "Serving servers (alive, not cordoned) at any time."),
+    key("expect", "exclusive", Flag, Or("false"), "Nobody else is on the fleet: its counts can be held against ours. false: ghosts cannot be seen."),
+    key("expect", "sessions_per_leg", Number { min: 0.0, max: 1000.0 }, Or("1"), "Sessions, in the unit that the fleet counts in, that one leg makes (Janus counts handles); used where it counts no participants. 0: they say nothing about legs."),
+    key("expect", "cascade", Flag, Or("false"), "Rooms may span servers."),
+    key("expect", "registry_ttl", Duration { min: 0.0, max: 3600.0 }, Or("\"10s\""), "How long the registry may list a server that is gone, or miss one that is there."),
+    key("expect", "migration", Duration { min: 0.0, max: 3600.0 }, Optional, "Where the fleet moves calls: how long media may stand still for it. Left out: calls are not to be moved."),
+    key("expect", "removed", Count { min: 0, max: 100_000 }, Optional, "Servers that must be removed. Left out: at least one."),
+    key("expect", "removed_within", Duration { min: 1.0, max: 604_800.0 }, Optional, "By when in the hold they must be. Left out: by its end."),
+    key("expect", "uncordon", Duration { min: 0.0, max: 86_400.0 }, Or("\"30s\""), "From uncordon until the server gets new rooms again, where rooms start."),
+    key("expect", "baseline", Duration { min: 0.0, max: 86_400.0 }, Or("\"3s\""), "Steady part of the hold that there must be before the first operation."),
+    key("expect", "inconclusive_share_max", Share { max: 100.0 }, Or("\"1%\""), "Legs that may be inconclusive by the generator's own trouble."),
+    key("expect", "skip", Words(INVARIANTS), Or("[]"), "Invariants that are not judged, e.g. because nothing on this fleet can observe them."),
+    key("expect", "others", Form::Table, Or("{}"), "How much the other servers may suffer: up to a factor on what they had before, or up to a floor."),
+    key("expect", "herd", Form::Table, Or("{}"), "How those who fell come back."),
+    key("expect", "scale_out", Form::Table, Optional, "What has to happen when servers are added."),
+    key("expect", "classes", Form::Table, Or("{}"), "Limits of the classes of legs."),
+    key("expect.others", "factor", Number { min: 1.0, max: 1000.0 }, Or("2"), "Times what they had before the first operation."),
+    key("expect.others", "gap", Duration { min: 0.0, max: 3600.0 }, Or("\"500ms\""), "Floor of the longest audio gap in a second, p99 over seconds."),
+    key("expect.others", "loss", Share { max: 100.0 }, Or("\"0.5%\""), "Floor of audio loss."),
+    key("expect.others", "join", Duration { min: 0.0, max: 3600.0 }, Or("\"1s\""), "Floor of the time that a join takes, p95."),
+    key("expect.herd", "rate", Rate, Or("\"50/s\""), "Most rejoins in a second."),
+    key("expect.herd", "back_within", Duration { min: 0.0, max: 86_400.0 }, Or("\"30s\""), "By then 99% of those who rejoin have media again."),
+    key("expect.scale_out", "servers", Count { min: 1, max: 100_000 }, Or("1"), "New servers that must get a join."),
+    key("expect.scale_out", "within", Duration { min: 1.0, max: 604_800.0 }, Required, "From the beginning of the hold to the first join on each of them."),
+    key("expect.scale_out", "joins_failed_max", Count { min: 0, max: 1_000_000 }, Or("0"), "Joins that may fail until then."),
+    key("expect.classes", "glitch", Duration { min: 0.05, max: 3600.0 }, Or("\"1s\""), "A longer gap makes a leg glitched."),
+    key("expect.classes", "drop", Duration { min: 0.1, max: 3600.0 }, Or("\"15s\""), "A leg that hears nobody for so long is dropped."),
+    key("expect.classes", "one_way", Duration { min: 0.1, max: 3600.0 }, Or("\"5s\""), "A leg that does not hear one sender for so long, while that one hears it, is one_way."),
 
     key("health", "shard_cpu_max", Share { max: 100.0 }, Or("\"90%\""), "Busiest media thread, share of one core."),
     key("health", "steal_max", Share { max: 100.0 }, Or("\"10%\""), "CPU time the hypervisor took, share of the machine."),
@@ -276,7 +317,6 @@ pub const KEYS: &[Key] = &[
 /// Keys of other shapes, or of later versions: known, so that they are refused by what they are.
 const FOREIGN: &[(&str, &str, &str)] = &[
     ("", "fault", "is written as [[step]], in shape \"scale-in\""),
-    ("", "expect", "belongs to shape \"scale-in\""),
     ("", "fleet", "belongs to shape \"scale-in\" and is not supported yet by shape \"steady\""),
     ("target_file", "fleet", "is not supported yet by shape \"steady\""),
     ("target_file", "join", "(the user's own join API) is not supported yet by shape \"steady\""),
@@ -293,6 +333,7 @@ const OF_SHAPES: &[(&str, &[&str])] = &[
     ("step", &["scale-in"]),
     ("rollback", &["scale-in"]),
     ("rejoin", &["scale-in"]),
+    ("expect", &["scale-in"]),
 ];
 
 /// Keys of the top that are required in their other shapes.

@@ -2,6 +2,7 @@
 //! (resolved; invalid states cannot exist).
 
 mod error;
+mod expect; // what a scale-in is judged by
 pub mod keys; // every key: form, range, default, meaning
 mod load;
 pub mod metrics; // every metric a threshold may name, with its unit
@@ -21,6 +22,7 @@ mod tests;
 mod tests_search;
 
 pub use error::{Origin, ProfileError, ProfileErrors};
+pub use expect::{Classes, Expect, Herd, JoinPolicy, Others, ScaleOut};
 pub use load::{Explained, load, load_explained, parse_resolved};
 pub use resolved::{
     EmbeddedTarget, ExternalTarget, Headroom, HealthLimits, Join, Load, Muting, Network, Op, Profile, RoomGroup,

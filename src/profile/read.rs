@@ -17,6 +17,7 @@ use crate::types::{Client, Encoding, Kind};
 use std::net::IpAddr;
 use std::time::Duration;
 
+mod expect; // shape scale-in: what is judged
 mod search; // shape capacity
 mod step; // shape scale-in
 
@@ -505,6 +506,15 @@ impl<'a> View<'a> {
         };
         self.wrong(key, why);
         None
+    }
+
+    /// An array of known words.
+    pub(super) fn words(&mut self, key: &str) -> Option<Vec<String>> {
+        let Some(Form::Words(words)) = self.form(key) else { return None };
+        self.list(key, |text| match words.contains(&text) {
+            true => Ok(text.to_owned()),
+            false => Err(format!("{text:?} is unknown; known: {}", words.join(", "))),
+        })
     }
 
     pub(super) fn flag(&mut self, key: &str) -> Option<bool> {

@@ -1,11 +1,12 @@
 //! What a profile of shape scale-in means: its steps, and what participants do who fall out.
 
+use super::expect::Expect;
 use super::resolved::Op;
 use crate::types::StepAction;
 use std::fmt;
 use std::time::Duration;
 
-/// `[[step]]`, `[[rollback]]`, `[rejoin]`, `control`.
+/// `[[step]]`, `[[rollback]]`, `[rejoin]`, `[expect]`, `control`.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ScaleIn {
     /// False (`control = "none"`): somebody else acts on the fleet, and there are no steps.
@@ -13,6 +14,7 @@ pub struct ScaleIn {
     pub steps: Vec<Step>,
     pub rollback: Vec<Rollback>,
     pub rejoin: Rejoin,
+    pub expect: Expect,
 }
 
 /// A `[[step]]`.

@@ -37,7 +37,7 @@ fn table(name: &str) -> Value {
                 map.insert("if".into(), json!({ "not": { "required": ["extends"] } }));
                 map.insert("then".into(), json!({ "required": required }));
             }
-            "load" | "search" | "answer" => {}
+            "load" | "search" | "answer" | "expect.scale_out" => {}
             _ => {
                 map.insert("required".into(), json!(required));
             }
@@ -82,6 +82,7 @@ fn value(form: Form) -> Value {
     match form {
         Form::Text => json!({ "type": "string", "minLength": 1 }),
         Form::Word(words) => json!({ "enum": words }),
+        Form::Words(words) => json!({ "type": "array", "items": { "enum": words } }),
         Form::Count { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
         Form::CountOr { min, max, word } => {
             json!({ "anyOf": [{ "const": word }, { "type": "integer", "minimum": min, "maximum": max }] })

@@ -10,7 +10,7 @@ use crate::profile::tree::Value;
 use crate::types::StepAction;
 use std::time::Duration;
 
-/// Everything of the shape but its load and what it expects.
+/// Everything of the shape but its load.
 pub(super) fn scale_in(top: &mut View<'_>, rooms: Option<&[RoomGroup]>, load: Option<&Load>) -> Option<ScaleIn> {
     let control = top.word("control").map(|w| w == "fleet");
     let names = names(top);
@@ -41,7 +41,8 @@ pub(super) fn scale_in(top: &mut View<'_>, rooms: Option<&[RoomGroup]>, load: Op
             jitter: jitter?,
         })
     });
-    Some(ScaleIn { control: control?, steps: steps?, rollback: rollback?, rejoin: rejoin? })
+    let expect = top.inside("expect", super::expect::expect);
+    Some(ScaleIn { control: control?, steps: steps?, rollback: rollback?, rejoin: rejoin?, expect: expect? })
 }
 
 /// Steps that take their server from one that has none.

@@ -16,6 +16,7 @@ pub(super) fn tables(s: &ScaleIn) -> String {
         quote(&print_duration(r.backoff_max)),
         quote(&print_percent(r.jitter))
     ));
+    tables.push(format!("\n{}", s.expect.written()));
     tables.join("\n")
 }
 
