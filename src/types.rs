@@ -49,6 +49,8 @@ pub enum StepAction {
     Terminate,
     /// SIGKILL.
     Kill,
+    /// One server more.
+    Start,
     /// SIGSTOP and SIGCONT.
     Pause,
     Resume,
@@ -67,11 +69,12 @@ pub enum StepAction {
 }
 
 impl StepAction {
-    pub const ALL: [StepAction; 16] = [
+    pub const ALL: [StepAction; 17] = [
         StepAction::Cordon,
         StepAction::Uncordon,
         StepAction::Terminate,
         StepAction::Kill,
+        StepAction::Start,
         StepAction::Pause,
         StepAction::Resume,
         StepAction::PartitionSignaling,
@@ -88,7 +91,7 @@ impl StepAction {
 
     /// It is done to a server.
     pub fn needs_server(self) -> bool {
-        !self.is_join() && !self.is_of_registry()
+        !self.is_join() && !self.is_of_registry() && self != StepAction::Start
     }
 
     pub fn is_join(self) -> bool {
@@ -111,6 +114,7 @@ impl StepAction {
             StepAction::Uncordon => "uncordon",
             StepAction::Terminate => "terminate",
             StepAction::Kill => "kill",
+            StepAction::Start => "start",
             StepAction::Pause => "pause",
             StepAction::Resume => "resume",
             StepAction::PartitionSignaling => "partition_signaling",

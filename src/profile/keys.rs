@@ -99,6 +99,7 @@ const ACTIONS: &[&str] = &[
     "uncordon",
     "terminate",
     "kill",
+    "start",
     "pause",
     "resume",
     "partition_signaling",
@@ -226,7 +227,7 @@ pub const KEYS: &[Key] = &[
     key("answer", "boot", Duration { min: 0.0, max: 86_400.0 }, Or("\"0s\""), "From the decision to scale out until the new server takes rooms."),
 
     key("step[]", "name", Text, Required, "What reports and other steps call it: letters, digits, - and _."),
-    key("step[]", "do", Word(ACTIONS), Required, "cordon, uncordon, terminate (as an orchestrator does: SIGTERM), kill (SIGKILL), pause and resume (SIGSTOP, SIGCONT), partition_signaling, partition_media and partition_registry, heal (ends a server's partitions), registry_pause, registry_resume, registry_flush, registry_restart; join_existing (somebody joins rooms that are there), join_new (somebody joins new ones). What a fleet can do is its backends' matter."),
+    key("step[]", "do", Word(ACTIONS), Required, "cordon, uncordon, terminate (as an orchestrator does: SIGTERM), kill (SIGKILL), start (one server more), pause and resume (SIGSTOP, SIGCONT), partition_signaling, partition_media and partition_registry, heal (ends a server's partitions), registry_pause, registry_resume, registry_flush, registry_restart; join_existing (somebody joins rooms that are there), join_new (somebody joins new ones). What a fleet can do is its backends' matter."),
     key("step[]", "at", Duration { min: 0.0, max: 604_800.0 }, Optional, "When it is due, from the start of judging."),
     key("step[]", "clock", Text, Optional, "When it is due: a time of day, UTC, \"22:30\" or \"22:30:15\"; the first one after the start of judging."),
     key("step[]", "after", Text, Optional, "When it is due: as soon as this earlier step is done. If that fails or is skipped, this one is skipped."),

@@ -20,6 +20,8 @@ mod write;
 mod tests;
 #[cfg(test)]
 mod tests_search;
+#[cfg(test)]
+mod tests_scale_in;
 
 pub use error::{Origin, ProfileError, ProfileErrors};
 pub use expect::{Classes, Expect, Herd, JoinPolicy, Others, ScaleOut};

@@ -16,9 +16,7 @@ pub(super) fn scale_in(top: &mut View<'_>, rooms: Option<&[RoomGroup]>, load: Op
     let names = names(top);
     let steps = list(top, "step", |v, i| step(v, i, &names, rooms, load));
     let rollback = list(top, "rollback", |v, _| rollback(v, &names));
-    if let Some(steps) = &steps {
-        serverless(top, steps);
-    }
+    let steps = steps.map(|s| serverless(top, s));
     for table in ["step", "rollback"] {
         if control == Some(false) && top.node(table).is_some() {
             let why = "control = \"none\": somebody else acts on the fleet, and roomful only loads and judges; take the \
@@ -45,16 +43,26 @@ pub(super) fn scale_in(top: &mut View<'_>, rooms: Option<&[RoomGroup]>, load: Op
     Some(ScaleIn { control: control?, steps: steps?, rollback: rollback?, rejoin: rejoin?, expect: expect? })
 }
 
-/// Steps that take their server from one that has none.
-fn serverless(top: &mut View<'_>, steps: &[Step]) {
-    for (i, step) in steps.iter().enumerate() {
-        if let Selector::Of(of) = step.server
-            && steps.get(of).is_some_and(|s| s.server == Selector::None)
-        {
-            let name = &steps[of].name;
-            top.wrong("step", format!("step[{i}]: to which server? Step {name:?}, whose server it takes, has none"));
+/// Steps that take their server from one that has none: late joiners then go anywhere, the others cannot be done.
+fn serverless(top: &mut View<'_>, mut steps: Vec<Step>) -> Vec<Step> {
+    for i in 0..steps.len() {
+        let Selector::Of(of) = steps[i].server else { continue };
+        if steps.get(of).is_none_or(|s| s.server != Selector::None) {
+            continue;
         }
+        if steps[i].action == StepAction::JoinExisting && !names_server(top, i) {
+            steps[i].server = Selector::None;
+            continue;
+        }
+        let name = &steps[of].name;
+        top.wrong("step", format!("step[{i}]: to which server? Step {name:?}, whose server it takes, has none"));
     }
+    steps
+}
+
+fn names_server(top: &View<'_>, step: usize) -> bool {
+    let Some(Value::Array(items)) = top.node("step").map(|n| &n.value) else { return false };
+    items.get(step).and_then(|i| i.as_table()).is_some_and(|t| t.get("server_of").is_some())
 }
 
 /// Late seats and rooms in a shape without steps that would fill them.
@@ -255,7 +263,7 @@ fn selector(
         (false, false) => None,
     };
     let action = action?;
-    let takes_none = action.is_of_registry() || action == StepAction::JoinNew;
+    let takes_none = !action.needs_server() && action != StepAction::JoinExisting;
     match (own, start) {
         (Some(_), _) if takes_none => {
             v.wrong(
@@ -265,8 +273,9 @@ fn selector(
             None
         }
         (Some(s), _) => Some(s),
-        (None, _) if !action.needs_server() => Some(Selector::None),
+        (None, _) if takes_none => Some(Selector::None),
         (None, Some(Start::After { step, .. })) => Some(Selector::Of(*step)),
+        (None, _) if action == StepAction::JoinExisting => Some(Selector::None),
         (None, _) => {
             v.wrong("", format!("to which server? {} needs `server`", action.as_str()));
             None
