@@ -179,7 +179,10 @@ mod tests {
         let mut file = OpenOptions::new().append(true).open(dir.path().join(FILE_NAME)).unwrap();
         file.write_all(b"cordon janus-2\n{\"action\":\"cor").unwrap();
         let lines = marks.take(1.0);
-        assert!(matches!(&lines[..], [Line { event: Event::Note { code, .. }, .. }] if code == "bad_mark"), "{lines:?}");
+        assert!(
+            matches!(&lines[..], [Line { event: Event::Note { code, .. }, .. }] if code == "bad_mark"),
+            "{lines:?}"
+        );
         file.write_all(b"don\",\"server\":\"x\",\"at_ns\":1}\n").unwrap();
         assert!(matches!(&marks.take(1.0)[..], [Line { event: Event::Mark { .. }, .. }]));
     }

@@ -135,7 +135,12 @@ fn seats<'a>(profile: &Profile, rooms: &'a [PlannedRoom]) -> Vec<Seat<'a>> {
         if is_late(group, room) {
             continue;
         }
-        seats.extend((0..room.size - group.late_seats).map(|index| Seat { room, index, order: rng.next_u64(), network: None }));
+        seats.extend((0..room.size - group.late_seats).map(|index| Seat {
+            room,
+            index,
+            order: rng.next_u64(),
+            network: None,
+        }));
     }
     seats.sort_by_key(|s| (s.order, s.room.id, s.index));
     seats

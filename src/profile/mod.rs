@@ -19,9 +19,9 @@ mod write;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod tests_search;
-#[cfg(test)]
 mod tests_scale_in;
+#[cfg(test)]
+mod tests_search;
 
 pub use error::{Origin, ProfileError, ProfileErrors};
 pub use expect::{Classes, Expect, Herd, JoinPolicy, Others, ScaleOut};

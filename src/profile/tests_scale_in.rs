@@ -20,7 +20,7 @@ late_rooms = 2
 audio = "opus@32kbit/s"
 [load]
 join = "8/s"
-hold = "5m"
+hold = "2h"
 [[step]]
 name = "cordon"
 do = "cordon"
@@ -84,7 +84,10 @@ fn steps_mean_what_they_say_and_the_same_again() {
     assert_eq!((&late.server, late.count, late.stay), (&Selector::Of(0), 3, Some(Duration::from_secs(30))));
     assert_eq!(terminate.start, Start::After { step: 0, delay: Duration::from_secs(1) });
     let condition = terminate.condition.clone().unwrap();
-    assert_eq!((condition.of, condition.metric, condition.op, condition.value), (Subject::Server, Seen::Sessions, Op::Eq, 0.0));
+    assert_eq!(
+        (condition.of, condition.metric, condition.op, condition.value),
+        (Subject::Server, Seen::Sessions, Op::Eq, 0.0)
+    );
     assert_eq!(night.start, Start::Clock(TimeOfDay(22 * 3600 + 30 * 60)));
     assert_eq!(s.rollback.len(), 2);
     assert_eq!((&s.rollback[0].name[..], &s.rollback[0].server), ("uncordon", &Selector::Of(0)));
@@ -103,11 +106,23 @@ fn every_slip_is_told_where_it_is() {
         ("server = \"each\"\n", "", "step[0]: to which server? cordon needs `server`"),
         ("at = \"20s\"\n", "", "step[0]: when is it due?"),
         ("at = \"20s\"\n", "at = \"20s\"\nclock = \"1:00\"\n", "step[0].clock: and `at` say twice"),
-        ("at = \"20s\"", "at = \"6m\"", "step[0].at: is due when the hold of 5m is over"),
+        ("at = \"20s\"", "at = \"3h\"", "step[0].at: is due when the hold of 2h is over"),
         ("again_after = \"terminate\"", "again_after = \"terminat\"", "did you mean \"terminate\"?"),
-        ("after = \"cordon\"\ncount = 3", "after = \"night\"\ncount = 3", "step[1].after: step \"night\" is no earlier step"),
-        ("when = \"server.sessions == 0\"", "when = \"server.calls == 0\"", "step[2].when: \"calls\" is not known of a server"),
-        ("when = \"server.sessions == 0\"", "when = \"s7.sessions == 0\"", "step[2].when: the target has no server \"s7\""),
+        (
+            "after = \"cordon\"\ncount = 3",
+            "after = \"night\"\ncount = 3",
+            "step[1].after: step \"night\" is no earlier step",
+        ),
+        (
+            "when = \"server.sessions == 0\"",
+            "when = \"server.calls == 0\"",
+            "step[2].when: \"calls\" is not known of a server",
+        ),
+        (
+            "when = \"server.sessions == 0\"",
+            "when = \"s7.sessions == 0\"",
+            "step[2].when: the target has no server \"s7\"",
+        ),
         ("when = \"server.sessions == 0\"", "when = \"sessions\"", "step[2].when: \"sessions\" is no condition"),
         ("deadline = \"2m\"\n", "", "step[2].when: may never come true"),
         ("when = \"server.sessions == 0\"\n", "", "step[2].deadline: of what?"),
@@ -117,13 +132,16 @@ fn every_slip_is_told_where_it_is() {
         ("server = \"s2\"", "server = \"s2\"\nserver_of = \"cordon\"", "step[3].server_of: and `server` say"),
         ("server = \"s2\"", "server = \"s2\"\ncount = 2", "step[3].count: belongs to join_existing and join_new"),
         ("late_seats = 1\n", "", "step[1].do: no room has a seat for a late joiner"),
-        ("refill = false", "refill = false\nstay = \"hold\"", "duplicate key"),
         ("stay = \"1m\"\n", "", "rooms[0].refill: nobody leaves before the end"),
         ("name = \"late\"", "name = \"cordon\"", "step[1].name: \"cordon\" is step[0] already"),
         ("do = \"uncordon\"\nserver_of", "do = \"kill\"\nserver_of", "rollback[0].do: \"kill\" is unknown"),
         ("server = \"all\"", "server = \"random\"", "rollback[1].server: write an id, \"all\""),
         ("attempts = 3", "attempts = 3\nbackoff = \"1m\"", "rejoin.backoff: is longer than `backoff_max`"),
-        ("shape = \"scale-in\"", "shape = \"scale-in\"\ncontrol = \"none\"", "step: control = \"none\": somebody else acts"),
+        (
+            "shape = \"scale-in\"",
+            "shape = \"scale-in\"\ncontrol = \"none\"",
+            "step: control = \"none\": somebody else acts",
+        ),
         ("shape = \"scale-in\"", "shape = \"steady\"", "step: [step] belongs to shape \"scale-in\""),
         ("[rejoin]", "[search]\n[rejoin]", "search: [search] belongs to shape \"capacity\""),
     ] {

@@ -87,8 +87,7 @@ impl Load {
 
     /// Plans a stay.
     fn stay(&mut self, leg: PlannedLeg, join_at: Duration, leave_at: Duration, late: Option<u32>) -> usize {
-        let stay =
-            Stay { leg, leave_at, now: None, fallen: None, tries: 0, rejoins: 0, over: false, late };
+        let stay = Stay { leg, leave_at, now: None, fallen: None, tries: 0, rejoins: 0, over: false, late };
         self.stays.push(stay);
         let i = self.stays.len() - 1;
         self.plan_for(join_at, Todo::Join(i));
@@ -231,8 +230,7 @@ impl Load {
             self.chairs.iter().map(|c| c.leg.room).filter(|r| !self.used.contains(r)).collect();
         rooms.dedup();
         rooms.truncate(count as usize);
-        let chosen: Vec<usize> =
-            (0..self.chairs.len()).filter(|i| rooms.contains(&self.chairs[*i].leg.room)).collect();
+        let chosen: Vec<usize> = (0..self.chairs.len()).filter(|i| rooms.contains(&self.chairs[*i].leg.room)).collect();
         self.used.extend(rooms);
         self.take(op, &chosen, stay, now)
     }

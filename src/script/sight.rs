@@ -199,8 +199,7 @@ impl Sight {
         let mut out = String::new();
         for server in &self.servers {
             let dead = self.is_gone(server) || self.says(server).any(|s| s.seen.alive == Some(false));
-            let cordoned =
-                self.cordoned.contains(server) || self.says(server).any(|s| s.seen.cordoned == Some(true));
+            let cordoned = self.cordoned.contains(server) || self.says(server).any(|s| s.seen.cordoned == Some(true));
             let comma = if out.is_empty() { "" } else { ", " };
             // Writing to a String cannot fail.
             let _ = match (dead, cordoned) {

@@ -33,13 +33,23 @@ struct Op {
 }
 
 enum State {
-    Waiting { until: Duration },
+    Waiting {
+        until: Duration,
+    },
     /// It is due, and waits for its condition.
-    Due { since: Duration },
+    Due {
+        since: Duration,
+    },
     Acting,
     /// Joins of its own are under way.
-    Joining { left: u32, joined: u32, rooms: String },
-    Over { done: bool },
+    Joining {
+        left: u32,
+        joined: u32,
+        rooms: String,
+    },
+    Over {
+        done: bool,
+    },
 }
 
 pub(super) struct Steps {

@@ -32,12 +32,7 @@ pub(super) fn scale_in(top: &mut View<'_>, rooms: Option<&[RoomGroup]>, load: Op
         {
             v.wrong("backoff", "is longer than `backoff_max`");
         }
-        Some(Rejoin {
-            attempts: attempts? as u32,
-            backoff: backoff?,
-            backoff_max: backoff_max?,
-            jitter: jitter?,
-        })
+        Some(Rejoin { attempts: attempts? as u32, backoff: backoff?, backoff_max: backoff_max?, jitter: jitter? })
     });
     let expect = top.inside("expect", super::expect::expect);
     Some(ScaleIn { control: control?, steps: steps?, rollback: rollback?, rejoin: rejoin?, expect: expect? })
@@ -77,11 +72,7 @@ pub(super) fn no_late(top: &mut View<'_>, rooms: Option<&[RoomGroup]>) {
 }
 
 /// An array of tables that may be missing.
-fn list<T>(
-    top: &mut View<'_>,
-    key: &str,
-    mut read: impl FnMut(&mut View<'_>, usize) -> Option<T>,
-) -> Option<Vec<T>> {
+fn list<T>(top: &mut View<'_>, key: &str, mut read: impl FnMut(&mut View<'_>, usize) -> Option<T>) -> Option<Vec<T>> {
     if top.node(key).is_none() {
         return Some(Vec::new());
     }
