@@ -2,8 +2,9 @@
 
 use super::direction::direction;
 use super::frame::Frame;
-use super::gather::{Counts, Gathered, Gatherer, Leg, LegClass, lossy_limit};
+use super::gather::{Counts, Gathered, Gatherer, Leg, lossy_limit};
 use super::generator::{Generator, diagnosis, generator};
+use super::legs::LegClass;
 use super::metrics::{AudioMetrics, LossyLegs, SetupMetrics, SetupTimes, VideoMetrics, percent};
 use super::sentence::{Case, sentence};
 use super::series::Series;
@@ -12,7 +13,7 @@ use super::words::number;
 use super::{Verdict, clock};
 use crate::history::{Reading, RunInfo};
 use crate::measure::Flow;
-use crate::profile::{HealthLimits, Threshold};
+use crate::profile::{Classes, HealthLimits, Threshold};
 use crate::types::{Kind, RoomId, ServerId};
 use serde::Serialize;
 use serde_json::json;
@@ -173,8 +174,8 @@ pub fn judge_window(
         frame.hold = window;
     }
     let mut gatherer = Gatherer::new(&frame, pass);
-    let scan = reading.each(|_| true, |line| gatherer.see(line));
-    let mut all = gatherer.finish(scan);
+    let scan = reading.each_numbered(|_| true, |number, line| gatherer.see(number, line));
+    let mut all = gatherer.finish(scan, &Classes::default());
     all.series.names = all.servers.keys().map(|id| (*id, frame.server_name(*id))).collect();
 
     let name = |id: ServerId| frame.server_name(id);
@@ -288,9 +289,9 @@ fn legs(all: &Gathered) -> Legs {
         judged: some(judged),
         clean: some(of(LegClass::Clean)),
         glitched: some(of(LegClass::Glitched)),
-        migrated: some(0),
-        reconnected: some(0),
-        one_way: some(0),
+        migrated: some(of(LegClass::Migrated)),
+        reconnected: some(of(LegClass::Reconnected)),
+        one_way: some(of(LegClass::OneWay)),
         dropped: some(of(LegClass::Dropped)),
         unclean_leave: some(of(LegClass::UncleanLeave)),
         inconclusive: some(of(LegClass::Inconclusive)),
@@ -382,7 +383,7 @@ fn failures(all: &Gathered, frame: &Frame) -> Vec<FailureRow> {
     for f in &all.failed {
         let reason = reason_key(f.reason);
         let row = rows.entry(reason.clone()).or_insert_with(|| {
-            let who = all.names.get(&f.leg).cloned().unwrap_or_else(|| f.leg.to_string());
+            let who = all.tracks.name(f.leg);
             FailureRow { reason, count: 0, detail: format!("{who}: {}", f.detail), servers: BTreeMap::new() }
         });
         row.count += 1;

@@ -6,6 +6,7 @@ mod frame;
 mod gather;
 mod generator;
 mod judgement;
+mod legs;
 mod metrics;
 mod sentence;
 mod series;
@@ -19,6 +20,7 @@ pub use generator::{Generator, Lateness, Reference};
 pub use judgement::{
     FailureRow, Hold, Joins, Judgement, Legs, NoteRow, Participants, RoomRow, ServerRow, judge, judge_window,
 };
+pub use legs::LegClass;
 pub use metrics::{
     AudioMetrics, E2eCounts, LossSource, MediaMetrics, Mos, Percentiles, PhaseMetrics, RtpCounts, SetupMetrics,
     UpCounts, VideoMetrics, flow_metric,
