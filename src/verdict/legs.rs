@@ -103,6 +103,8 @@ pub(super) struct Track {
     pub setup_ms: f64,
     pub failed: Option<(At, Option<ServerId>, FailReason, String)>,
     pub moves: Vec<Move>,
+    /// Its signalling broke and came back while media went on.
+    pub resumed: bool,
     /// Arrival of its first media, ms since the start of the run.
     pub first_media: Option<f64>,
     pub end: Option<Ending>,
@@ -118,9 +120,7 @@ pub(super) struct Move {
 #[derive(Clone, Debug)]
 pub(super) struct Ending {
     pub at: At,
-    pub server: Option<ServerId>,
     pub cause: LegCause,
-    pub detail: String,
     pub silences: Vec<Silence>,
     pub flow_gaps: Vec<FlowGap>,
     pub longest: Window,
@@ -172,6 +172,7 @@ impl Tracks {
                 self.of(*leg).moves.push(Move { at, to: *to, gap });
             }
             Event::LegEnd(end) => self.ended(at, end),
+            Event::Note { code, leg: Some(leg), .. } if code == "signaling_resumed" => self.of(*leg).resumed = true,
             _ => {}
         }
     }
@@ -182,9 +183,7 @@ impl Tracks {
         track.room = Some(end.room);
         track.end = Some(Ending {
             at,
-            server: end.server,
             cause: end.cause,
-            detail: end.detail.clone(),
             silences: end.silences.clone(),
             flow_gaps: end.flow_gaps.clone(),
             longest,
@@ -217,13 +216,6 @@ impl Track {
     /// Media again, or, where none is to come, the transport.
     pub fn back_at(&self) -> Option<f64> {
         self.first_media.or(self.joined.map(|(at, _)| at.t))
-    }
-
-    /// The server it was on, last.
-    pub fn server(&self) -> Option<ServerId> {
-        let moved = self.moves.last().map(|m| m.to);
-        let ended = self.end.as_ref().and_then(|e| e.server);
-        moved.or(self.joined.map(|(_, s)| s)).or(ended).or(self.failed.as_ref().and_then(|f| f.1))
     }
 }
 
