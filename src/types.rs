@@ -39,6 +39,108 @@ id!(
     "server#"
 );
 
+/// How a server of the embedded fleet gets rid of its calls when it is to end.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Drain {
+    /// It waits until they are over.
+    #[default]
+    Wait,
+    /// It hands its rooms to other servers.
+    Move,
+}
+
+impl Drain {
+    pub const NAMES: &'static [&'static str] = &["wait", "move"];
+    const ALL: [Drain; 2] = [Drain::Wait, Drain::Move];
+
+    pub fn as_str(self) -> &'static str {
+        Drain::NAMES[self as usize]
+    }
+}
+
+/// A fault that the embedded fleet commits on purpose: each is there for a checker that must catch it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Sin {
+    /// A server that is told to end does so at once, whoever is on it.
+    KillNonEmpty,
+    /// New rooms go to cordoned servers before all others.
+    PlaceOnCordoned,
+    /// Nobody is let into a room whose server is cordoned.
+    DropLateJoiners,
+    /// Every second participant of a room goes to another server.
+    SplitRoom,
+    /// After a room has moved, nothing is forwarded in it for 3 s.
+    MoveWithGap,
+    /// After a room has moved, one participant is heard by nobody.
+    OneWayAfterMove,
+    /// Participants who have left go on being counted.
+    KeepGhosts,
+    /// Servers that have ended stay listed.
+    StaleRegistry,
+    /// A drained server does not end.
+    EndlessDrain,
+    /// A server that is to end tells everybody at the same moment to join again.
+    RejoinHerd,
+    /// A server's metrics fail at times, and it is listed without sessions meanwhile.
+    ZeroSessions,
+}
+
+impl Sin {
+    pub const NAMES: &'static [&'static str] = &[
+        "kill-non-empty",
+        "place-on-cordoned",
+        "drop-late-joiners",
+        "split-room",
+        "move-with-gap",
+        "one-way-after-move",
+        "keep-ghosts",
+        "stale-registry",
+        "endless-drain",
+        "rejoin-herd",
+        "zero-sessions",
+    ];
+    pub const ALL: [Sin; 11] = [
+        Sin::KillNonEmpty,
+        Sin::PlaceOnCordoned,
+        Sin::DropLateJoiners,
+        Sin::SplitRoom,
+        Sin::MoveWithGap,
+        Sin::OneWayAfterMove,
+        Sin::KeepGhosts,
+        Sin::StaleRegistry,
+        Sin::EndlessDrain,
+        Sin::RejoinHerd,
+        Sin::ZeroSessions,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        Sin::NAMES[self as usize]
+    }
+}
+
+macro_rules! from_names {
+    ($name:ident, $what:literal) => {
+        impl std::str::FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<$name, String> {
+                let found = $name::ALL.into_iter().find(|x| x.as_str() == text);
+                found.ok_or_else(|| {
+                    format!(concat!("no ", $what, " {:?}; there are: {}"), text, $name::NAMES.join(", "))
+                })
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+from_names!(Drain, "drain");
+from_names!(Sin, "sin");
+
 /// Audio or video: the two kinds every metric is kept apart for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,6 +1,7 @@
 //! `roomful fleet`: the embedded fleet on its own, to try things against.
 
 use crate::fleet::embedded::{Advertise, EmbeddedFleet, EmbeddedOptions};
+use crate::types::{Drain, Sin};
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,6 +21,12 @@ pub struct FleetArgs {
     /// stands in front of it, as `roomful impair` does (repeatable).
     #[arg(long, value_name = "SERVER=ADDRESS")]
     pub advertise: Vec<Advertise>,
+    /// How a server that is to end gets rid of its calls: wait, or move.
+    #[arg(long, default_value_t)]
+    pub drain: Drain,
+    /// Commit this fault on purpose (docs/embedded-fleet.md lists them).
+    #[arg(long)]
+    pub sin: Option<Sin>,
     /// Where the director listens; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:7080")]
     pub http: SocketAddr,
@@ -38,6 +45,8 @@ pub fn run(args: &FleetArgs) -> anyhow::Result<()> {
             advertise: args.advertise.clone(),
             program: None,
             cpu_max: 1.0,
+            drain: args.drain,
+            sin: args.sin,
         };
         let mut fleet = EmbeddedFleet::start(args.servers, args.participants_max, &options).await?;
         write_help(&fleet, &mut std::io::stdout().lock())?;
@@ -61,6 +70,7 @@ fn write_help(fleet: &EmbeddedFleet, out: &mut impl Write) -> std::io::Result<()
     }
     writeln!(out, "\nWith a browser   {base}/?room=demo&name=me")?;
     writeln!(out, "State            {base}/registry")?;
+    writeln!(out, "Control          POST {base}/servers/SERVER/cordon, uncordon, terminate, kill, pause or resume")?;
     writeln!(
         out,
         "Join             POST an SDP offer to {base}/rooms/ROOM/participants/NAME, DELETE the Location to leave"

@@ -29,7 +29,8 @@ impl Stage {
         let clips = Arc::new(ClipLibrary::load().context("the built-in clips")?);
         let (fleet, driver, mut allow) = match &profile.target {
             Target::Embedded(t) => {
-                let options = EmbeddedOptions { cpu_max: t.cpu_max, ..EmbeddedOptions::default() };
+                let options =
+                    EmbeddedOptions { cpu_max: t.cpu_max, drain: t.drain, sin: t.sin, ..EmbeddedOptions::default() };
                 let fleet = EmbeddedFleet::start(t.servers, t.participants_max, &options)
                     .await
                     .context("the embedded fleet")?;

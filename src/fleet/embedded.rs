@@ -3,6 +3,7 @@
 
 pub use crate::sfu::director::Advertise;
 use crate::sfu::{DirectorReady, first_line};
+use crate::types::{Drain, Sin};
 use anyhow::Context;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -26,6 +27,10 @@ pub struct EmbeddedOptions {
     pub program: Option<PathBuf>,
     /// Share of a core (0..1) that a server's media thread may use.
     pub cpu_max: f64,
+    /// How a server that is to end gets rid of its calls.
+    pub drain: Drain,
+    /// A fault that the fleet commits on purpose.
+    pub sin: Option<Sin>,
 }
 
 impl Default for EmbeddedOptions {
@@ -33,7 +38,15 @@ impl Default for EmbeddedOptions {
     fn default() -> EmbeddedOptions {
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let http = SocketAddr::new(loopback, 0);
-        EmbeddedOptions { media_ip: loopback, http, advertise: Vec::new(), program: None, cpu_max: 1.0 }
+        EmbeddedOptions {
+            media_ip: loopback,
+            http,
+            advertise: Vec::new(),
+            program: None,
+            cpu_max: 1.0,
+            drain: Drain::Wait,
+            sin: None,
+        }
     }
 }
 
@@ -75,6 +88,8 @@ impl EmbeddedFleet {
             .args(["--servers", &servers.to_string()])
             .args(["--participants-max", &participants_max.to_string()])
             .args(["--cpu-max", &options.cpu_max.to_string()])
+            .args(["--drain", options.drain.as_str()])
+            .args(options.sin.iter().flat_map(|sin| ["--sin", sin.as_str()]))
             .args(["--media-ip", &options.media_ip.to_string()])
             .args(["--http", &options.http.to_string()])
             .args(options.advertise.iter().flat_map(|a| ["--advertise".to_owned(), a.to_string()]))

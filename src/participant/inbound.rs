@@ -261,13 +261,7 @@ impl Participant {
     /// Settles every source against its sender's ledger; forgets those that left.
     pub(super) fn settle_sources(&mut self, w: &mut World<'_>, delta: &mut [FlowCounters; 2], flows: &mut [Flow; 2]) {
         for s in self.slots.iter_mut().flatten() {
-            for (.., m) in s.media_streams() {
-                // A sender that stopped by plan leaves neither a freeze nor a gap.
-                let ledger = m.stream.owner().and_then(|o| w.room.member(LegId(o.sender))?.ledger(o.stream));
-                if let Some(at) = ledger.and_then(Ledger::stopped_at) {
-                    m.stream.set_flowing(false, at);
-                }
-            }
+            s.stop_streams(w.room);
         }
         let mut expected = false;
         let mut k = 0;
@@ -446,6 +440,16 @@ fn new_source(
 }
 
 impl Slot {
+    /// A sender that stopped by plan leaves neither a freeze nor a gap: to be said before what was open is judged.
+    pub(super) fn stop_streams(&mut self, room: &Room) {
+        for (.., m) in self.media_streams() {
+            let ledger = m.stream.owner().and_then(|o| room.member(LegId(o.sender))?.ledger(o.stream));
+            if let Some(at) = ledger.and_then(Ledger::stopped_at) {
+                m.stream.set_flowing(false, at);
+            }
+        }
+    }
+
     pub(super) fn media_streams(&mut self) -> impl Iterator<Item = (u32, Kind, bool, bool, &mut super::slot::Media)> {
         self.incoming.iter_mut().filter_map(|i| match &mut i.role {
             Role::Media(m) => Some((i.ssrc, i.kind, i.nack, i.pli, &mut **m)),

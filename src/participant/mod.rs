@@ -302,6 +302,7 @@ impl Participant {
         // RFC 5763 5: the answerer chose; we are the client when it is passive.
         let client = remote.setup == DtlsSetup::Passive;
         s.transport.start(w.now, &remote, true, client).map_err(|e| start_error(&e))?;
+        s.stop_streams(w.room);
         s.agree(agreed, w.now_ns);
         self.after(w, slot);
         Ok(())
@@ -326,6 +327,7 @@ impl Participant {
         let local = s.transport.local_params();
         let (answer, remote, agreed) = s.negotiation.accept_offer(sdp, &local, setup).map_err(text)?;
         s.transport.start(w.now, &remote, false, setup == DtlsSetup::Active).map_err(|e| start_error(&e))?;
+        s.stop_streams(w.room);
         s.agree(agreed, w.now_ns);
         self.after(w, slot);
         Ok(answer)
@@ -420,6 +422,7 @@ impl Participant {
         self.after(w, slot);
         let mut closed = self.slots[usize::from(slot)].take();
         if let Some(s) = &mut closed {
+            s.stop_streams(w.room);
             for k in Kind::BOTH {
                 self.loose[k.index()] += &s.take_counters(k, w.now_ns);
             }

@@ -212,9 +212,10 @@ impl Slot {
         let red = r.red.iter().find(|red| red.0 == pt || red.1 == pt);
         let inner = red.map_or(pt, |red| red.1);
         let role = if let Some((_, codec)) = r.codecs.iter().find(|c| c.0 == inner) {
+            let stream = RxStream::new(r.kind, *codec, ssrc, codec.clock_rate());
             Role::Media(Box::new(Media {
                 index: RxIndex::default(),
-                stream: RxStream::new(r.kind, *codec, ssrc, codec.clock_rate()),
+                stream: if r.rtx.is_empty() { stream } else { stream.with_rtx() },
                 codec: *codec,
                 red_pt: red.map_or(u8::MAX, |red| red.0),
                 mid,

@@ -3,7 +3,7 @@
 
 use super::error::{Errors, Origin, nearest};
 use super::tree::{Node, Table, Value, parse_value};
-use crate::types::Kind;
+use crate::types::{Drain, Kind, Sin};
 
 /// One key.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -133,6 +133,8 @@ pub const KEYS: &[Key] = &[
     key("embedded", "servers", Count { min: 1, max: 256 }, Or("2"), "Server processes."),
     key("embedded", "participants_max", Count { min: 1, max: 100_000 }, Or("500"), "Most participants a server takes; rooms go to the server with the most headroom."),
     key("embedded", "cpu_max", Share { max: 100.0 }, Or("\"100%\""), "Share of a core that a server's media thread may use, as under a CPU quota: to have a server of known limit."),
+    key("embedded", "drain", Word(Drain::NAMES), Or("\"wait\""), "How a server that is to end gets rid of its calls: wait until they are over, or move its rooms to other servers."),
+    key("embedded", "sin", Word(Sin::NAMES), Optional, "A fault that the fleet commits on purpose, for a run that is to find it (docs/embedded-fleet.md). Left out: none."),
 
     key("rooms[]", "name", Text, Required, "Name of the group: letters, digits, - and _. Its rooms are called name-1, name-2, …"),
     key("rooms[]", "count", Count { min: 1, max: 100_000 }, Required, "Rooms of this group."),

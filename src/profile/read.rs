@@ -61,7 +61,15 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
         if cpu_max.is_some_and(|share| share < 0.01) {
             v.wrong("cpu_max", "is too little for a server: 1% at least");
         }
-        Some(EmbeddedTarget { servers: servers? as u32, participants_max: participants_max? as u32, cpu_max: cpu_max? })
+        let drain = v.word("drain").and_then(|w| w.parse().ok());
+        let sin = v.word("sin").and_then(|w| w.parse().ok());
+        Some(EmbeddedTarget {
+            servers: servers? as u32,
+            participants_max: participants_max? as u32,
+            cpu_max: cpu_max?,
+            drain: drain?,
+            sin,
+        })
     });
     let common = network::read(&mut top);
     let rooms = top.each("rooms", room_group);

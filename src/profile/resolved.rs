@@ -1,7 +1,7 @@
 //! What a profile means.
 
 use crate::impair::Conditions;
-use crate::types::{Client, Encoding};
+use crate::types::{Client, Drain, Encoding, Sin};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -98,6 +98,10 @@ pub struct EmbeddedTarget {
     pub participants_max: u32,
     /// Share of a core (0..1) that a server's media thread may use.
     pub cpu_max: f64,
+    /// How a server that is to end gets rid of its calls.
+    pub drain: Drain,
+    /// A fault that it commits on purpose.
+    pub sin: Option<Sin>,
 }
 
 /// A target file.

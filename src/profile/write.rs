@@ -29,6 +29,10 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
     if let Target::Embedded(fleet) = &profile.target {
         line(format!("\n[embedded]\nservers = {}\nparticipants_max = {}", fleet.servers, fleet.participants_max));
         line(format!("cpu_max = {}", quote(&print_percent(fleet.cpu_max))));
+        line(format!("drain = {}", quote(fleet.drain.as_str())));
+        if let Some(sin) = fleet.sin {
+            line(format!("sin = {}", quote(sin.as_str())));
+        }
     }
     for group in &profile.rooms {
         line(room_group(group));

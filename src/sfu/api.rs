@@ -34,6 +34,12 @@ pub struct ServerStats {
     /// Datagrams the kernel would not take.
     pub send_errors: u64,
     pub rooms: Vec<String>,
+    /// It was told to end, and does so when it is empty.
+    #[serde(default)]
+    pub draining: bool,
+    /// Counted among the participants although they have left: a sin.
+    #[serde(default)]
+    pub ghosts: u64,
     pub traffic: Stats,
 }
 
@@ -44,7 +50,17 @@ pub struct RegistryView {
     /// Room → server id.
     pub rooms: std::collections::BTreeMap<String, String>,
     /// Participants that still fit, over all servers that take new rooms.
-    pub headroom: u64,
+    pub headroom: i64,
+}
+
+/// `POST /servers/{id}/{action}` of the director.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Controlled {
+    pub server: String,
+    /// What was done.
+    pub action: String,
+    /// Participants that were there.
+    pub sessions: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -55,10 +71,19 @@ pub struct ServerView {
     pub media: SocketAddr,
     /// Its process runs, and it has answered within the last 2 s.
     pub alive: bool,
+    /// The registry offers it, for new rooms or for those that it has.
+    pub listed: bool,
     /// Takes no new rooms.
     pub cordoned: bool,
+    /// Was told to end, and does so when it is empty.
+    pub terminating: bool,
+    /// Participants by its own count, at its last heartbeat.
+    pub sessions: u64,
+    /// The same, with the joins that were not in it yet.
     pub participants: u64,
     pub participants_max: u64,
-    pub headroom: u64,
+    /// Participants that still fit.
+    pub headroom: i64,
+    /// How many rooms it has.
     pub rooms: u64,
 }

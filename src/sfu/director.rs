@@ -2,10 +2,11 @@
 //! with which a browser joins.
 
 use super::api::{DirectorReady, ServerReady, ServerStats};
-use super::http;
 use super::process;
-use super::registry::{Registry, ServerIndex};
+use super::registry::{Heartbeat, Registry, ServerIndex};
 use super::server::print_line;
+use super::{control, http};
+use crate::types::{Drain, Sin};
 use anyhow::Context;
 use axum::Router;
 use axum::body::Bytes;
@@ -13,17 +14,22 @@ use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
+use rustix::process::Signal;
+use std::future::IntoFuture as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 /// Servers are asked for their state this often; [`super::registry::TTL`] is four of these.
 const HEARTBEAT: Duration = Duration::from_millis(500);
+/// And one that is to end, this often.
+const HEARTBEAT_DRAINING: Duration = Duration::from_millis(100);
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(1500);
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,6 +56,12 @@ pub struct DirectorArgs {
     /// Address of the director's HTTP API; port 0 takes a free one. Servers listen on the same address.
     #[arg(long, default_value = "127.0.0.1:0")]
     pub http: SocketAddr,
+    /// How a server that is to end gets rid of its calls: wait, or move.
+    #[arg(long, default_value_t)]
+    pub drain: Drain,
+    /// Commit this fault on purpose.
+    #[arg(long)]
+    pub sin: Option<Sin>,
     /// The program whose `sfu-server` command is a server; this one by default.
     #[arg(long)]
     pub program: Option<PathBuf>,
@@ -101,10 +113,12 @@ async fn serve(args: DirectorArgs, parent_ended: oneshot::Receiver<()>) -> anyho
         children.push(child);
         servers.push(ready);
     }
-    let registry = Registry::new(u64::from(args.participants_max), servers.clone(), Instant::now());
+    let registry = Registry::new(u64::from(args.participants_max), args.sin, servers.clone(), Instant::now());
     let client = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build()?;
-    let director = Arc::new(Director { registry: Mutex::new(registry), client });
     let (stop, stopping) = watch::channel(());
+    let (started, mut starting) = mpsc::unbounded_channel();
+    let next = AtomicU32::new(args.servers + 1);
+    let director = Arc::new(Director { registry: Mutex::new(registry), client, args, next, started });
     let mut supervisors = JoinSet::new();
     for (index, child) in children.into_iter().enumerate() {
         supervisors.spawn(supervise(director.clone(), index, child, stopping.clone()));
@@ -114,15 +128,25 @@ async fn serve(args: DirectorArgs, parent_ended: oneshot::Receiver<()>) -> anyho
     let app = Router::new()
         .route("/", get(|| async { Html(PAGE) }))
         .route("/registry", get(registry_view))
+        .route("/servers", post(control::start))
+        .route("/servers/{id}/{action}", post(control::act))
         .route("/rooms/{room}/participants/{name}", post(join))
         .fallback(http::not_found)
         .layer(DefaultBodyLimit::max(OFFER_MAX))
         .layer(axum::middleware::from_fn(http::cors))
-        .with_state(director);
+        .with_state(director.clone());
     print_line(&DirectorReady { http, servers })?;
-    tokio::select! {
-        served = axum::serve(listener, app) => served.context("HTTP API")?,
-        _ = parent_ended => {}
+    let served = axum::serve(listener, app).into_future();
+    tokio::pin!(served, parent_ended);
+    loop {
+        tokio::select! {
+            served = &mut served => served.context("HTTP API")?,
+            _ = &mut parent_ended => break,
+            Some((index, child)) = starting.recv() => {
+                supervisors.spawn(supervise(director.clone(), index, child, stopping.clone()));
+                tokio::spawn(heartbeats(director.clone(), index));
+            }
+        }
     }
     drop(stop);
     supervisors.join_all().await;
@@ -130,7 +154,7 @@ async fn serve(args: DirectorArgs, parent_ended: oneshot::Receiver<()>) -> anyho
 }
 
 /// Starts a server and waits until it takes joins.
-async fn start_server(args: &DirectorArgs, n: u32) -> anyhow::Result<(Child, ServerReady)> {
+pub(super) async fn start_server(args: &DirectorArgs, n: u32) -> anyhow::Result<(Child, ServerReady)> {
     let id = format!("s{n}");
     let program = match &args.program {
         Some(program) => program.clone(),
@@ -145,6 +169,7 @@ async fn start_server(args: &DirectorArgs, n: u32) -> anyhow::Result<(Child, Ser
         .args(["--media", &args.media_ip.to_string()])
         .args(["--participants-max", &args.participants_max.to_string()])
         .args(["--cpu-max", &args.cpu_max.to_string()])
+        .args(args.sin.iter().flat_map(|sin| ["--sin", sin.as_str()]))
         // It ends when we do: see `process`.
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -166,7 +191,11 @@ async fn supervise(director: Arc<Director>, index: ServerIndex, mut child: Child
         status = child.wait() => {
             let mut registry = director.registry();
             registry.died(index);
-            tracing::warn!(server = registry.server(index).id, ?status, "a server has ended");
+            let id = &registry.server(index).id;
+            match registry.is_terminating(index) {
+                true => tracing::info!(server = id, ?status, "a server has ended as it was told"),
+                false => tracing::warn!(server = id, ?status, "a server has ended"),
+            }
             return;
         }
         () = stop => {}
@@ -179,37 +208,55 @@ async fn supervise(director: Arc<Director>, index: ServerIndex, mut child: Child
 }
 
 async fn heartbeats(director: Arc<Director>, index: ServerIndex) {
-    let url = format!("{}/stats", director.registry().server(index).http);
-    let mut ticks = tokio::time::interval(HEARTBEAT);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let ServerReady { http, pid, .. } = director.registry().server(index).clone();
+    let url = format!("{http}/stats");
     while !director.registry().has_died(index) {
-        ticks.tick().await;
         let sent = Instant::now();
         let stats = async {
             let answer = director.client.get(&url).timeout(HEARTBEAT_TIMEOUT).send().await?.error_for_status()?;
             answer.json::<ServerStats>().await
         };
         match stats.await {
-            Ok(ServerStats { traffic, rooms, .. }) => {
-                director.registry().heartbeat(index, sent, traffic.participants, traffic.joins, &rooms);
+            Ok(ServerStats { traffic, rooms, ghosts, draining, .. }) => {
+                let participants = traffic.participants.saturating_sub(ghosts);
+                let said = Heartbeat { participants, joins: traffic.joins, ghosts, draining, rooms: &rooms };
+                director.registry().heartbeat(index, sent, said);
             }
-            Err(error) => tracing::debug!(%error, "no heartbeat"),
+            Err(error) => {
+                tracing::debug!(%error, "no heartbeat");
+                if error.is_status() {
+                    director.registry().heartbeat_failed(index, sent);
+                }
+            }
         }
+        if director.registry().drained(index)
+            && let Err(error) = process::signal(pid, Signal::TERM)
+        {
+            tracing::debug!(%error, "it has ended by itself");
+        }
+        let draining = director.registry().is_terminating(index);
+        let pause = if draining { HEARTBEAT_DRAINING } else { HEARTBEAT };
+        tokio::time::sleep_until((sent + pause).into()).await;
     }
 }
 
-struct Director {
+pub(super) struct Director {
     registry: Mutex<Registry>,
-    client: reqwest::Client,
+    pub client: reqwest::Client,
+    pub args: DirectorArgs,
+    /// Number of the next server to start.
+    pub next: AtomicU32,
+    /// Servers that were started meanwhile, for their supervisors.
+    pub started: mpsc::UnboundedSender<(ServerIndex, Child)>,
 }
 
 impl Director {
-    fn registry(&self) -> MutexGuard<'_, Registry> {
+    pub fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-type App = State<Arc<Director>>;
+pub(super) type App = State<Arc<Director>>;
 
 async fn registry_view(State(director): App) -> Response {
     let view = director.registry().view(Instant::now());
@@ -226,6 +273,9 @@ async fn join(
 ) -> Response {
     // A new room goes there or nowhere.
     let wanted = headers.get("roomful-server").and_then(|id| id.to_str().ok());
+    if director.registry().turns_away(&room) {
+        return http::error(StatusCode::SERVICE_UNAVAILABLE, "the room's server is being drained");
+    }
     let mut tried = Vec::new();
     let mut refusal = http::error(StatusCode::SERVICE_UNAVAILABLE, "no server of the fleet is alive");
     loop {

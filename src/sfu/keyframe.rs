@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 use str0m::format::Codec;
 use str0m::rtp::Vp8Descriptor;
 
-/// Requests to one sender are at least this far apart: with many receivers, one key frame serves all who asked.
-const GAP: Duration = Duration::from_millis(250);
+/// Requests to one sender are at least this far apart: with many receivers, one key frame serves all who asked. Browsers
+/// drop a request that comes within 300 ms of the one before; a held one must not be among them.
+const GAP: Duration = Duration::from_millis(400);
 /// A request may get lost. While somebody waits and no key frame comes, it is repeated this often.
-const REPEAT: Duration = Duration::from_secs(1);
+const REPEAT: Duration = Duration::from_millis(600);
 
 /// Whether decoding can start with this RTP payload.
 pub fn starts_key_frame(codec: Codec, payload: &[u8], vp8: Option<&Vp8Descriptor>) -> bool {
@@ -127,7 +128,7 @@ mod tests {
         let mut gate = Gate::default();
         assert!(gate.ask(start));
         assert_eq!(gate.due(), None);
-        for ms in 1..250 {
+        for ms in 1..400 {
             assert!(!gate.ask(start + Duration::from_millis(ms)));
         }
         assert_eq!(gate.due(), Some(start + GAP));
@@ -150,7 +151,7 @@ mod tests {
         let start = Instant::now();
         let mut gate = Gate::default();
         assert!(gate.still_waiting(start));
-        assert!(!gate.still_waiting(start + Duration::from_millis(999)));
+        assert!(!gate.still_waiting(start + Duration::from_millis(599)));
         assert!(gate.still_waiting(start + REPEAT));
     }
 }

@@ -6,10 +6,11 @@
 
 mod api; // what director and server tell each other over HTTP
 mod client; // one participant's side: its transport, what it sends, its receive slots
+mod control; // the director's API for those who run the fleet
 pub mod director; // process: starts the servers, keeps the registry, routes joins
 mod http; // CORS and errors, the same everywhere
 mod keyframe; // which packet starts a key frame; how often to ask for one
-mod process; // life tied to the parent; what the kernel knows about us
+pub(crate) mod process; // life tied to the parent; what the kernel knows about us
 mod red; // RFC 2198 towards receivers without it
 mod registry; // pure: servers, rooms, headroom, who takes the next room
 mod rewrite; // numbers of a slot run on, whoever it shows
@@ -20,7 +21,7 @@ mod terms; // what goes into the core and comes out of it
 #[cfg(test)]
 mod tests;
 
-pub use api::{DirectorReady, RegistryView, ServerReady, ServerStats, ServerView};
+pub use api::{Controlled, DirectorReady, RegistryView, ServerReady, ServerStats, ServerView};
 pub use client::Joining;
 pub(crate) use process::first_line;
 pub use rooms::Sfu;

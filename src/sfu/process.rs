@@ -54,6 +54,16 @@ fn watch_parent(then: impl FnOnce() + Send + 'static) {
     }
 }
 
+/// Sends a signal to a process.
+///
+/// # Errors
+/// When there is no such process, or it is not ours.
+pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) -> std::io::Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    let pid = pid.ok_or(std::io::ErrorKind::NotFound)?;
+    Ok(rustix::process::kill_process(pid, signal)?)
+}
+
 /// What a child says on its first line.
 pub(crate) async fn first_line<T: serde::de::DeserializeOwned>(child: &mut Child) -> anyhow::Result<T> {
     let stdout = child.stdout.take().context("no pipe from it")?;

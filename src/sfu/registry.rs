@@ -1,17 +1,21 @@
 //! Servers, rooms and headroom. Pure: the director feeds it heartbeats, joins and time, and asks where a room goes.
 
 use super::api::{RegistryView, ServerReady, ServerView};
+use crate::types::Sin;
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 /// A server that has not answered for so long is not alive.
 pub const TTL: Duration = Duration::from_secs(2);
+/// A room that moves must be on its new server within this, or its entry is forgotten.
+const MOVE_TIME: Duration = Duration::from_secs(8);
 
 /// Index of a server; servers are never forgotten.
 pub type ServerIndex = usize;
 
 pub struct Registry {
     participants_max: u64,
+    sin: Option<Sin>,
     servers: Vec<Server>,
     rooms: HashMap<String, Room>,
 }
@@ -21,9 +25,17 @@ struct Server {
     /// When a heartbeat that it answered was sent; `None`: its process has ended.
     seen: Option<Instant>,
     cordoned: bool,
+    /// It was told to end, and does so when it is empty.
+    terminating: bool,
+    /// Drained: it takes nobody any more, and ends.
+    ending: bool,
     /// As of its last heartbeat.
     participants: u64,
     joins_reported: u64,
+    /// What it reports beyond its participants, for want of virtue.
+    ghosts: u64,
+    /// Its last heartbeat failed, and counts as one without sessions.
+    blank: bool,
     /// Joins under way, and those it has taken, all told.
     pending: u64,
     joins: u64,
@@ -33,27 +45,166 @@ struct Room {
     server: ServerIndex,
     /// Joins under way.
     pending: u32,
-    /// When it last took somebody.
+    /// Joins so far.
+    joins: u32,
+    /// When it last took somebody; of a room that moves, by when it must have.
     settled: Option<Instant>,
+}
+
+/// What a server said of itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Heartbeat<'a> {
+    pub participants: u64,
+    /// Joins it has taken since its start.
+    pub joins: u64,
+    /// Sessions that it counts and that are over.
+    pub ghosts: u64,
+    /// It was told to end, by somebody else than us.
+    pub draining: bool,
+    pub rooms: &'a [String],
+}
+
+/// An order that makes no sense for a server as it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refused {
+    #[error("has ended")]
+    Ended,
+    #[error("is ending, which nothing takes back")]
+    Ending,
 }
 
 impl Registry {
     /// All servers count as seen now.
-    pub fn new(participants_max: u64, servers: Vec<ServerReady>, now: Instant) -> Registry {
-        let server = |ready| Server {
+    pub fn new(participants_max: u64, sin: Option<Sin>, servers: Vec<ServerReady>, now: Instant) -> Registry {
+        let mut registry = Registry { participants_max, sin, servers: Vec::new(), rooms: HashMap::new() };
+        for ready in servers {
+            registry.add(ready, now);
+        }
+        registry
+    }
+
+    /// A server that has just started.
+    pub fn add(&mut self, ready: ServerReady, now: Instant) -> ServerIndex {
+        self.servers.push(Server {
             ready,
             seen: Some(now),
             cordoned: false,
+            terminating: false,
+            ending: false,
             participants: 0,
             joins_reported: 0,
+            ghosts: 0,
+            blank: false,
             pending: 0,
             joins: 0,
-        };
-        Registry { participants_max, servers: servers.into_iter().map(server).collect(), rooms: HashMap::new() }
+        });
+        self.servers.len() - 1
     }
 
     pub fn server(&self, server: ServerIndex) -> &ServerReady {
         &self.servers[server].ready
+    }
+
+    pub fn find(&self, id: &str) -> Option<ServerIndex> {
+        self.servers.iter().position(|s| s.ready.id == id)
+    }
+
+    fn running(&mut self, server: ServerIndex) -> Result<&mut Server, Refused> {
+        let server = &mut self.servers[server];
+        if server.seen.is_some() { Ok(server) } else { Err(Refused::Ended) }
+    }
+
+    /// No new rooms from now on. Joins to rooms that are there go on.
+    ///
+    /// # Errors
+    /// When its process has ended.
+    pub fn cordon(&mut self, server: ServerIndex) -> Result<(), Refused> {
+        self.running(server)?.cordoned = true;
+        Ok(())
+    }
+
+    /// # Errors
+    /// When it was told to end, or has ended.
+    pub fn uncordon(&mut self, server: ServerIndex) -> Result<(), Refused> {
+        let server = self.running(server)?;
+        if server.terminating {
+            return Err(Refused::Ending);
+        }
+        server.cordoned = false;
+        Ok(())
+    }
+
+    /// It is to end as soon as it is empty; until then it is cordoned. Gives the participants that it has. Asked again,
+    /// it changes nothing.
+    ///
+    /// # Errors
+    /// When its process has ended.
+    pub fn terminate(&mut self, server: ServerIndex) -> Result<u64, Refused> {
+        let server = self.running(server)?;
+        (server.cordoned, server.terminating) = (true, true);
+        Ok(server.load())
+    }
+
+    /// # Errors
+    /// When its process has ended.
+    pub fn must_run(&mut self, server: ServerIndex) -> Result<(), Refused> {
+        self.running(server).map(drop)
+    }
+
+    pub fn is_terminating(&self, server: ServerIndex) -> bool {
+        self.servers[server].terminating
+    }
+
+    /// True once, when a server that is to end has become empty: nobody is sent there from then on.
+    pub fn drained(&mut self, server: ServerIndex) -> bool {
+        let s = &mut self.servers[server];
+        if self.sin == Some(Sin::EndlessDrain) || !s.terminating || s.ending || s.seen.is_none() || s.load() > 0 {
+            return false;
+        }
+        s.ending = true;
+        self.rooms.retain(|_, room| room.server != server);
+        true
+    }
+
+    #[cfg_attr(not(test), expect(dead_code, reason = "moves come next"))]
+    pub fn rooms_of(&self, server: ServerIndex) -> Vec<String> {
+        self.rooms.iter().filter(|(_, r)| r.server == server).map(|(name, _)| name.clone()).collect()
+    }
+
+    #[cfg_attr(not(test), expect(dead_code, reason = "moves come next"))]
+    /// A room moves to another server, the one with the most headroom: whoever joins it from now on goes there. `None`:
+    /// there is no such room, or no such server.
+    pub fn move_room(&mut self, room: &str, wanted: Option<&str>, now: Instant) -> Option<(ServerIndex, ServerIndex)> {
+        let from = self.rooms.get(room)?.server;
+        let to = self.emptiest(wanted, &[from], now)?;
+        let entry = self.rooms.get_mut(room)?;
+        (entry.server, entry.pending, entry.settled) = (to, 0, Some(now + MOVE_TIME));
+        Some((from, to))
+    }
+
+    /// Whether a join is turned away although its room is there.
+    pub fn turns_away(&self, room: &str) -> bool {
+        self.sin == Some(Sin::DropLateJoiners)
+            && self
+                .rooms
+                .get(room)
+                .is_some_and(|r| self.servers[r.server].cordoned && self.servers[r.server].seen.is_some())
+    }
+
+    /// Of those that take new rooms, the one with the most headroom; of equals the first.
+    fn emptiest(&self, wanted: Option<&str>, tried: &[ServerIndex], now: Instant) -> Option<ServerIndex> {
+        let sins = self.sin == Some(Sin::PlaceOnCordoned);
+        let open = |i: &ServerIndex| {
+            let s = &self.servers[*i];
+            let fits = wanted.is_none_or(|id| s.ready.id == id);
+            fits && !tried.contains(i) && (sins || !s.cordoned) && !s.ending && s.is_alive(now)
+        };
+        let rank = |i: &ServerIndex| {
+            let s = &self.servers[*i];
+            (sins && s.cordoned, self.participants_max as i64 - s.load() as i64)
+        };
+        // max_by_key takes the last of equals.
+        (0..self.servers.len()).rev().filter(open).max_by_key(rank)
     }
 
     /// Where a participant of this room goes: the room's server, or for a new room the one with the most headroom
@@ -72,23 +223,25 @@ impl Registry {
         let server = match known {
             Some(server) if tried.contains(&server) => return None,
             Some(server) => server,
-            None => {
-                let open = |i: &ServerIndex| {
-                    let fits = wanted.is_none_or(|id| self.servers[*i].ready.id == id);
-                    fits && !tried.contains(i) && !self.servers[*i].cordoned && self.servers[*i].is_alive(now)
-                };
-                // Of equals the first: max_by_key takes the last.
-                (0..self.servers.len())
-                    .rev()
-                    .filter(open)
-                    .max_by_key(|i| self.participants_max as i64 - self.servers[*i].load() as i64)?
-            }
+            None => self.emptiest(wanted, tried, now)?,
         };
-        let entry = self.rooms.entry(room.to_owned()).or_insert(Room { server, pending: 0, settled: None });
+        let fresh = Room { server, pending: 0, joins: 0, settled: None };
+        let entry = self.rooms.entry(room.to_owned()).or_insert(fresh);
         if entry.server != server {
-            *entry = Room { server, pending: 0, settled: None };
+            *entry = Room { server, pending: 0, joins: 0, settled: None };
         }
-        entry.pending += 1;
+        entry.joins += 1;
+        if self.sin == Some(Sin::SplitRoom)
+            && entry.joins.is_multiple_of(2)
+            && !self.servers[server].cordoned
+            && let Some(other) = self.emptiest(None, &[server], now)
+        {
+            self.servers[other].pending += 1;
+            return Some(other);
+        }
+        if let Some(entry) = self.rooms.get_mut(room) {
+            entry.pending += 1;
+        }
         self.servers[server].pending += 1;
         Some(server)
     }
@@ -109,14 +262,15 @@ impl Registry {
         }
     }
 
-    /// A server answered a heartbeat sent at `sent` with its participants now, the joins it has taken since its start,
-    /// and its rooms.
-    pub fn heartbeat(&mut self, server: ServerIndex, sent: Instant, participants: u64, joins: u64, rooms: &[String]) {
+    /// A server answered a heartbeat that was sent at `sent`.
+    pub fn heartbeat(&mut self, server: ServerIndex, sent: Instant, said: Heartbeat<'_>) {
         let s = &mut self.servers[server];
         s.seen = s.seen.map(|seen| seen.max(sent));
-        s.participants = participants;
-        s.joins_reported = joins;
-        let there: std::collections::HashSet<&str> = rooms.iter().map(String::as_str).collect();
+        (s.participants, s.joins_reported, s.ghosts, s.blank) = (said.participants, said.joins, said.ghosts, false);
+        if said.draining && s.seen.is_some() {
+            (s.cordoned, s.terminating) = (true, true);
+        }
+        let there: std::collections::HashSet<&str> = said.rooms.iter().map(String::as_str).collect();
         // A room is over when its server says so, unless somebody is just joining it.
         self.rooms.retain(|name, room| {
             room.server != server
@@ -126,11 +280,20 @@ impl Registry {
         });
     }
 
+    /// A server answered a heartbeat with an error. One that sins takes that for good news.
+    pub fn heartbeat_failed(&mut self, server: ServerIndex, sent: Instant) {
+        if self.sin == Some(Sin::ZeroSessions) {
+            let s = &mut self.servers[server];
+            s.seen = s.seen.map(|seen| seen.max(sent));
+            s.blank = true;
+        }
+    }
+
     /// Its process has ended: its rooms are gone, and placed anew with their next join.
     pub fn died(&mut self, server: ServerIndex) {
         let s = &mut self.servers[server];
         s.seen = None;
-        s.participants = 0;
+        (s.participants, s.ghosts) = (0, 0);
         s.joins_reported = s.joins;
         self.rooms.retain(|_, room| room.server != server);
     }
@@ -142,16 +305,21 @@ impl Registry {
     pub fn view(&self, now: Instant) -> RegistryView {
         let view = |s: &Server| {
             let alive = s.is_alive(now);
+            let seen = |count: u64| if s.blank { 0 } else { count + s.ghosts };
+            let headroom = self.participants_max as i64 - s.load() as i64;
             ServerView {
                 id: s.ready.id.clone(),
                 pid: s.ready.pid,
                 http: s.ready.http.clone(),
                 media: s.ready.media,
                 alive,
+                listed: alive || self.sin == Some(Sin::StaleRegistry),
                 cordoned: s.cordoned,
-                participants: s.load(),
+                terminating: s.terminating,
+                sessions: seen(s.participants),
+                participants: seen(s.load()),
                 participants_max: self.participants_max,
-                headroom: if alive { self.participants_max.saturating_sub(s.load()) } else { 0 },
+                headroom: if alive { headroom } else { 0 },
                 rooms: 0,
             }
         };
@@ -188,7 +356,11 @@ mod tests {
             http: String::new(),
             media: "127.0.0.1:1".parse().unwrap(),
         };
-        Registry::new(participants_max, (0..servers).map(ready).collect(), now)
+        Registry::new(participants_max, None, (0..servers).map(ready).collect(), now)
+    }
+
+    fn said(participants: u64, joins: u64, rooms: &[String]) -> Heartbeat<'_> {
+        Heartbeat { participants, joins, rooms, ..Heartbeat::default() }
     }
 
     fn join(r: &mut Registry, room: &str, now: Instant) -> Option<ServerIndex> {
@@ -238,12 +410,12 @@ mod tests {
         let sent = start + Duration::from_millis(500);
         join(&mut r, "new", sent + Duration::from_millis(1));
         r.place("joining", None, &[], sent).unwrap();
-        r.heartbeat(0, sent, 0, 1, &[]);
+        r.heartbeat(0, sent, said(0, 1, &[]));
         let rooms: Vec<_> = r.view(sent).rooms.into_keys().collect();
         assert_eq!(rooms, ["joining", "new"]);
         assert_eq!(r.view(sent).servers[0].participants, 2);
         r.settle("joining", 0, true, sent);
-        r.heartbeat(0, sent + TTL, 1, 3, &["new".into()]);
+        r.heartbeat(0, sent + TTL, said(1, 3, &["new".into()]));
         assert_eq!(r.view(sent).servers[0].participants, 1);
         assert_eq!(r.view(sent).rooms.into_keys().collect::<Vec<_>>(), ["new"]);
     }
@@ -256,14 +428,149 @@ mod tests {
         r.died(0);
         assert!(!r.view(start).servers[0].alive);
         assert_eq!(join(&mut r, "a", start), Some(1), "placed anew");
-        r.heartbeat(0, start, 5, 5, &[]);
+        r.heartbeat(0, start, said(5, 5, &[]));
         assert!(!r.view(start).servers[0].alive, "a late answer does not wake the dead");
 
         let later = start + TTL + Duration::from_millis(1);
         assert!(!r.view(later).servers[1].alive);
         assert_eq!(join(&mut r, "b", later), None);
-        r.heartbeat(1, later, 1, 1, &["a".into()]);
+        r.heartbeat(1, later, said(1, 1, &["a".into()]));
         assert_eq!(join(&mut r, "b", later), Some(1));
         assert_eq!(r.view(later).headroom, 8);
+    }
+
+    #[test]
+    fn a_cordoned_server_keeps_its_rooms_and_gets_no_new_ones() {
+        let now = Instant::now();
+        let mut r = registry(2, 10, now);
+        assert_eq!(join(&mut r, "a", now), Some(0));
+        assert_eq!(join(&mut r, "b", now), Some(1));
+        r.cordon(0).unwrap();
+        assert!(r.view(now).servers[0].cordoned);
+        assert_eq!(join(&mut r, "a", now), Some(0), "a late joiner sticks");
+        for room in ["c", "d", "e"] {
+            assert_eq!(join(&mut r, room, now), Some(1), "though the other is emptier");
+        }
+        assert_eq!(r.place("f", Some("s1"), &[], now), None, "not even where it is wanted");
+        assert_eq!(r.view(now).headroom, 10 - 4);
+        r.uncordon(0).unwrap();
+        assert_eq!(join(&mut r, "f", now), Some(0));
+        r.cordon(0).unwrap();
+        r.cordon(1).unwrap();
+        assert_eq!(join(&mut r, "g", now), None, "all are cordoned");
+        assert_eq!(join(&mut r, "b", now), Some(1));
+    }
+
+    #[test]
+    fn a_terminated_server_ends_when_its_last_is_gone() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut r = registry(2, 10, start);
+        join(&mut r, "a", start);
+        assert!(!r.drained(0), "nobody told it to end");
+        assert_eq!(r.terminate(0), Ok(1));
+        assert_eq!(r.terminate(0), Ok(1), "twice is once");
+        assert!(r.view(start).servers[0].cordoned && r.view(start).servers[0].terminating);
+        assert_eq!(r.uncordon(0), Err(Refused::Ending));
+        assert!(!r.drained(0));
+        // Its last heartbeat was empty, but somebody is on his way.
+        r.heartbeat(0, at(100), said(0, 1, &["a".into()]));
+        assert_eq!(r.place("a", None, &[], at(110)), Some(0));
+        assert!(!r.drained(0), "a late joiner holds it");
+        r.settle("a", 0, true, at(120));
+        assert!(!r.drained(0));
+        r.heartbeat(0, at(200), said(0, 2, &[]));
+        assert!(r.drained(0));
+        assert!(!r.drained(0), "said once");
+        assert_eq!(join(&mut r, "a", at(210)), Some(1), "the room begins anew elsewhere");
+        r.died(0);
+        let view = r.view(at(300));
+        assert!(!view.servers[0].alive && !view.servers[0].listed);
+        assert_eq!(
+            (r.cordon(0), r.terminate(0), r.uncordon(0)),
+            (Err(Refused::Ended), Err(Refused::Ended), Err(Refused::Ended))
+        );
+    }
+
+    #[test]
+    fn a_server_that_drains_by_itself_is_cordoned() {
+        let now = Instant::now();
+        let mut r = registry(2, 10, now);
+        r.heartbeat(0, now, Heartbeat { draining: true, participants: 1, ..Heartbeat::default() });
+        assert!(r.view(now).servers[0].cordoned && r.is_terminating(0));
+        assert_eq!(join(&mut r, "a", now), Some(1));
+    }
+
+    #[test]
+    fn a_room_moves_with_whoever_comes_next() {
+        let now = Instant::now();
+        let mut r = registry(3, 10, now);
+        for room in ["a", "b", "b"] {
+            join(&mut r, room, now);
+        }
+        r.terminate(0).unwrap();
+        assert_eq!(r.rooms_of(0), ["a"]);
+        assert_eq!(r.move_room("a", None, now), Some((0, 2)), "to the emptiest");
+        // The new server has not heard of it yet.
+        r.heartbeat(2, now, said(0, 0, &[]));
+        assert_eq!(join(&mut r, "a", now), Some(2));
+        assert_eq!(r.move_room("a", Some("s2"), now), Some((2, 1)));
+        assert_eq!(r.move_room("z", None, now), None);
+        assert_eq!(r.move_room("b", Some("s1"), now), None, "it is to end");
+    }
+
+    #[test]
+    fn a_started_server_takes_rooms() {
+        let now = Instant::now();
+        let mut r = registry(1, 10, now);
+        join(&mut r, "a", now);
+        let ready = ServerReady { id: "s2".into(), ..r.server(0).clone() };
+        assert_eq!(r.add(ready, now), 1);
+        assert_eq!((r.find("s2"), r.find("s3")), (Some(1), None));
+        assert_eq!(join(&mut r, "b", now), Some(1));
+    }
+
+    fn sinner(sin: Sin, now: Instant) -> Registry {
+        Registry { sin: Some(sin), ..registry(2, 10, now) }
+    }
+
+    #[test]
+    fn each_sin_of_the_registry_is_committed() {
+        let now = Instant::now();
+        let mut r = sinner(Sin::PlaceOnCordoned, now);
+        r.cordon(1).unwrap();
+        assert_eq!(join(&mut r, "a", now), Some(1));
+
+        let mut r = sinner(Sin::DropLateJoiners, now);
+        join(&mut r, "a", now);
+        assert!(!r.turns_away("a"));
+        r.cordon(0).unwrap();
+        assert!(r.turns_away("a") && !r.turns_away("b"));
+
+        let mut r = sinner(Sin::SplitRoom, now);
+        assert_eq!([0; 4].map(|_| join(&mut r, "a", now)), [Some(0), Some(1), Some(0), Some(1)]);
+        assert_eq!(r.view(now).rooms["a"], "s1", "and it does not know");
+
+        let mut r = sinner(Sin::StaleRegistry, now);
+        r.died(0);
+        let view = r.view(now);
+        assert!(view.servers[0].listed && !view.servers[0].alive);
+
+        let mut r = sinner(Sin::EndlessDrain, now);
+        r.terminate(0).unwrap();
+        assert!(!r.drained(0));
+
+        let mut r = sinner(Sin::ZeroSessions, now);
+        join(&mut r, "a", now);
+        r.heartbeat(0, now, said(1, 1, &["a".into()]));
+        assert_eq!(r.view(now).servers[0].sessions, 1);
+        r.heartbeat_failed(0, now + TTL);
+        let server = &r.view(now + TTL).servers[0];
+        assert_eq!((server.alive, server.sessions, server.participants), (true, 0, 0));
+        r.terminate(0).unwrap();
+        assert!(!r.drained(0), "it lies, and knows better");
+        let mut honest = registry(1, 10, now);
+        honest.heartbeat_failed(0, now + TTL);
+        assert!(!honest.view(now + TTL * 2).servers[0].alive, "a failure is no news");
     }
 }

@@ -121,6 +121,12 @@ impl Sfu {
         }
     }
 
+    /// Ends all sessions, as [`Sfu::leave`] does one.
+    pub fn close_all(&mut self, now: Instant) {
+        self.now = now;
+        (0..self.clients.len()).for_each(|key| self.remove(key, Left::Now));
+    }
+
     /// Answers a session's offer with new ICE credentials.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use super::http;
 use super::process;
 use super::rooms::Sfu;
 use super::terms::{JoinError, Joined, Left, RestartError, SfuConfig, Stats};
+use crate::types::Sin;
 use anyhow::Context;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Path, State};
@@ -16,7 +17,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot};
@@ -28,6 +29,10 @@ const SOCKET_BUFFER: usize = 8 << 20;
 /// Far above what a room of hundreds needs, far below what would hurt.
 const OFFER_MAX: usize = 4 << 20;
 const DATAGRAM_MAX: usize = 2048;
+/// How often a server that is to end looks whether it is empty.
+const DRAIN_CHECK: Duration = Duration::from_millis(100);
+/// For the last datagrams to leave.
+const FAREWELL: Duration = Duration::from_millis(50);
 
 /// Runs one server of the embedded fleet until stdin ends.
 #[derive(clap::Args, Clone, Debug)]
@@ -54,9 +59,13 @@ pub struct ServerArgs {
     /// a CPU quota.
     #[arg(long, default_value_t = 1.0)]
     pub cpu_max: f64,
+    /// Commit this fault on purpose.
+    #[arg(long)]
+    pub sin: Option<Sin>,
 }
 
-/// The process's whole life; prints [`ServerReady`] as one line of JSON when it takes joins.
+/// The process's whole life; prints [`ServerReady`] as one line of JSON when it takes joins. SIGTERM drains it: it ends
+/// when its last participant is gone, or at the second one, which closes all sessions.
 ///
 /// # Errors
 /// When sockets can't be bound or the media thread has ended.
@@ -89,7 +98,11 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
     })?;
 
     let ready = ServerReady { id: args.id.clone(), pid: std::process::id(), http: base.clone(), media };
-    let shared = Arc::new(Shared { id: args.id, base, config, bound: media, commands, send_errors });
+    let draining = AtomicBool::new(false);
+    let shared =
+        Arc::new(Shared { id: args.id, base, config, bound: media, commands, send_errors, draining, sin: args.sin });
+    let terminated = shared.clone();
+    let mut told = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let app = Router::new()
         .route("/rooms/{room}/participants/{name}", post(join))
         .route("/rooms/{room}/layer_max", put(limit_room))
@@ -105,6 +118,7 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
     tokio::select! {
         served = axum::serve(listener, app) => served.context("HTTP API"),
         _ = media_ended => anyhow::bail!("the media thread has ended"),
+        () = terminated.drain(&mut told) => Ok(()),
     }
 }
 
@@ -133,6 +147,7 @@ enum Command {
     LimitLayers { room: String, name: Option<String>, layer_max: u8, reply: oneshot::Sender<bool> },
     Restart { session: String, offer: String, reply: oneshot::Sender<Result<String, RestartError>> },
     Leave { session: String, reply: oneshot::Sender<Left> },
+    CloseAll { reply: oneshot::Sender<()> },
     Stats { reply: oneshot::Sender<(Stats, Vec<String>)> },
 }
 
@@ -255,6 +270,10 @@ fn obey(sfu: &mut Sfu, command: Command) {
         Command::Leave { session, reply } => {
             let _ = reply.send(sfu.leave(now, &session));
         }
+        Command::CloseAll { reply } => {
+            sfu.close_all(now);
+            let _ = reply.send(());
+        }
         Command::Stats { reply } => {
             let _ = reply.send((sfu.stats(), sfu.rooms().map(str::to_owned).collect()));
         }
@@ -269,6 +288,9 @@ struct Shared {
     bound: SocketAddr,
     commands: mpsc::UnboundedSender<Command>,
     send_errors: Arc<AtomicU64>,
+    /// Was told to end.
+    draining: AtomicBool,
+    sin: Option<Sin>,
 }
 
 impl Shared {
@@ -277,6 +299,28 @@ impl Shared {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())
+    }
+
+    /// Resolves when the server is to end now.
+    async fn drain(&self, told: &mut tokio::signal::unix::Signal) {
+        if told.recv().await.is_none() {
+            return std::future::pending().await;
+        }
+        self.draining.store(true, Relaxed);
+        let empty = async {
+            while self.stats().await.is_ok_and(|s| s.traffic.participants > s.ghosts) {
+                tokio::time::sleep(DRAIN_CHECK).await;
+            }
+        };
+        if self.sin != Some(Sin::KillNonEmpty) {
+            tokio::select! {
+                () = empty => {}
+                _ = told.recv() => {}
+            }
+        }
+        if self.ask(|reply| Command::CloseAll { reply }).await.is_ok() {
+            tokio::time::sleep(FAREWELL).await;
+        }
     }
 
     async fn stats(&self) -> Result<ServerStats, Response> {
@@ -289,6 +333,8 @@ impl Shared {
             socket_drops: process::socket_drops(self.bound),
             send_errors: self.send_errors.load(Relaxed),
             rooms,
+            draining: self.draining.load(Relaxed),
+            ghosts: 0,
             traffic,
         })
     }

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "../support/disturbed.rs"]
+mod disturbed;
 mod grid;
 mod real;
 #[path = "../simulated/sim.rs"]
@@ -12,6 +14,7 @@ mod table;
 mod truth;
 mod virtual_time;
 
+use disturbed::undisturbed;
 use std::sync::atomic::{AtomicBool, Ordering};
 use table::Cell;
 
@@ -72,20 +75,24 @@ fn named(setting: &real::Setting, way: &str) -> Option<f64> {
 
 #[test]
 fn an_impairment_nobody_told_of_is_named_and_half_of_it_reads_half() {
-    let loss = |network| named(&real::Setting { name: "loss down", network, hold: 10, strict: false }, "way down");
-    let whole = loss("{ down = { loss = \"12%\", after = \"4s\" } }");
-    let half = loss("{ down = { loss = \"6%\", after = \"4s\" } }");
-    let (Some(whole), Some(half)) = (whole, half) else { return };
-    // Some 450 packets of audio each: five standard deviations of their ratio.
-    assert!((0.2..0.85).contains(&(half / whole)), "{half} of {whole}");
+    undisturbed(|| {
+        let loss = |network| named(&real::Setting { name: "loss down", network, hold: 10, strict: false }, "way down");
+        let whole = loss("{ down = { loss = \"12%\", after = \"4s\" } }");
+        let half = loss("{ down = { loss = \"6%\", after = \"4s\" } }");
+        let (Some(whole), Some(half)) = (whole, half) else { return };
+        // Some 450 packets of audio each: five standard deviations of their ratio.
+        assert!((0.2..0.85).contains(&(half / whole)), "{half} of {whole}");
+    });
 }
 
 #[test]
 fn loss_on_the_way_up_is_told_from_loss_on_the_way_down() {
-    let network = "{ up = { loss = \"8%\", delay = \"30ms\", after = \"4s\" }, \
-                   down = { duplicate = \"3%\", reorder = \"3%\", reorder_by = \"50ms\", jitter = \"5ms\", after = \"4s\" } }";
-    let setting = real::Setting { name: "loss up", network, hold: 8, strict: false };
-    named(&setting, "way up");
+    undisturbed(|| {
+        let network = "{ up = { loss = \"8%\", delay = \"30ms\", after = \"4s\" }, \
+                       down = { duplicate = \"3%\", reorder = \"3%\", reorder_by = \"50ms\", jitter = \"5ms\", after = \"4s\" } }";
+        let setting = real::Setting { name: "loss up", network, hold: 8, strict: false };
+        named(&setting, "way up");
+    });
 }
 
 /// Keeps every core busy while it lives.

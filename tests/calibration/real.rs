@@ -268,13 +268,9 @@ pub fn cells(s: &Setting, ran: &Result<Ran, String>) -> [Cell; 2] {
     checks.push(Check::exact("audio rtp lost", rtp[0], a.rtp_expected - a.rtp_received));
     checks.push(Check::exact("audio reordered", rtp[1], a.reordered));
     checks.push(Check::exact("audio duplicate", rtp[2], a.duplicate));
-    let (video_up, video) = (merged(&ran.records, 0, VP8), merged(&ran.records, 1, VP8));
+    let video = merged(&ran.records, 1, VP8);
     let missing: i64 = video.iter().map(Stream::rtp).map(|r| r.expected - r.received).sum();
-    // What comes late may have been asked for meanwhile, and then it counts as recovered; see the grid in virtual time.
-    let late = lost(&video_up) + video.iter().map(|s| s.rtp().reordered).sum::<i64>();
-    let rtx: i64 = merged(&ran.records, 1, VP8 + 1).iter().map(|s| s.sent() as i64).sum();
-    let bound = if late > 0 { (late + rtx) as f64 } else { 0.0 };
-    checks.push(Check::within("video rtp lost", missing as f64, (v.rtp_expected - v.rtp_received) as f64, bound, ""));
+    checks.push(Check::exact("video rtp lost", missing, v.rtp_expected - v.rtp_received));
     let counts = Cell { name: s.name.into(), set: s.name.into(), unknown: ran.counts_unknown(), checks };
 
     let mut checks = Vec::new();

@@ -146,7 +146,12 @@ pub fn delays(up: &Stream, down: &Stream, server_ns: u64) -> Vec<u64> {
         down.packets.iter().take(300).filter(|p| of(p) == Some(true)).count()
     };
     let base = nearest.seq - first.seq;
-    let near = (base - 8..=base + 8).max_by_key(|o| (fits(*o), -(o - base).abs())).unwrap_or(base);
+    // Nothing comes out before it went in. On a machine that stalls, the nearest in time may be the wrong one.
+    let causal = |offset: &i64| {
+        down.packets.iter().all(|p| delivered.get(&(p.seq + offset)).is_none_or(|u| p.came_ns >= u.left_ns.unwrap()))
+    };
+    let near = (base - 8..=base + 8).filter(causal).max_by_key(|o| (fits(*o), -(o - base).abs()));
+    let Some(near) = near else { return Vec::new() };
     let mut seen = HashSet::new();
     let arrived = down.arrivals().into_iter().filter(|(_, p)| seen.insert(p.seq));
     arrived.filter_map(|(at, p)| delivered.get(&(p.seq + near)).map(|u| at - u.came_ns)).collect()

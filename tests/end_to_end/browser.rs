@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "../support/disturbed.rs"]
+mod disturbed;
 mod support;
 #[path = "../targets/support/mod.rs"]
 mod targets;

@@ -3,6 +3,7 @@
 
 use super::fake_server::FakeServer;
 use super::support::{Place, ROOMFUL, fleet_of, signal};
+use crate::disturbed::undisturbed;
 use roomful::fleet::embedded::{EmbeddedFleet, EmbeddedOptions};
 use serde_json::Value;
 use std::process::{Command, Stdio};
@@ -30,70 +31,79 @@ const SHORT: &str = "range = \"4..60\"\njoin = \"20/s\"\ntrial = \"3s\"\nfirst_t
 
 #[test]
 fn an_admission_limit_is_found_and_named() {
-    let place = Place::with(&profile(
-        &embedded("participants_max = 26"),
-        SHORT,
-        "\"audio.loss\" = \"<= 99%\"\n\"joins.failed_share\" = \"<= 1%\"",
-    ));
-    let run = place.run().finish();
-    assert_eq!(run.code, Some(0), "{run:?}");
-    let summary = place.summary();
-    let a = &summary["capacity"];
-    // 26 are let in: six whole rooms, not seven.
-    assert_eq!((&a["lower"], &a["upper"], &a["stop"]), (&24.into(), &28.into(), &"width".into()), "{a:#}");
-    assert_eq!(a["broke_first"], "admission limit");
-    // A tenth of it for one lost server of ten, and six participants a minute over ten servers.
-    assert_eq!(
-        (&a["threshold"]["participants"], &a["threshold"]["lost"], &a["threshold"]["growth"]),
-        (&20.into(), &3.into(), &1.into())
-    );
-    assert!(
-        summary["sentence"].as_str().unwrap().starts_with("24–28 per server; then the server's own admission limit")
-    );
-    let trials = a["trials"].as_array().unwrap();
-    assert!(trials.len() <= 12, "{}", trials.len());
-    assert_eq!(trials[0]["servers"][0]["server"], "s1");
-    // What it cost was seen: the process of the server used CPU and memory.
-    let cost = &trials[0]["servers"][0]["cost"];
-    assert!(cost["memory_bytes"].as_f64().unwrap() > 1e6 && cost["cpu_cores"].as_f64().unwrap() > 0.0, "{cost}");
-    // Six rooms of four send twelve streams each; 50 packets a second come of each.
-    assert_eq!(a["streams"], 72);
-    let pps = a["egress_pps"].as_f64().unwrap();
-    assert!((3000.0..5000.0).contains(&pps), "{pps}");
-    let keda = std::fs::read_to_string(place.out().join("keda-scaledobject.yaml")).unwrap();
-    assert!(keda.contains("threshold: \"20\""), "{keda}");
-    assert!(std::fs::read_to_string(place.out().join("report.html")).unwrap().contains("class=\"curve\""));
-    // Anybody can judge again.
-    let again = place.report(&[]);
-    assert_eq!((again.code, &place.summary()["capacity"]), (Some(0), a), "{again:?}");
+    undisturbed(|| {
+        let place = Place::with(&profile(
+            &embedded("participants_max = 26"),
+            SHORT,
+            "\"audio.loss\" = \"<= 99%\"\n\"joins.failed_share\" = \"<= 1%\"",
+        ));
+        let run = place.run().finish();
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let summary = place.summary();
+        let a = &summary["capacity"];
+        // 26 are let in: six whole rooms, not seven.
+        assert_eq!((&a["lower"], &a["upper"], &a["stop"]), (&24.into(), &28.into(), &"width".into()), "{a:#}");
+        assert_eq!(a["broke_first"], "admission limit");
+        // A tenth of it for one lost server of ten, and six participants a minute over ten servers.
+        assert_eq!(
+            (&a["threshold"]["participants"], &a["threshold"]["lost"], &a["threshold"]["growth"]),
+            (&20.into(), &3.into(), &1.into())
+        );
+        assert!(
+            summary["sentence"]
+                .as_str()
+                .unwrap()
+                .starts_with("24–28 per server; then the server's own admission limit")
+        );
+        let trials = a["trials"].as_array().unwrap();
+        assert!(trials.len() <= 12, "{}", trials.len());
+        assert_eq!(trials[0]["servers"][0]["server"], "s1");
+        // What it cost was seen: the process of the server used CPU and memory.
+        let cost = &trials[0]["servers"][0]["cost"];
+        assert!(cost["memory_bytes"].as_f64().unwrap() > 1e6 && cost["cpu_cores"].as_f64().unwrap() > 0.0, "{cost}");
+        // Six rooms of four send twelve streams each; 50 packets a second come of each.
+        assert_eq!(a["streams"], 72);
+        let pps = a["egress_pps"].as_f64().unwrap();
+        assert!((3000.0..5000.0).contains(&pps), "{pps}");
+        let keda = std::fs::read_to_string(place.out().join("keda-scaledobject.yaml")).unwrap();
+        assert!(keda.contains("threshold: \"20\""), "{keda}");
+        assert!(std::fs::read_to_string(place.out().join("report.html")).unwrap().contains("class=\"curve\""));
+        // Anybody can judge again.
+        let again = place.report(&[]);
+        assert_eq!((again.code, &place.summary()["capacity"]), (Some(0), a), "{again:?}");
+    });
 }
 
 #[test]
 fn what_is_known_is_said_when_interrupted() {
-    let place = Place::with(&profile(&embedded(""), SHORT, "\"audio.loss\" = \"<= 99%\""));
-    let mut run = place.run();
-    run.says("trial 2");
-    run.signal("INT");
-    let run = run.finish();
-    assert_eq!(run.code, Some(130), "{run:?}");
-    let summary = place.summary();
-    assert_eq!((&summary["verdict"], &summary["capacity"]["stop"]), (&"unknown".into(), &"interrupted".into()));
-    assert!(summary["sentence"].as_str().unwrap().starts_with("Interrupted: "), "{}", summary["sentence"]);
-    assert!(!place.out().join("hpa.yaml").exists());
+    undisturbed(|| {
+        let place = Place::with(&profile(&embedded(""), SHORT, "\"audio.loss\" = \"<= 99%\""));
+        let mut run = place.run();
+        run.says("trial 2");
+        run.signal("INT");
+        let run = run.finish();
+        assert_eq!(run.code, Some(130), "{run:?}");
+        let summary = place.summary();
+        assert_eq!((&summary["verdict"], &summary["capacity"]["stop"]), (&"unknown".into(), &"interrupted".into()));
+        assert!(summary["sentence"].as_str().unwrap().starts_with("Interrupted: "), "{}", summary["sentence"]);
+        assert!(!place.out().join("hpa.yaml").exists());
+    });
 }
 
 #[test]
 fn a_server_that_dies_in_the_search_is_no_limit() {
-    let place = Place::with(&profile(&embedded(""), SHORT, "\"audio.loss\" = \"<= 99%\""));
-    let mut run = place.run();
-    run.says("trial 2");
-    signal(fleet_of(run.pid())[1].0, "KILL");
-    let run = run.finish();
-    assert_eq!(run.code, Some(3), "{run:?}");
-    let summary = place.summary();
-    assert_eq!(summary["capacity"]["stop"], "target_gone", "{}", summary["sentence"]);
-    assert!(summary["sentence"].as_str().unwrap().starts_with("Nobody was served by s1 at a load of "));
-    assert!(summary["capacity"]["threshold"].is_null());
+    undisturbed(|| {
+        let place = Place::with(&profile(&embedded(""), SHORT, "\"audio.loss\" = \"<= 99%\""));
+        let mut run = place.run();
+        run.says("trial 2");
+        signal(fleet_of(run.pid())[1].0, "KILL");
+        let run = run.finish();
+        assert_eq!(run.code, Some(3), "{run:?}");
+        let summary = place.summary();
+        assert_eq!(summary["capacity"]["stop"], "target_gone", "{}", summary["sentence"]);
+        assert!(summary["sentence"].as_str().unwrap().starts_with("Nobody was served by s1 at a load of "));
+        assert!(summary["capacity"]["threshold"].is_null());
+    });
 }
 
 /// Of a summary: lower and upper bound.

@@ -281,6 +281,92 @@ async fn a_paused_server_is_not_alive_until_it_goes_on() {
     fleet.stop().await;
 }
 
+/// `POST /servers/{id}/{action}`: its status, and its JSON.
+async fn order(http: &Client, fleet: &EmbeddedFleet, id: &str, action: &str) -> (u16, serde_json::Value) {
+    let answer = http.post(format!("{}/servers/{id}/{action}", fleet.base_url())).send().await.unwrap();
+    (answer.status().as_u16(), answer.json().await.unwrap())
+}
+
+#[tokio::test]
+async fn a_server_is_drained_and_ends_when_its_last_call_is_over() {
+    let (http, fleet) = (Client::new(), fleet(2, 10).await);
+    let first = join(&http, &fleet, "a", "1", true, 1).await;
+    assert_eq!(first.server, "s1");
+    let (status, said) = order(&http, &fleet, "s1", "cordon").await;
+    assert_eq!((status, &said["sessions"], &said["action"]), (200, &1.into(), &"cordon".into()));
+    assert_eq!(join(&http, &fleet, "b", "1", true, 1).await.server, "s2");
+    assert_eq!(join(&http, &fleet, "c", "1", true, 1).await.server, "s2", "though s1 has as much room");
+    let late = join(&http, &fleet, "a", "2", true, 1).await;
+    assert_eq!(late.server, "s1");
+
+    assert_eq!(order(&http, &fleet, "s1", "terminate").await, (200, json("s1", "terminate", 2)));
+    let (status, said) = order(&http, &fleet, "s1", "uncordon").await;
+    assert_eq!((status, said["error"].as_str().unwrap()), (409, "s1 is ending, which nothing takes back"));
+    assert_eq!(first.leave(&http).await, StatusCode::OK);
+    let later = join(&http, &fleet, "a", "3", true, 1).await;
+    assert_eq!(later.server, "s1", "a late joiner still sticks");
+    assert_eq!(late.leave(&http).await, StatusCode::OK);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let view = registry(&http, &fleet).await;
+    assert!(view.servers[0].alive && view.servers[0].listed && view.servers[0].terminating);
+    assert_eq!((view.servers[0].sessions, runs(view.servers[0].pid)), (1, true), "one call holds it");
+
+    assert_eq!(later.leave(&http).await, StatusCode::OK);
+    let view = registry_becomes(&http, &fleet, |r| !r.servers[0].alive).await;
+    assert!(!view.servers[0].listed && !view.rooms.contains_key("a"));
+    assert!(!runs(view.servers[0].pid));
+    assert_eq!(order(&http, &fleet, "s1", "cordon").await.0, 409);
+    assert_eq!(join(&http, &fleet, "a", "4", true, 1).await.server, "s2");
+    fleet.stop().await;
+}
+
+fn json(server: &str, action: &str, sessions: u64) -> serde_json::Value {
+    serde_json::json!({ "server": server, "action": action, "sessions": sessions })
+}
+
+#[tokio::test]
+async fn orders_that_make_no_sense_are_refused_and_the_others_obeyed() {
+    let (http, fleet) = (Client::new(), fleet(2, 10).await);
+    assert_eq!(order(&http, &fleet, "s9", "cordon").await.0, 404);
+    assert_eq!(order(&http, &fleet, "s1", "bless").await.0, 404);
+    assert_eq!(order(&http, &fleet, "s1", "cordon").await.0, 200);
+    assert_eq!(order(&http, &fleet, "s1", "uncordon").await, (200, json("s1", "uncordon", 0)));
+    assert_eq!(join(&http, &fleet, "a", "1", true, 1).await.server, "s1", "it takes rooms again");
+
+    assert_eq!(order(&http, &fleet, "s2", "pause").await.0, 200);
+    registry_becomes(&http, &fleet, |r| !r.servers[1].alive).await;
+    assert_eq!(order(&http, &fleet, "s2", "resume").await.0, 200);
+    registry_becomes(&http, &fleet, |r| r.servers[1].alive).await;
+    assert_eq!(order(&http, &fleet, "s1", "kill").await, (200, json("s1", "kill", 1)));
+    registry_becomes(&http, &fleet, |r| !r.servers[0].alive).await;
+    assert_eq!(order(&http, &fleet, "s1", "kill").await.0, 409);
+
+    let answer = http.post(format!("{}/servers", fleet.base_url())).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::CREATED);
+    let ready: roomful::sfu::ServerReady = answer.json().await.unwrap();
+    assert_eq!(ready.id, "s3");
+    order(&http, &fleet, "s2", "cordon").await;
+    assert_eq!(join(&http, &fleet, "b", "1", true, 1).await.server, "s3");
+    fleet.stop().await;
+    assert!(!runs(ready.pid), "it ends with the others");
+}
+
+#[tokio::test]
+async fn sigterm_drains_a_server_and_a_second_one_closes_its_calls() {
+    let (http, fleet) = (Client::new(), fleet(2, 10).await);
+    let mut a = [join(&http, &fleet, "a", "1", true, 1).await, join(&http, &fleet, "a", "2", true, 1).await];
+    let pid = fleet.servers()[0].pid;
+    run(&mut a, false, |p| p.iter().all(|p| p.peer.connected));
+    kill(pid, "TERM");
+    registry_becomes(&http, &fleet, |r| r.servers[0].terminating && r.servers[0].cordoned).await;
+    assert_eq!(join(&http, &fleet, "b", "1", true, 1).await.server, "s2");
+    run(&mut a[..1], false, |_| runs(pid));
+    kill(pid, "TERM");
+    run(&mut a, false, |p| p.iter().all(|p| p.peer.closed));
+    assert_vanish(&[pid]);
+    fleet.stop().await;
+}
+
 #[tokio::test]
 async fn stopping_or_dropping_the_fleet_ends_all_its_processes() {
     for drop_it in [false, true] {

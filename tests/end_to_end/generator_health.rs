@@ -4,24 +4,21 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "../support/disturbed.rs"]
+mod disturbed;
 mod support;
 
+use crate::disturbed::{alone, undisturbed};
 use roomful::history::Event;
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use support::{Place, Process, ROOMFUL, Said, VIDEO, profile, rooms, signal};
-
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
 
 /// Two cores that this process may use: the generator's, and the server's (the same one where there is only one).
 fn cores() -> [usize; 2] {
@@ -230,26 +227,27 @@ fn last_try(place: &Place) -> PathBuf {
 /// else a try may be unknown: that is what --retry-unknown is for. None may pass.
 #[test]
 fn a_starved_server_fails_and_the_generator_is_healthy() {
-    let _alone = alone();
-    let fleet = Fleet::start();
-    let pass = "\"audio.delay.p99\" = \"<= 80ms\"\n\"legs.dropped\" = \"== 0\"";
-    let place = Place::against(&fleet.url, &text("", &rooms("meeting", 4, 2, ""), "8s", pass));
-    let run = generate(&place, Priority::First, &["--retry-unknown", "6"]);
-    let starved = DutyCycle::of(fleet.server, Duration::from_millis(200), Duration::from_millis(300));
-    let run = run.finish();
-    drop(starved);
-    assert_eq!(run.code, Some(3), "{run:?}");
-    let summary: Value =
-        serde_json::from_str(&std::fs::read_to_string(last_try(&place).join("summary.json")).unwrap()).unwrap();
-    assert_eq!((&summary["verdict"], &summary["generator"]["healthy"]), (&"fail".into(), &true.into()));
-    let delay = &summary["pass"][0];
-    assert_eq!((&delay["verdict"], &delay["server"]), (&"fail".into(), &"s1".into()), "{delay}");
-    assert!((81.0..400.0).contains(&delay["value"].as_f64().unwrap()), "{delay}");
-    assert_eq!(summary["pass"][1]["verdict"], "pass", "nobody was dropped");
-    // The reference flow passes the server by.
-    let reference = &summary["generator"]["reference"];
-    assert!(reference["expected"].as_u64().unwrap() > 100, "{reference}");
-    assert!(summary["sentence"].as_str().unwrap().contains("generator "), "{summary}");
+    undisturbed(|| {
+        let fleet = Fleet::start();
+        let pass = "\"audio.delay.p99\" = \"<= 80ms\"\n\"legs.dropped\" = \"== 0\"";
+        let place = Place::against(&fleet.url, &text("", &rooms("meeting", 4, 2, ""), "8s", pass));
+        let run = generate(&place, Priority::First, &["--retry-unknown", "6"]);
+        let starved = DutyCycle::of(fleet.server, Duration::from_millis(200), Duration::from_millis(300));
+        let run = run.finish();
+        drop(starved);
+        assert_eq!(run.code, Some(3), "{run:?}");
+        let summary: Value =
+            serde_json::from_str(&std::fs::read_to_string(last_try(&place).join("summary.json")).unwrap()).unwrap();
+        assert_eq!((&summary["verdict"], &summary["generator"]["healthy"]), (&"fail".into(), &true.into()));
+        let delay = &summary["pass"][0];
+        assert_eq!((&delay["verdict"], &delay["server"]), (&"fail".into(), &"s1".into()), "{delay}");
+        assert!(delay["value"].as_f64().unwrap() > 80.0, "{delay}");
+        assert_eq!(summary["pass"][1]["verdict"], "pass", "nobody was dropped");
+        // The reference flow passes the server by.
+        let reference = &summary["generator"]["reference"];
+        assert!(reference["expected"].as_u64().unwrap() > 100, "{reference}");
+        assert!(summary["sentence"].as_str().unwrap().contains("generator "), "{summary}");
+    });
 }
 
 /// In front of a director: takes every connection and passes on what is said, but nothing of it while it stalls.
@@ -295,46 +293,50 @@ fn pass_on(mut from: TcpStream, mut to: TcpStream, stalls: &AtomicBool) {
 /// Ten seconds in which the target answers nobody: arrivals go on as planned, and each waits from its planned start.
 #[test]
 fn a_target_that_stalls_shows_it_in_set_up_times_and_stops_no_arrival() {
-    let _alone = alone();
-    let fleet = Fleet::start();
-    let limits = ["setup.total.p99 <= 5s", "joins.failed_share == 0%"];
-    let front = Front::of(&fleet.url);
-    let text = profile("target.toml", &rooms("meeting", 20, 2, ""), "2s", &limits);
-    let text = text.replace("\"20/s\"", "\"2/s\"").replace("join_timeout = \"10s\"", "join_timeout = \"30s\"");
-    let place = Place::against(&front.url, &text);
-    let mut run = generate(&place, Priority::First, &[]);
-    run.says("00:04 warm-up");
-    front.stalls.store(true, Ordering::Relaxed);
-    std::thread::sleep(Duration::from_secs(10));
-    front.stalls.store(false, Ordering::Relaxed);
-    let run = run.finish();
-    assert_eq!(run.code, Some(3), "{run:?}");
-    let summary = place.summary();
-    assert_eq!(summary["participants"]["joined"], 40);
-    let p99 = summary["setup"]["total"]["p99"].as_f64().unwrap();
-    assert!((8_000.0..30_000.0).contains(&p99), "{p99}");
+    undisturbed(|| {
+        let fleet = Fleet::start();
+        let limits = ["setup.total.p99 <= 5s", "joins.failed_share == 0%"];
+        let front = Front::of(&fleet.url);
+        let text = profile("target.toml", &rooms("meeting", 20, 2, ""), "2s", &limits);
+        let text = text.replace("\"20/s\"", "\"2/s\"").replace("join_timeout = \"10s\"", "join_timeout = \"30s\"");
+        let place = Place::against(&front.url, &text);
+        let mut run = generate(&place, Priority::First, &[]);
+        run.says("00:04 warm-up");
+        front.stalls.store(true, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_secs(10));
+        front.stalls.store(false, Ordering::Relaxed);
+        let run = run.finish();
+        assert_eq!(run.code, Some(3), "{run:?}");
+        let summary = place.summary();
+        assert_eq!(summary["participants"]["joined"], 40);
+        let p99 = summary["setup"]["total"]["p99"].as_f64().unwrap();
+        assert!((8_000.0..30_000.0).contains(&p99), "{p99}");
 
-    // Two a second, also while nothing was answered; late by our own doing at most.
-    let (mut planned, mut late_max) = (Vec::new(), 0.0);
-    let mut waited = Vec::new();
-    for line in place.lines() {
-        match line.event {
-            Event::JoinStart { leg, late_ms, .. } => {
-                planned.push(leg.join_at.as_secs_f64());
-                late_max = f64::max(late_max, late_ms);
+        // Two a second, also while nothing was answered; late by our own doing at most.
+        let (mut planned, mut late_max) = (Vec::new(), 0.0);
+        let mut waited = Vec::new();
+        for line in place.lines() {
+            match line.event {
+                Event::JoinStart { leg, late_ms, .. } => {
+                    planned.push(leg.join_at.as_secs_f64());
+                    late_max = f64::max(late_max, late_ms);
+                }
+                Event::Joined { setup, .. } => waited.push(setup.total_ms),
+                _ => {}
             }
-            Event::Joined { setup, .. } => waited.push(setup.total_ms),
-            _ => {}
         }
-    }
-    assert_eq!(planned.len(), 40);
-    assert!(late_max < 2000.0, "an arrival was {late_max} ms late, ten seconds would be waiting for the target");
-    // Those who came meanwhile wait for the rest of it: two a second, evenly from the longest wait down. (On a busy
-    // machine the stall is longer than the ten seconds that were asked for.)
-    let longest = waited.iter().copied().fold(0.0, f64::max);
-    let long = waited.iter().filter(|ms| **ms > 5000.0).count() as f64;
-    let expected = 2.0 * (longest - 5000.0) / 1000.0;
-    assert!(longest > 9000.0 && (long - expected).abs() <= 3.0, "{long} waited more than 5 s, {expected}: {waited:?}");
+        assert_eq!(planned.len(), 40);
+        assert!(late_max < 2000.0, "an arrival was {late_max} ms late, ten seconds would be waiting for the target");
+        // Those who came meanwhile wait for the rest of it: two a second, evenly from the longest wait down. (On a busy
+        // machine the stall is longer than the ten seconds that were asked for.)
+        let longest = waited.iter().copied().fold(0.0, f64::max);
+        let long = waited.iter().filter(|ms| **ms > 5000.0).count() as f64;
+        let expected = 2.0 * (longest - 5000.0) / 1000.0;
+        assert!(
+            longest > 9000.0 && (long - expected).abs() <= 3.0,
+            "{long} waited more than 5 s, {expected}: {waited:?}"
+        );
+    });
 }
 
 #[test]

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod compare;
+#[path = "../support/disturbed.rs"]
+mod disturbed;
 mod room;
 mod signalling;
 mod stock;

@@ -30,6 +30,26 @@ fn end(sim: &mut Sim) {
 }
 
 #[test]
+fn who_stops_by_plan_leaves_no_freeze_even_where_the_transport_closes_first() {
+    let mut sim = Sim::new(3, Client::Chrome, MS(20));
+    for _ in 0..3 {
+        sim.join(opus(), video(Codec::Vp8), 2, CLEAN);
+        sim.run(MS(100));
+    }
+    // Seconds are sampled at whole ones: none between the stop and the end.
+    sim.run(MS(5050 - 300));
+    (0..3).for_each(|n| sim.quiet(n));
+    sim.run(MS(700));
+    for n in 0..3 {
+        sim.leave_closed(n);
+        let c = &sim.members[n].counts[1];
+        assert!(c.frames > 200, "{c:?}");
+        assert_eq!((c.freezes, c.frozen_ms), (0, 0), "{n}: {c:?}");
+        assert!(c.watched_ms < 2 * 5_100, "{n}: {c:?}");
+    }
+}
+
+#[test]
 fn a_room_of_four_loses_nothing_and_measures_its_delay() {
     for (client, suite, codec) in [
         (Client::Chrome, Suite::Aes128CmSha1_80, Codec::Vp8),

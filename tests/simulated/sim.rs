@@ -251,6 +251,12 @@ impl Sim {
         totals
     }
 
+    /// The same, with the transport closed before the last sample, as it is where the server is quick to hang up.
+    pub fn leave_closed(&mut self, n: usize) {
+        self.with(n, |p, w| p.close(w, 0));
+        self.leave(n);
+    }
+
     pub fn quiet(&mut self, n: usize) {
         self.with(n, |p, w| p.go_quiet(w));
     }

@@ -1,6 +1,8 @@
 //! The harness itself: two browser participants meet in a room of a real Janus, and see each other. None of roomful's own
 //! media takes part.
 
+#[path = "../support/disturbed.rs"]
+mod disturbed;
 mod support;
 
 use serde_json::Value;

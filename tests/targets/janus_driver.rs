@@ -1,6 +1,8 @@
 //! The Janus driver against a real Janus: rooms, joins, refusals, ends. The media path is text only, so that what is
 //! tested is the signalling.
 
+#[path = "../support/disturbed.rs"]
+mod disturbed;
 mod support;
 
 use roomful::history::{FailReason, LegCause};

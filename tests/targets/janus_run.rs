@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the answer")]
 
+#[path = "../support/disturbed.rs"]
+mod disturbed;
 mod support;
 
 use roomful::history::{Event, LegCause};

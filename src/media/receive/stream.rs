@@ -78,8 +78,9 @@ pub enum Handover {
 
 /// RTP statistics of one SSRC (RFC 3550 A.1, A.3, A.8), its NACKs, frames, freezes and gaps.
 ///
-/// Retransmissions: a packet that comes as RTX is recovered. Without RTX, a packet that had been missing is recovered
-/// if a NACK had asked for it, at least half a round trip before; else it is late (reordered).
+/// Retransmissions: a packet that comes as RTX, or in redundant audio, is recovered, until it comes by itself as well: then it was late
+/// (reordered). Where RTX is not negotiated, a packet that had been missing is recovered if a NACK had asked for it, at
+/// least half a round trip before; else it is late.
 pub struct RxStream {
     codec: Codec,
     ssrc: u32,
@@ -89,6 +90,10 @@ pub struct RxStream {
     jitter: Jitter,
     gaps: Gaps,
     nack: NackList,
+    /// Retransmissions come as RTX.
+    has_rtx: bool,
+    /// Which numbers RTX or redundant audio brought and nothing else has yet, in the window of the sequence. `None` until the first.
+    repaired: Option<Box<Bits>>,
     count: FlowCounters,
     expected_taken: i64,
     /// Unique padding-only packets.
@@ -174,6 +179,8 @@ impl RxStream {
             jitter: Jitter::default(),
             gaps: Gaps::default(),
             nack: NackList::new(if video.is_some() { VIDEO_GAPS } else { AUDIO_GAPS }),
+            has_rtx: false,
+            repaired: None,
             count: FlowCounters::default(),
             expected_taken: 0,
             fillers: 0,
@@ -187,6 +194,11 @@ impl RxStream {
             media_change: 0,
             video,
         }
+    }
+
+    /// RTX is negotiated (RFC 4588): what comes with its own number comes by itself, however late.
+    pub fn with_rtx(self) -> RxStream {
+        RxStream { has_rtx: true, ..self }
     }
 
     pub fn on_packet(&mut self, p: &Packet<'_>) -> Outcome {
@@ -205,14 +217,19 @@ impl RxStream {
             Place::First(n) | Place::Restart(n) => (n, false),
             Place::Ahead(n) => {
                 self.nack.on_ahead(former_highest, n, p.now);
+                if let Some(repaired) = &mut self.repaired {
+                    repaired.advance(former_highest, n);
+                }
                 if let Some(fillers) = self.video.as_mut().and_then(|video| video.fillers.as_mut()) {
                     fillers.advance(former_highest, n);
                 }
                 (n, false)
             }
             Place::Behind(n) => (n, true),
-            Place::Duplicate(_) => {
-                self.count.duplicate += i64::from(!p.rtx);
+            Place::Duplicate(n) => {
+                if !p.rtx && !self.came_after_all(n) {
+                    self.count.duplicate += 1;
+                }
                 return Outcome::Duplicate;
             }
             Place::TooOld => return Outcome::TooOld,
@@ -228,11 +245,24 @@ impl RxStream {
             self.first_packet = Some((p.recv_ns, p.now));
         }
         let answers_nack = is_late && self.nack.on_filled(n, self.seq.highest(), p.now);
-        let recovered = p.rtx || answers_nack;
+        let recovered = p.rtx || (answers_nack && !self.has_rtx);
+        if p.rtx && is_media {
+            self.repaired.get_or_insert_with(|| Box::new(Bits::new())).set(n);
+        }
         let reordered = is_late && !recovered;
         let item = self.look_at(p, is_media);
         self.count_new(n, &item, recovered, reordered);
         Outcome::New { ext_seq: n, reordered, recovered }
+    }
+
+    /// Only RTX had brought this one so far.
+    fn came_after_all(&mut self, n: u64) -> bool {
+        let Some(repaired) = self.repaired.as_mut().filter(|bits| bits.get(n)) else { return false };
+        repaired.clear(n);
+        self.count.recovered -= 1;
+        self.count.rtp_received += 1;
+        self.count.reordered += 1;
+        true
     }
 
     /// Whether a packet behind the newest one has not arrived, and could still count.
@@ -397,7 +427,10 @@ impl RxStream {
 
     /// Bytes that this stream occupies.
     pub fn memory(&self) -> usize {
-        size_of::<RxStream>() + self.nack.memory() + self.video.as_ref().map_or(0, |_| size_of::<Video>())
+        size_of::<RxStream>()
+            + self.nack.memory()
+            + self.repaired.as_ref().map_or(0, |_| size_of::<Bits>())
+            + self.video.as_ref().map_or(0, |_| size_of::<Video>())
     }
 
     pub(super) fn owner_from(&self) -> u64 {
@@ -438,6 +471,7 @@ impl RxStream {
     fn restart(&mut self, n: u64) {
         self.reporter.restart(2);
         self.nack.restart();
+        self.repaired = None;
         self.jitter = Jitter::default();
         if let Some(video) = &mut self.video {
             video.fillers = None;

@@ -2,6 +2,7 @@
 //! their first process, the test, everything that was started in them dies, whatever happened.
 
 use super::program;
+use crate::disturbed::undisturbed;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -28,6 +29,10 @@ pub fn inside<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
 }
 
 fn outside(name: &str) {
+    undisturbed(|| once(name));
+}
+
+fn once(name: &str) {
     // unshare dies with this thread, and its child, the first process inside, with unshare.
     let status = Command::new(program("setpriv"))
         .args(["--pdeathsig", "KILL"])

@@ -1,7 +1,7 @@
 //! What RFC 3550 and frames say: against straightforward references.
 
 use super::world::*;
-use crate::media::receive::Outcome;
+use crate::media::receive::{Outcome, RxStream};
 use crate::types::Codec;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -43,6 +43,7 @@ fn rtp_counts_frames_and_freezes() {
         let (mut lowest, mut highest) = (count(first), 0);
         let (mut seen, mut by_itself) = (HashSet::new(), 0);
         let (mut duplicate, mut reordered, mut recovered) = (0, 0, 0);
+        let mut repaired = HashSet::new();
         let mut frames: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
         let mut complete: Vec<(u64, bool, u32)> = Vec::new();
         let size = |timestamp: u32| sent.iter().filter(|m| m.timestamp == timestamp).count();
@@ -55,8 +56,15 @@ fn rtp_counts_frames_and_freezes() {
                 continue;
             }
             if !seen.insert(count(w)) {
-                duplicate += i64::from(!w.rtx);
+                // What only RTX had brought was late.
+                let late = !w.rtx && repaired.remove(&count(w));
+                duplicate += i64::from(!w.rtx && !late);
+                (by_itself, reordered, recovered) =
+                    (by_itself + i64::from(late), reordered + i64::from(late), recovered - i64::from(late));
                 continue;
+            }
+            if w.rtx {
+                repaired.insert(count(w));
             }
             lowest = lowest.min(count(w));
             recovered += i64::from(w.rtx);
@@ -187,6 +195,79 @@ fn what_is_asked_for_is_recovered() {
         recovered += truth;
     }
     assert!(recovered > 3000, "{recovered}");
+}
+
+/// With RTX it is known what came by itself: a packet that is late counts as received and reordered, whether it had been
+/// asked for or not and whether RTX had brought it before; recovered is only what never came but as RTX.
+#[test]
+fn with_rtx_late_packets_are_told_from_recovered_ones() {
+    let (mut late_sum, mut recovered_sum, mut overtaken_sum) = (0, 0, 0);
+    for seed in 0..600 {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let codec = [Codec::Vp8, Codec::H264][seed as usize % 2];
+        let sent = send(&mut rng, codec, A, START, START + 900 * MS, &[]);
+        let mut server = Server::new(&mut rng, 3);
+        let rtt = rng.random_range(2..60u64);
+        let (first, last) = (sent[0].timestamp, sent[sent.len() - 1].timestamp);
+        let mut queue: BTreeMap<(u64, u64), Wire> = BTreeMap::new();
+        let mut by_seq: HashMap<u16, Wire> = HashMap::new();
+        let (mut order, mut highest, mut arrives) = (0u64, 0, BTreeMap::new());
+        for m in &sent {
+            let wire = server.forward(m);
+            by_seq.insert(wire.seq, wire.clone());
+            let framed = m.timestamp == first || m.timestamp == last;
+            order += 1;
+            let at = match rng.random_range(0..20) {
+                0 if !framed => continue,
+                1 if !framed => wire.at + rng.random_range(1..120) * MS,
+                _ => wire.at,
+            };
+            queue.insert((at, order), Wire { at, ..wire });
+            arrives.insert((at, order), ());
+        }
+        // By themselves, in the order of arrival: behind a later number or not.
+        let mut late = 0;
+        for (_, n) in arrives.keys() {
+            late += i64::from(*n < highest);
+            highest = highest.max(*n);
+        }
+        let came = arrives.len() as i64;
+        let mut r = Receiver::new(codec, &[A]);
+        r.streams.insert(3, RxStream::new(codec.kind(), codec, 3, codec.clock_rate()).with_rtx());
+        let mut next_poll = START;
+        let mut answered = HashMap::new();
+        while let Some(((at, _), wire)) = queue.pop_first() {
+            while next_poll < at {
+                let now = r.origin + Duration::from_nanos(next_poll - START);
+                let mut out = [0; 32];
+                let n = r.streams.get_mut(&3).unwrap().take_nacks(now, Some(Duration::from_millis(rtt)), &mut out);
+                for seq in &out[..n] {
+                    order += 1;
+                    let at = next_poll + rtt * MS;
+                    queue.insert((at, order), Wire { at, rtx: true, ..by_seq[seq].clone() });
+                    answered.insert(*seq, at);
+                }
+                next_poll += 5 * MS;
+            }
+            if wire.rtx {
+                r.receive(&wire);
+            } else {
+                overtaken_sum += i64::from(answered.get(&wire.seq).is_some_and(|t| *t < wire.at));
+                assert!(!matches!(r.receive(&wire), Outcome::New { recovered: true, .. }), "seed {seed}");
+            }
+        }
+        r.finish(START + 7 * S);
+        let f = &r.flow;
+        assert_eq!((f.rtp_received, f.reordered, f.duplicate), (came, late, 0), "seed {seed} rtt {rtt}");
+        assert!(f.recovered <= sent.len() as i64 - came, "seed {seed}");
+        assert!(f.recovered >= 0 && f.rtp_received + f.recovered <= f.rtp_expected, "seed {seed}");
+        late_sum += late;
+        recovered_sum += f.recovered;
+    }
+    assert!(
+        late_sum > 1000 && recovered_sum > 1000 && overtaken_sum > 100,
+        "{late_sum} {recovered_sum} {overtaken_sum}"
+    );
 }
 
 /// Without repair a lost packet breaks decoding until the next key frame, which is asked for, but not all the time.

@@ -1,0 +1,92 @@
+//! `embedded`: our own fleet, through its director.
+
+use super::{ANSWER_WITHIN, ActError, Backend, Look};
+use crate::history::{ServerSeen, StepAction};
+use anyhow::{Context as _, Result, anyhow};
+use futures_util::future::BoxFuture;
+use reqwest::Url;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+pub(super) struct Director {
+    url: Url,
+    client: reqwest::Client,
+}
+
+/// What we need of `GET /registry`; what it leaves out is not known.
+#[derive(Deserialize)]
+struct Registry {
+    servers: Vec<Entry>,
+    rooms: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    id: String,
+    alive: Option<bool>,
+    listed: Option<bool>,
+    cordoned: Option<bool>,
+    sessions: Option<u64>,
+    participants: Option<u64>,
+    headroom: Option<i64>,
+    loss: Option<f64>,
+    jitter_ms: Option<f64>,
+}
+
+impl Director {
+    /// # Errors
+    /// When that is no URL that paths can be added to.
+    pub fn new(url: &str) -> Result<Director> {
+        let url = Url::parse(url).with_context(|| format!("director's URL {url:?}"))?;
+        anyhow::ensure!(!url.cannot_be_a_base(), "director's URL {url}: no base for paths");
+        Ok(Director { url, client: super::http_client()? })
+    }
+
+    fn at(&self, segments: &[&str]) -> Url {
+        let mut url = self.url.clone();
+        // `new` made sure that it can be a base.
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        url
+    }
+}
+
+impl Backend for Director {
+    fn name(&self) -> &'static str {
+        "embedded"
+    }
+
+    fn look(&self) -> BoxFuture<'_, Result<Look>> {
+        Box::pin(async move {
+            let url = self.at(&["registry"]);
+            let text = super::text_of(self.client.get(url.clone()).timeout(ANSWER_WITHIN)).await?;
+            let registry: Registry =
+                serde_json::from_str(&text).with_context(|| format!("{url} is no registry of a fleet"))?;
+            let seen = |e: Entry| ServerSeen {
+                server: e.id,
+                alive: e.alive,
+                listed: e.listed,
+                cordoned: e.cordoned,
+                sessions: e.sessions,
+                participants: e.participants,
+                headroom: e.headroom,
+                loss: e.loss,
+                jitter_ms: e.jitter_ms,
+            };
+            Ok(Look { servers: registry.servers.into_iter().map(seen).collect(), rooms: Some(registry.rooms) })
+        })
+    }
+
+    fn act<'a>(&'a self, action: StepAction, server: Option<&'a str>) -> BoxFuture<'a, Result<String, ActError>> {
+        Box::pin(async move {
+            use StepAction::{Cordon, Kill, Pause, Resume, Terminate, Uncordon};
+            if !matches!(action, Cordon | Uncordon | Terminate | Kill | Pause | Resume) {
+                return Err(ActError::Unsupported);
+            }
+            let server = server.ok_or_else(|| anyhow!("which server?"))?;
+            let url = self.at(&["servers", server, action.as_str()]);
+            Ok(super::text_of(self.client.post(url).timeout(ANSWER_WITHIN)).await?)
+        })
+    }
+}
