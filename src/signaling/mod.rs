@@ -2,11 +2,12 @@
 //! text (SDP, JSON); media is asked for through [`Media`], and flows elsewhere.
 
 pub mod embedded; // our own fleet, one offer and one answer over HTTP
+mod hook; // the user's own join API in front of a driver
 pub mod janus; // Janus VideoRoom over WebSocket
 
 use crate::history::{FailReason, LegCause};
 use crate::plan::{PlannedLeg, PlannedRoom, TransportsPer};
-use crate::profile::{ExternalTarget, Target};
+use crate::profile::{ExternalTarget, Secret, Target};
 use crate::types::{Client, LegId, Suite};
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -24,7 +25,13 @@ const DRIVERS: &[(&str, Make, TransportsPer)] =
 /// The driver that a target file names. Errors: no such driver, or settings that it cannot use.
 pub fn driver(target: &ExternalTarget, client: Client, join_timeout: Duration) -> anyhow::Result<Arc<dyn Driver>> {
     match DRIVERS.iter().find(|(name, ..)| *name == target.driver) {
-        Some((_, make, _)) => make(target, client, join_timeout),
+        Some((_, make, _)) => {
+            let driver = make(target, client, join_timeout)?;
+            match &target.join {
+                Some(hook) => Ok(Arc::new(hook::Hooked::new(hook.clone(), driver, target, join_timeout)?)),
+                None => Ok(driver),
+            }
+        }
         None => {
             let known: Vec<&str> = DRIVERS.iter().map(|(name, ..)| *name).collect();
             anyhow::bail!("no driver {:?}; there are: {}", target.driver, known.join(", "))
@@ -74,10 +81,23 @@ pub trait Driver: Send + Sync {
 pub struct Call {
     pub leg: PlannedLeg,
     pub room: PlannedRoom,
+    /// Where the user's own join API sends this leg; `None`: the driver finds its place.
+    pub route: Option<Route>,
     pub media: Media,
     pub orders: mpsc::UnboundedReceiver<Order>,
     /// Drivers report the milestones they see; the engine adds those of the media path.
     pub progress: mpsc::UnboundedSender<Progress>,
+}
+
+/// The join API's answer.
+#[derive(Clone, Debug)]
+pub struct Route {
+    pub url: String,
+    /// As the target calls the room; `None`: as the driver does.
+    pub room: Option<String>,
+    pub token: Option<Secret>,
+    /// The server's name, where it is known.
+    pub server: Option<String>,
 }
 
 /// What the engine wants of a driver.
@@ -117,12 +137,14 @@ pub enum TransportState {
 pub enum Progress {
     /// First request sent.
     Started(Instant),
-    /// The user's own join API answered.
-    Routed(Instant),
+    /// The user's own join API answered: where to, the query cut off.
+    Routed { at: Instant, server: Option<String>, url: String },
     /// The server that carries the room, by its name in the target file or fleet.
     Server(String),
     /// The answer to the first negotiation has been applied, or our answer accepted.
     Signaled(Instant),
+    /// The same session goes on on another server: the old way was left at `from`, the new one taken at `until`.
+    Moved { server: String, from: Instant, until: Instant },
     /// Something a reader should know; counted by code.
     Note { code: &'static str, text: String },
 }
@@ -179,6 +201,8 @@ pub struct OfferWant {
     pub receive_audio: u16,
     pub receive_video: u16,
     pub ice_restart: bool,
+    /// What is sent stays on the transport that it is on, until [`Media::switch`].
+    pub keep_sending: bool,
 }
 
 /// Asks of a leg's media path. A transport is named by its slot; the first use of a slot opens it.
@@ -208,6 +232,12 @@ pub enum MediaCommand {
         leg: LegId,
         slot: u8,
         candidate: String,
+    },
+    /// What is sent goes out on this transport from now on.
+    Switch {
+        leg: LegId,
+        slot: u8,
+        reply: oneshot::Sender<Result<(), MediaError>>,
     },
     /// Close a transport properly (RTCP BYE, close_notify).
     Close {
@@ -259,6 +289,13 @@ impl Media {
     pub fn candidate(&self, slot: u8, candidate: String) {
         // A leg that is over needs no candidates.
         let _ = self.to.send(MediaCommand::Candidate { leg: self.leg, slot, candidate });
+    }
+
+    /// Sends on this transport from now on, which has been negotiated with [`OfferWant::keep_sending`]. What comes in
+    /// is taken from all that are open.
+    pub async fn switch(&self, slot: u8) -> Result<(), MediaError> {
+        let leg = self.leg;
+        self.ask(|reply| MediaCommand::Switch { leg, slot, reply }).await
     }
 
     pub fn close(&self, slot: u8) {

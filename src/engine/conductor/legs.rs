@@ -131,6 +131,7 @@ impl Run<'_> {
         let call = Call {
             leg: leg.clone(),
             room,
+            route: None,
             media: Media::new(leg.id, s.media.clone()),
             orders: orders_rx,
             progress: milestones,
@@ -291,24 +292,45 @@ impl Run<'_> {
     pub(super) fn on_milestone(&mut self, leg: LegId, m: Milestone) {
         let l = &mut self.legs[leg.index()];
         match m {
-            Milestone::Started(at) => l.milestones.started = Some(at),
-            Milestone::Routed(at) => l.milestones.routed = Some(at),
+            // Behind a join API, the driver starts once more.
+            Milestone::Started(at) => {
+                l.milestones.started.get_or_insert(at);
+            }
+            Milestone::Routed { at, server, url } => {
+                l.milestones.routed = Some(at);
+                let after_ms = at.saturating_duration_since(l.planned).as_secs_f64() * 1000.0;
+                self.note_event(Event::Routed { leg, server, url, after_ms });
+            }
             Milestone::Signaled(at) => {
                 l.milestones.signaled.get_or_insert(at);
                 self.maybe_joined(leg);
             }
             Milestone::Server(name) => {
-                let known = self.servers.iter().position(|s| *s == name);
-                let id = ServerId(known.unwrap_or(self.servers.len()) as u32);
-                l.server = Some(id);
-                if known.is_none() {
-                    self.servers.push(name.clone());
-                    self.note_event(Event::Server(ServerInfo { id, name }));
+                self.on_server(leg, name);
+            }
+            Milestone::Moved { server, from, until } => {
+                let before = l.server;
+                let to = self.on_server(leg, server);
+                if let Some(before) = before.filter(|b| *b != to) {
+                    let (from_ms, until_ms) = (self.t(from), self.t(until));
+                    self.note_event(Event::Moved { leg, from: before, to, from_ms, until_ms });
                 }
-                self.tell_shard(leg, ToShard::Server { leg, server: id });
             }
             Milestone::Note { code, text } => self.note(code, text, leg),
         }
+    }
+
+    /// The server that carries a leg.
+    fn on_server(&mut self, leg: LegId, name: String) -> ServerId {
+        let known = self.servers.iter().position(|s| *s == name);
+        let id = ServerId(known.unwrap_or(self.servers.len()) as u32);
+        self.legs[leg.index()].server = Some(id);
+        if known.is_none() {
+            self.servers.push(name.clone());
+            self.note_event(Event::Server(ServerInfo { id, name }));
+        }
+        self.tell_shard(leg, ToShard::Server { leg, server: id });
+        id
     }
 
     fn maybe_joined(&mut self, leg: LegId) {

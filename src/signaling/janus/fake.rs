@@ -203,7 +203,7 @@ impl Leg {
                         drop(reply.send(verdict));
                     }
                     MediaCommand::AcceptOffer { reply, .. } => drop(reply.send(Ok("v=0\r\n".into()))),
-                    MediaCommand::Candidate { .. } | MediaCommand::Close { .. } => {}
+                    MediaCommand::Candidate { .. } | MediaCommand::Switch { .. } | MediaCommand::Close { .. } => {}
                 }
             }
         });
@@ -221,6 +221,7 @@ impl Leg {
         let call = Call {
             leg,
             room: room(),
+            route: None,
             media: Media::new(LegId(0), to_media),
             orders: orders_in,
             progress: progress_out,
