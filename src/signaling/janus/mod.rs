@@ -241,6 +241,10 @@ impl Driver for JanusDriver {
         "janus"
     }
 
+    fn restarts_ice(&self, _slot: u8) -> bool {
+        true
+    }
+
     fn prepare<'a>(&'a self, rooms: &'a [PlannedRoom]) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async move {
             let names: Vec<&str> = self.servers.iter().map(|s| s.id.as_str()).collect();
