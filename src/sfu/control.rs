@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Rooms move one after the other, so that their joins do not come in one heap.
 const BETWEEN_MOVES: Duration = Duration::from_millis(100);
-const BETWEEN_REJOINS: Duration = Duration::from_millis(1000);
+const BETWEEN_REJOINS: Duration = Duration::from_secs(2);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 /// Why an order was not carried out.
