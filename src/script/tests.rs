@@ -247,7 +247,7 @@ impl World {
                 }
                 self.tell(at, event);
             }
-            if tick % 100 == 0 {
+            if tick.is_multiple_of(100) {
                 let view = self.view();
                 self.tell(at, Event::Fleet(view));
             }
