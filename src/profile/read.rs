@@ -18,6 +18,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 mod expect; // shape scale-in: what is judged
+pub(super) mod fleet; // a target file's backends and join hook
 mod search; // shape capacity
 mod step; // shape scale-in
 
