@@ -1,6 +1,6 @@
 //! I3, I4 and I7: a server that is taken away outlives its calls, its calls end clean, and then it ends in time.
 
-use super::incident::{CordonSource, Incident, alive_at, life_observed, observe_only};
+use super::incident::{CordonSource, Incident, last_seen_alive, life_observed, observe_only};
 use super::scene::{Scene, ms};
 use super::{Evidence, Finding};
 use crate::types::LegId;
@@ -246,14 +246,19 @@ pub(super) fn ends_in_time(scene: &Scene<'_>, incidents: &[Incident]) -> Finding
                 clock(drain)
             );
             finding.evidence.push(evidence(what, horizon).legs(scene, &live));
-        } else if live.is_empty() && horizon - last > exit && alive_at(scene, &i.server, horizon) != Some(false) {
+        } else if live.is_empty() && horizon - last > exit {
+            let seen = last_seen_alive(scene, &i.server, horizon).filter(|t| t - last > exit);
+            let Some(seen) = seen else {
+                finding.open.push(format!("no look at {} when it had to be gone", i.server));
+                continue;
+            };
             let what = format!(
                 "{} had not ended {} s after its last leave (limit {} s)",
                 i.server,
-                number((horizon - last) / 1000.0),
+                number((seen - last) / 1000.0),
                 number(exit / 1000.0)
             );
-            finding.evidence.push(evidence(what, horizon));
+            finding.evidence.push(evidence(what, seen));
         } else {
             finding.open.push(format!("the run ended before the drain of {} had to be over", i.server));
         }

@@ -241,12 +241,10 @@ fn cordons_told(scene: &Scene<'_>, server: &str) -> Vec<(At, What)> {
         };
         for pair in seen.windows(2) {
             match (says(&pair[0]), says(&pair[1])) {
-                (Some(false), Some(true)) => {
-                    // Gone altogether is an end, not a cordon.
-                    if alive_at(scene, server, pair[1].at.t) != Some(false) {
-                        let ack = pair[1].at;
-                        out.push((ack, What::Cordon { ack, source: CordonSource::Fleet }));
-                    }
+                // Gone altogether is an end, not a cordon.
+                (Some(false), Some(true)) if alive_at(scene, server, pair[1].at.t) != Some(false) => {
+                    let ack = pair[1].at;
+                    out.push((ack, What::Cordon { ack, source: CordonSource::Fleet }));
                 }
                 (Some(true), Some(false)) => {
                     let not_before = pair[1].before;
@@ -273,6 +271,15 @@ pub(super) fn alive_at(scene: &Scene<'_>, server: &str, t: f64) -> Option<bool> 
     let mut said = life_backends(scene, server).filter_map(|b| b.at(server, t)?.is.alive);
     let first = said.next()?;
     Some(first && said.all(|a| a))
+}
+
+/// The last look that saw it running, up to a time.
+pub(super) fn last_seen_alive(scene: &Scene<'_>, server: &str, until: f64) -> Option<f64> {
+    let looks = life_backends(scene, server).flat_map(|b| {
+        let alive = |l: &&At| l.t <= until && b.at(server, l.t).is_some_and(|s| s.is.alive == Some(true));
+        b.looks.iter().rev().find(alive).map(|l| l.t)
+    });
+    looks.reduce(f64::max)
 }
 
 /// True when some backend tells whether this server runs.

@@ -190,6 +190,9 @@ fn serving(scene: &Scene<'_>, incidents: &[Incident], t: f64) -> Vec<String> {
 
 pub(super) fn enough_servers(scene: &Scene<'_>, incidents: &[Incident]) -> Finding {
     let mut finding = Finding::default();
+    if scene.record.met.is_empty() && scene.record.backends.is_empty() {
+        return Finding::unknown("no server was seen");
+    }
     let min = scene.expect.min_servers as usize;
     let mut fewest: Option<(usize, f64)> = None;
     let moments = incidents.iter().map(Incident::from).chain(incidents.iter().filter_map(|i| i.gone.map(|g| g.at.t)));

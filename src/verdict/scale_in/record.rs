@@ -60,8 +60,14 @@ impl Backend {
         self.role == Some(FleetRole::Discovery)
     }
 
-    /// What it said of a server at a time.
+    /// What it said of a server at a time; nothing while it fails.
     pub fn at(&self, server: &str, t: f64) -> Option<&Seen> {
+        let last = |n: usize| n.checked_sub(1);
+        if let Some(error) = last(self.errors.partition_point(|e| e.0.t <= t)).map(|n| self.errors[n].0.t)
+            && last(self.looks.partition_point(|l| l.t <= t)).is_none_or(|n| self.looks[n].t < error)
+        {
+            return None;
+        }
         let all = self.servers.get(server)?;
         all[..all.partition_point(|s| s.at.t <= t)].last()
     }
