@@ -168,7 +168,7 @@ enum Decision {
 
 /// One server more or less at a time; the least used one goes, of equals the last.
 fn decide(how: &Autoscale, view: &RegistryView) -> Option<Decision> {
-    let serving = || view.servers.iter().enumerate().filter(|(_, s)| s.alive && !s.cordoned);
+    let serving = || view.servers.iter().enumerate().filter(|(_, s)| s.listed && !s.cordoned);
     let participants: u64 = serving().map(|(_, s)| s.participants).sum();
     let needed = participants.div_ceil(u64::from(how.per_server.max(1)));
     let wanted = needed.clamp(how.servers_min.into(), how.servers_max.max(how.servers_min).into());
