@@ -85,7 +85,7 @@ impl Backend for Director {
         Box::pin(async move {
             use StepAction::{Cordon, Kill, Pause, Resume, Terminate, Uncordon};
             if action == StepAction::Start {
-                return Ok(super::text_of(self.client.post(self.at(&["servers"])).timeout(START_WITHIN)).await?);
+                return Ok(outside::ask(self.client.post(self.at(&["servers"])), START_WITHIN).await?);
             }
             if !matches!(action, Cordon | Uncordon | Terminate | Kill | Pause | Resume) {
                 return Err(ActError::Unsupported);
