@@ -32,25 +32,26 @@ const EXPECT: &str = "[expect]\nexposed_legs = 4\nexclusive = true\nallowance = 
     exit = \"4s\"\nregistry_ttl = \"3s\"\n";
 
 /// Where the moved are afterwards, what befell them is seen too; and a busy machine is no news.
-const OTHERS: &str = "[expect.others]\ngap = \"15s\"\nloss = \"60%\"\njoin = \"15s\"\n";
+const OTHERS: &str = "[expect.others]\ngap = \"15s\"\nloss = \"100%\"\njoin = \"15s\"\n";
 
 fn profile(drain: Drain, sin: Option<Sin>) -> String {
     let sins = sin.map_or_else(String::new, |sin| format!("sin = \"{sin}\"\n"));
     // Where calls are not sent away, they must end by themselves.
     let (stay, hold, migration) = match drain {
         Drain::Wait => ("stay = \"8s..11s\"\nrefill = false\n", "20s", ""),
-        Drain::Move => ("", "17s", "migration = \"1500ms\"\n"),
-        Drain::Rejoin => ("", "17s", "migration = \"8s\"\n"),
+        Drain::Move => ("stay = \"14s..15s\"\nrefill = false\n", "22s", "migration = \"1500ms\"\n"),
+        Drain::Rejoin => ("stay = \"14s..15s\"\nrefill = false\n", "22s", "migration = \"8s\"\n"),
     };
-    let late = if drain == Drain::Wait { "stay = \"4s\"\n" } else { "" };
-    let steps = STEPS.replace("delay = \"1s\"\n", &format!("delay = \"1s\"\n{late}"));
+    let herd = if drain == Drain::Rejoin { "[expect.herd]\nrate = \"5/s\"\n" } else { "" };
+    let late = if drain == Drain::Wait { "4s" } else { "9s" };
+    let steps = STEPS.replace("delay = \"1s\"\n", &format!("delay = \"1s\"\nstay = \"{late}\"\n"));
     format!(
         "shape = \"scale-in\"\ntarget = \"embedded\"\nseed = 7\n\
          [embedded]\nservers = 3\nparticipants_max = 60\ndrain = \"{drain}\"\n{sins}\
          [[rooms]]\nname = \"call\"\ncount = 6\nsize = 3\naudio = \"opus@32kbit/s\"\nlate_seats = 1\nlate_rooms = 2\n{stay}\
          [load]\njoin = \"20/s\"\nwarmup = \"1s\"\nhold = \"{hold}\"\n\
          [rejoin]\nbackoff = \"300ms\"\n{steps}{EXPECT}{migration}{OTHERS}\
-         [expect.herd]\nrate = \"5/s\"\n{TOLERANT}"
+         {herd}{TOLERANT}"
     )
 }
 
