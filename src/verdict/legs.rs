@@ -265,7 +265,8 @@ impl Judge<'_> {
             let classed = or_ours(LegClass::OneWay, gap)?;
             return Some(Classed { about: Some(from), ..classed });
         }
-        let longest_move = track.moves.iter().map(|m| end.stood_still(m.gap)).max_by(|a, b| a.length_ms().total_cmp(&b.length_ms()));
+        let longest_move =
+            track.moves.iter().map(|m| end.stood_still(m.gap)).max_by(|a, b| a.length_ms().total_cmp(&b.length_ms()));
         if let Some(gap) = longest_move {
             let long = gap.length_ms() > ms(self.limits.glitch);
             return if long { or_ours(LegClass::Migrated, gap) } else { of(LegClass::Migrated, gap) };
