@@ -50,7 +50,8 @@ pub(super) fn sessions(scene: &Scene<'_>, incidents: &[Incident]) -> (Finding, u
     let allowance = ms(scene.expect.ghost_allowance);
     let unit = scene.expect.sessions_per_leg;
     let mut finding = Finding::default();
-    let (mut ghosts, mut looked) = (0u64, 0u64);
+    let (mut ghosts, mut looked, mut covered, mut unseen) = (0u64, 0u64, 0u64, 0u64);
+    let mut blind = std::collections::BTreeSet::new();
     for backend in &scene.record.backends {
         let by_participants = backend.tells(|s| s.participants.is_some());
         if !by_participants && (unit <= 0.0 || !backend.tells(|s| s.sessions.is_some())) {
@@ -115,11 +116,16 @@ pub(super) fn sessions(scene: &Scene<'_>, incidents: &[Incident]) -> (Finding, u
                     .evidence
                     .push(Evidence::new(what, o.w).on(server).legs(scene, &legs).lines([o.line]).noticed(text));
             }
-            let last = stays.iter().map(|s| s.until).fold(0.0, f64::max);
-            if gone.is_empty() && !stays.is_empty() && last_look < last + allowance && scene.end_t() > last {
-                finding
-                    .open
-                    .push(format!("no look at {server} by {} after the last leave and its allowance", backend.name));
+            for stay in stays.iter().filter(|s| scene.end_t() > s.until) {
+                let counted_off = gone.iter().any(|w| w.from_ms >= stay.until) || last_look >= stay.until + allowance;
+                covered += u64::from(counted_off);
+                unseen += u64::from(!counted_off);
+                if !counted_off {
+                    blind.insert(format!(
+                        "no look at {server} by {} after its last leaves and their allowance",
+                        backend.name
+                    ));
+                }
             }
         }
     }
@@ -130,7 +136,13 @@ pub(super) fn sessions(scene: &Scene<'_>, incidents: &[Incident]) -> (Finding, u
         let why = if errors.is_empty() { String::new() } else { format!(" ({})", super::some(&errors)) };
         return (Finding::unknown(format!("no backend counts participants or sessions{why}")), 0);
     }
+    if covered == 0 {
+        finding.open.extend(blind);
+    }
     finding.basis = format!("{} agree with ours", count(looked, "count", "counts"));
+    if unseen > 0 {
+        finding.basis += &format!("; {} came too late to see whether ghosts remain", count(unseen, "leave", "leaves"));
+    }
     (finding, ghosts)
 }
 
