@@ -115,7 +115,7 @@ fn room_group(g: &RoomGroup) -> String {
         format!("\n[[rooms]]\nname = {}\ncount = {}\nsize = {}", quote(&g.name), g.count, print_size(g.size)),
         format!("send = {}", print_senders(g.send)),
         format!("audio = {}\nvideo = {}", encoding(g.audio), encoding(g.video)),
-        format!("simulcast = {}", g.simulcast),
+        format!("simulcast = {}\nadapt = {}", g.simulcast, g.adapt),
         format!("stay = {}", quote(&print_stay(g.stay))),
         format!("talk = {}", if g.talk == Talk::P59 { "\"p59\"" } else { "\"all\"" }),
         g.mute.map_or("mute = {}".to_owned(), |m| {

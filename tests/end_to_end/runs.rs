@@ -9,6 +9,7 @@ mod clients;
 #[path = "../support/disturbed.rs"]
 mod disturbed;
 mod fake_server;
+mod adaptation;
 mod layers;
 mod support;
 #[path = "../targets/support/mod.rs"]
