@@ -12,9 +12,9 @@ mod delay; // rate by delay: decrease on over-use, careful increase
 mod estimator; // all of it together
 mod groups; // packets that left together
 mod steps; // which clip is sent
-mod trend; // whether the way gets longer
 #[cfg(test)]
 mod tests;
+mod trend; // whether the way gets longer
 
 pub use estimator::{Estimator, RATE_MAX, RATE_MIN};
 pub use steps::Steps;

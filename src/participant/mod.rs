@@ -224,8 +224,7 @@ impl Participant {
         {
             video.sender.add_steps(spec.steps);
             let clips = video.sender.steps();
-            adaptation = (!clips.is_empty())
-                .then(|| Box::new(Adaptation::new(spec.planned_ns, clips, rng.random())));
+            adaptation = (!clips.is_empty()).then(|| Box::new(Adaptation::new(spec.planned_ns, clips, rng.random())));
         }
         // Feedback of thousands that joined together must not come in step.
         let phase = |rng: &mut ChaCha12Rng, d: Duration| now + d.mul_f64(rng.random_range(0.0..1.0));

@@ -156,7 +156,10 @@ fn room_group(v: &mut View<'_>) -> Option<RoomGroup> {
                 v.wrong("adapt", format!("{e} is the lowest there is: give `video` more bits"));
             }
             _ if simulcast == Some(true) => {
-                v.wrong("adapt", "with `simulcast` all layers are sent, and the server chooses: only one of both may be true");
+                v.wrong(
+                    "adapt",
+                    "with `simulcast` all layers are sent, and the server chooses: only one of both may be true",
+                );
             }
             _ => {}
         }

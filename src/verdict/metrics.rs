@@ -270,7 +270,11 @@ impl StepMetrics {
     fn of(flow: &Flow) -> Option<StepMetrics> {
         let c = &flow.count;
         let below = c.below_ms.max(0) as f64 / c.adaptive_ms as f64;
-        (c.adaptive_ms > 0).then(|| StepMetrics { down: c.steps_down, up: c.steps_up, below_share: Some(percent(below)) })
+        (c.adaptive_ms > 0).then(|| StepMetrics {
+            down: c.steps_down,
+            up: c.steps_up,
+            below_share: Some(percent(below)),
+        })
     }
 }
 

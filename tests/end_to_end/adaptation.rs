@@ -9,7 +9,8 @@ const LIMITS: &[&str] = &["joins.failed_share == 0%", "legs.dropped == 0"];
 #[test]
 fn senders_behind_a_bottleneck_step_down_and_the_report_says_so() {
     undisturbed(|| {
-        let keys = "video = \"vp8@500kbit/s\"\nadapt = true\nnetwork = { up = { rate = \"400kbit/s\", after = \"4s\" } }";
+        let keys =
+            "video = \"vp8@500kbit/s\"\nadapt = true\nnetwork = { up = { rate = \"400kbit/s\", after = \"4s\" } }";
         let place = Place::with(&profile("embedded", &rooms("narrow", 1, 2, keys), "12s", LIMITS));
         let run = place.run().finish();
         assert_eq!(run.code, Some(0), "{run:?}");

@@ -3,13 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod adaptation;
 mod bad_input;
 mod capacity;
 mod clients;
 #[path = "../support/disturbed.rs"]
 mod disturbed;
 mod fake_server;
-mod adaptation;
 mod layers;
 mod support;
 #[path = "../targets/support/mod.rs"]

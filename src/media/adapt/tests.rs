@@ -27,14 +27,8 @@ struct Network {
     twcc: bool,
 }
 
-const GOOD: Network = Network {
-    bits_per_s: 10e6,
-    queue_us: 200 * MS,
-    loss: 0.0,
-    jitter_us: 3 * MS,
-    feedback_loss: 0.0,
-    twcc: true,
-};
+const GOOD: Network =
+    Network { bits_per_s: 10e6, queue_us: 200 * MS, loss: 0.0, jitter_us: 3 * MS, feedback_loss: 0.0, twcc: true };
 
 fn bottleneck(bits_per_s: f64) -> Network {
     Network { bits_per_s, ..GOOD }

@@ -69,11 +69,6 @@ impl Ladder {
     }
 
     pub fn stepped(&self) -> Stepped {
-        Stepped {
-            down: self.steps_down,
-            up: self.steps_up,
-            frames: self.frames,
-            frames_below: self.frames_below,
-        }
+        Stepped { down: self.steps_down, up: self.steps_up, frames: self.frames, frames_below: self.frames_below }
     }
 }
