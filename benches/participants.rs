@@ -252,7 +252,7 @@ impl Bench {
 /// What participants offer.
 fn want(send: bool) -> OfferWant {
     let others = (ROOM - 1) as u16;
-    OfferWant { send, receive_audio: others, receive_video: others, ice_restart: false }
+    OfferWant { send, receive_audio: others, receive_video: others, ..OfferWant::default() }
 }
 
 /// The forwarder's answer: one codec a kind, NACK and PLI, the SSRCs that [`forwarder::down_ssrc`] gives.

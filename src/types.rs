@@ -45,13 +45,46 @@ pub enum Drain {
     /// It waits until they are over.
     #[default]
     Wait,
-    /// It hands its rooms to other servers.
+    /// It hands its rooms to other servers, one after the other; sessions go on.
     Move,
+    /// It tells its rooms, one after the other, to join again, which they do elsewhere.
+    Rejoin,
+}
+
+/// When the embedded fleet adds a server or takes one away by itself: as many serve as their participants need.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Autoscale {
+    /// Participants that one server is to carry.
+    pub per_server: u32,
+    /// Servers that serve at least, and at most.
+    pub servers_min: u32,
+    pub servers_max: u32,
+    /// Between two decisions, ms; the first one comes so long after the fleet's start.
+    pub every_ms: u64,
+}
+
+impl std::str::FromStr for Autoscale {
+    type Err = String;
+
+    /// From JSON, as a process is told it.
+    fn from_str(text: &str) -> Result<Autoscale, String> {
+        serde_json::from_str(text).map_err(|e| e.to_string())
+    }
+}
+
+impl fmt::Display for Autoscale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Autoscale { per_server, servers_min, servers_max, every_ms } = self;
+        write!(
+            f,
+            r#"{{"per_server":{per_server},"servers_min":{servers_min},"servers_max":{servers_max},"every_ms":{every_ms}}}"#
+        )
+    }
 }
 
 impl Drain {
-    pub const NAMES: &'static [&'static str] = &["wait", "move"];
-    const ALL: [Drain; 2] = [Drain::Wait, Drain::Move];
+    pub const NAMES: &'static [&'static str] = &["wait", "move", "rejoin"];
+    const ALL: [Drain; 3] = [Drain::Wait, Drain::Move, Drain::Rejoin];
 
     pub fn as_str(self) -> &'static str {
         Drain::NAMES[self as usize]
@@ -79,7 +112,7 @@ pub enum Sin {
     StaleRegistry,
     /// A drained server does not end.
     EndlessDrain,
-    /// A server that is to end tells everybody at the same moment to join again.
+    /// A server that is to end tells everybody at the same moment to join again, not one room after the other.
     RejoinHerd,
     /// A server's metrics fail at times, and it is listed without sessions meanwhile.
     ZeroSessions,

@@ -160,7 +160,7 @@ impl Pair {
     }
 
     fn negotiate(&mut self) {
-        let want = OfferWant { send: true, receive_audio: 1, receive_video: 1, ice_restart: false };
+        let want = OfferWant { send: true, receive_audio: 1, receive_video: 1, ..OfferWant::default() };
         let offer = self.with(0, |p, w| p.offer(w, 0, want)).unwrap();
         let answer = self.with(1, |p, w| p.accept_offer(w, 0, &offer)).unwrap();
         self.with(0, |p, w| p.accept_answer(w, 0, &answer)).unwrap();

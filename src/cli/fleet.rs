@@ -1,7 +1,7 @@
 //! `roomful fleet`: the embedded fleet on its own, to try things against.
 
 use crate::fleet::embedded::{Advertise, EmbeddedFleet, EmbeddedOptions};
-use crate::types::{Drain, Sin};
+use crate::types::{Autoscale, Drain, Sin};
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
@@ -21,9 +21,12 @@ pub struct FleetArgs {
     /// stands in front of it, as `roomful impair` does (repeatable).
     #[arg(long, value_name = "SERVER=ADDRESS")]
     pub advertise: Vec<Advertise>,
-    /// How a server that is to end gets rid of its calls: wait, or move.
+    /// How a server that is to end gets rid of its calls: wait, move or rejoin.
     #[arg(long, default_value_t)]
     pub drain: Drain,
+    /// Servers come and go by themselves: JSON with per_server (participants), servers_min, servers_max, every_ms.
+    #[arg(long, value_name = "JSON")]
+    pub autoscale: Option<Autoscale>,
     /// Commit this fault on purpose (docs/embedded-fleet.md lists them).
     #[arg(long)]
     pub sin: Option<Sin>,
@@ -46,6 +49,7 @@ pub fn run(args: &FleetArgs) -> anyhow::Result<()> {
             program: None,
             cpu_max: 1.0,
             drain: args.drain,
+            autoscale: args.autoscale,
             sin: args.sin,
         };
         let mut fleet = EmbeddedFleet::start(args.servers, args.participants_max, &options).await?;

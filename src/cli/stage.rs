@@ -29,8 +29,13 @@ impl Stage {
         let clips = Arc::new(ClipLibrary::load().context("the built-in clips")?);
         let (fleet, driver, mut allow) = match &profile.target {
             Target::Embedded(t) => {
-                let options =
-                    EmbeddedOptions { cpu_max: t.cpu_max, drain: t.drain, sin: t.sin, ..EmbeddedOptions::default() };
+                let options = EmbeddedOptions {
+                    cpu_max: t.cpu_max,
+                    drain: t.drain,
+                    autoscale: t.autoscale,
+                    sin: t.sin,
+                    ..EmbeddedOptions::default()
+                };
                 let fleet = EmbeddedFleet::start(t.servers, t.participants_max, &options)
                     .await
                     .context("the embedded fleet")?;

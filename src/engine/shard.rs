@@ -479,6 +479,12 @@ impl Shard {
                     self.with(ix, |p, w| p.candidate(w, slot, &candidate));
                 }
             }
+            MediaCommand::Switch { leg, slot, reply } => {
+                let r = self
+                    .known(leg)
+                    .and_then(|ix| self.with(ix, |p, w| p.switch(w, slot)).unwrap_or(Err(MediaError::Gone)));
+                let _ = reply.send(r);
+            }
             MediaCommand::Close { leg, slot } => {
                 if let Ok(ix) = self.known(leg) {
                     self.with(ix, |p, w| p.close(w, slot));

@@ -3,7 +3,7 @@
 
 pub use crate::sfu::director::Advertise;
 use crate::sfu::{DirectorReady, first_line};
-use crate::types::{Drain, Sin};
+use crate::types::{Autoscale, Drain, Sin};
 use anyhow::Context;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -29,6 +29,8 @@ pub struct EmbeddedOptions {
     pub cpu_max: f64,
     /// How a server that is to end gets rid of its calls.
     pub drain: Drain,
+    /// Servers come and go by themselves.
+    pub autoscale: Option<Autoscale>,
     /// A fault that the fleet commits on purpose.
     pub sin: Option<Sin>,
 }
@@ -45,6 +47,7 @@ impl Default for EmbeddedOptions {
             program: None,
             cpu_max: 1.0,
             drain: Drain::Wait,
+            autoscale: None,
             sin: None,
         }
     }
@@ -89,6 +92,7 @@ impl EmbeddedFleet {
             .args(["--participants-max", &participants_max.to_string()])
             .args(["--cpu-max", &options.cpu_max.to_string()])
             .args(["--drain", options.drain.as_str()])
+            .args(options.autoscale.iter().flat_map(|how| ["--autoscale".to_owned(), how.to_string()]))
             .args(options.sin.iter().flat_map(|sin| ["--sin", sin.as_str()]))
             .args(["--media-ip", &options.media_ip.to_string()])
             .args(["--http", &options.http.to_string()])

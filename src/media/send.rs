@@ -178,7 +178,7 @@ impl MediaSender {
 
     /// Audio, before the first packet: speaks by this from now on. `epoch` is when the room's conversation began.
     pub fn speak(&mut self, mut voice: Voice, epoch: Instant) {
-        debug_assert!(self.packets == 0 && self.clip.codec().kind() == Kind::Audio);
+        debug_assert!((self.packets == 0 || self.red.is_some()) && self.clip.codec().kind() == Kind::Audio);
         voice.base_ns = self.base.saturating_duration_since(epoch).as_nanos() as u64;
         voice.frame_ns = frame_offset_ns(&self.clip, 1);
         voice.speech_at = self.position;
@@ -189,7 +189,7 @@ impl MediaSender {
     /// Audio, before the first packet: each packet carries the frame before it again (RFC 2198). `inner` is the payload
     /// type of the frames.
     pub fn add_redundancy(&mut self, inner: u8) {
-        debug_assert!(self.packets == 0 && self.clip.codec().kind() == Kind::Audio);
+        debug_assert!((self.packets == 0 || self.red.is_some()) && self.clip.codec().kind() == Kind::Audio);
         self.red = Some(inner);
     }
 

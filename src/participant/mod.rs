@@ -293,7 +293,7 @@ impl Participant {
     /// Our offer.
     pub fn offer(&mut self, w: &mut World<'_>, slot: u8, want: OfferWant) -> Result<String, MediaError> {
         let tracks: Vec<LocalTrack> = if want.send {
-            for t in &mut self.tracks {
+            for t in self.tracks.iter_mut().filter(|_| !want.keep_sending) {
                 t.slot = Some(slot);
             }
             self.tracks.iter().filter_map(TxTrack::local).collect()
@@ -420,6 +420,21 @@ impl Participant {
             t.stop(w, true);
         }
         self.look_ahead();
+    }
+
+    /// What it sends goes out on another transport from now on; what comes in on the one before ends without a freeze.
+    pub fn switch(&mut self, w: &mut World<'_>, slot: u8) -> Result<(), MediaError> {
+        self.slot(slot)?;
+        for t in &mut self.tracks {
+            t.move_to(slot);
+        }
+        for s in (0..).zip(&mut self.slots).filter(|(k, _)| *k != slot).filter_map(|(_, s)| s.as_deref_mut()) {
+            for (.., m) in s.media_streams() {
+                m.stream.set_flowing(false, w.now_ns);
+            }
+        }
+        self.start_tracks(w);
+        Ok(())
     }
 
     /// Closes one transport properly: RTCP BYE, then close_notify.

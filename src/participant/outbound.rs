@@ -40,6 +40,10 @@ pub(super) struct TxTrack {
     wire: Option<Wire>,
     rtx_seq: u16,
     rtx_roc: u32,
+    /// Rollover counter of the first packet on this transport: its receiver begins at 0 (RFC 3711 3.3.1).
+    roc_from: Option<u32>,
+    /// Packets sent on transports before this one.
+    sent_before: i64,
     count: FlowCounters,
     taken: FlowCounters,
     /// Until the track is agreed upon.
@@ -96,6 +100,8 @@ impl TxTrack {
             wire: None,
             rtx_seq: (ssrc() >> 17) as u16,
             rtx_roc: 0,
+            roc_from: None,
+            sent_before: 0,
             count: FlowCounters::default(),
             taken: FlowCounters::default(),
             talk: None,
@@ -109,7 +115,7 @@ impl TxTrack {
     pub fn on_report(&mut self, highest: u32, lost: i32) -> Option<(i64, i64)> {
         let (highest_before, lost_before) = match self.reported.replace((highest, lost)) {
             Some(before) => before,
-            None => (highest.wrapping_sub(self.count.sent.min(REPORTED_MAX) as u32), 0),
+            None => (highest.wrapping_sub((self.count.sent - self.sent_before).min(REPORTED_MAX) as u32), 0),
         };
         let expected = i64::from(highest.wrapping_sub(highest_before) as i32);
         // A server that begins to count anew.
@@ -162,6 +168,14 @@ impl TxTrack {
 
     pub fn count_mut(&mut self) -> &mut FlowCounters {
         &mut self.count
+    }
+
+    /// Goes on on another transport. Its numbers run on; all that hangs on the negotiation begins anew.
+    pub fn move_to(&mut self, slot: u8) {
+        self.slot = Some(slot);
+        self.wire = None;
+        (self.rtx_roc, self.roc_from) = (0, None);
+        (self.reported, self.sent_before) = (None, self.count.sent);
     }
 
     /// `for_good`: the leg leaves. Otherwise nobody wants the track at the moment.
@@ -269,14 +283,14 @@ impl Participant {
             };
             let Some(a) = s.agreed.sends.iter().find(|a| a.ssrc == t.negotiated_ssrc()) else { continue };
             let flows = a.active && t.is_taken(a) && s.srtp.is_some() && s.transport.may_send();
-            if flows && !t.sender.is_running() {
-                if t.wire.is_none() {
-                    if t.layer.is_some() && a.rids.is_empty() {
-                        let text = "the server takes no simulcast: one layer is sent, the highest".to_owned();
-                        w.events.push(Event::Note { code: "simulcast_refused", text });
-                    }
-                    t.agree(a, policy(self.common.client), w.now);
+            if flows && t.wire.is_none() {
+                if t.layer.is_some() && a.rids.is_empty() {
+                    let text = "the server takes no simulcast: one layer is sent, the highest".to_owned();
+                    w.events.push(Event::Note { code: "simulcast_refused", text });
                 }
+                t.agree(a, policy(self.common.client), w.now);
+            }
+            if flows && !t.sender.is_running() {
                 t.sender.start(w.now);
                 if let Some(l) = w.room.ledger_mut(&mut t.room_hint, t.leg, t.stream) {
                     l.resume(w.now_ns);
@@ -323,7 +337,8 @@ impl Participant {
                 }
                 wire.sent[usize::from(o.seq) % SENT_RING] = Sent { seq: o.seq, twcc, abs, level: o.audio_level };
                 wire.header.write(w.buf, o.marker, o.seq, o.timestamp, twcc, abs, o.audio_level);
-                let Ok(n) = srtp.rtp_out.seal(w.buf, h + o.len, h, o.roc) else { break };
+                let roc = o.roc.wrapping_sub(*t.roc_from.get_or_insert(o.roc));
+                let Ok(n) = srtp.rtp_out.seal(w.buf, h + o.len, h, roc) else { break };
                 t.count.sent += 1;
                 t.count.sent_bytes += (h + o.len) as i64;
                 if let Some(l) = w.room.ledger_mut(&mut t.room_hint, t.leg, t.stream) {
@@ -376,7 +391,7 @@ impl Participant {
             let room = w.buf.len() - TAG_MAX;
             let Some(r) = t.sender.repeat(w.now, seq, &mut w.buf[h..room]) else { return };
             wire.header.write(w.buf, r.marker, r.seq, r.timestamp, sent.twcc, sent.abs, sent.level);
-            srtp.rtp_out.seal(w.buf, h + r.len, h, r.roc)
+            srtp.rtp_out.seal(w.buf, h + r.len, h, r.roc.wrapping_sub(t.roc_from.unwrap_or_default()))
         };
         let Ok(n) = n else { return };
         t.count.retransmitted += 1;

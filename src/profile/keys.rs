@@ -133,8 +133,14 @@ pub const KEYS: &[Key] = &[
     key("embedded", "servers", Count { min: 1, max: 256 }, Or("2"), "Server processes."),
     key("embedded", "participants_max", Count { min: 1, max: 100_000 }, Or("500"), "Most participants a server takes; rooms go to the server with the most headroom."),
     key("embedded", "cpu_max", Share { max: 100.0 }, Or("\"100%\""), "Share of a core that a server's media thread may use, as under a CPU quota: to have a server of known limit."),
-    key("embedded", "drain", Word(Drain::NAMES), Or("\"wait\""), "How a server that is to end gets rid of its calls: wait until they are over, or move its rooms to other servers."),
+    key("embedded", "drain", Word(Drain::NAMES), Or("\"wait\""), "How a server that is to end gets rid of its calls: wait until they are over, move its rooms to other servers, or tell one room after the other to join again, which it does elsewhere."),
+    key("embedded", "autoscale", Form::Table, Optional, "Servers come and go by themselves, for runs that only observe. Left out: none does."),
     key("embedded", "sin", Word(Sin::NAMES), Optional, "A fault that the fleet commits on purpose, for a run that is to find it (docs/embedded-fleet.md). Left out: none."),
+
+    key("embedded.autoscale", "per_server", Count { min: 1, max: 100_000 }, Required, "Participants that one server is to carry: as many servers serve as that takes."),
+    key("embedded.autoscale", "servers_min", Count { min: 1, max: 256 }, Or("1"), "Servers that serve at least."),
+    key("embedded.autoscale", "servers_max", Count { min: 1, max: 256 }, Or("16"), "Servers that serve at most."),
+    key("embedded.autoscale", "every", Duration { min: 0.5, max: 86_400.0 }, Or("\"10s\""), "Between two decisions, of one server more or less each; the least used one is cordoned, drained and ended. The first one comes so long after the fleet's start."),
 
     key("rooms[]", "name", Text, Required, "Name of the group: letters, digits, - and _. Its rooms are called name-1, name-2, …"),
     key("rooms[]", "count", Count { min: 1, max: 100_000 }, Required, "Rooms of this group."),

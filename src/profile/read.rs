@@ -12,7 +12,7 @@ use super::units::{
     print_percent,
 };
 use super::{metrics, network, units};
-use crate::types::{Client, Encoding, Kind};
+use crate::types::{Autoscale, Client, Encoding, Kind};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -62,12 +62,15 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
             v.wrong("cpu_max", "is too little for a server: 1% at least");
         }
         let drain = v.word("drain").and_then(|w| w.parse().ok());
+        let autoscale =
+            if v.node("autoscale").is_some() { v.inside("autoscale", autoscale).map(Some) } else { Some(None) };
         let sin = v.word("sin").and_then(|w| w.parse().ok());
         Some(EmbeddedTarget {
             servers: servers? as u32,
             participants_max: participants_max? as u32,
             cpu_max: cpu_max?,
             drain: drain?,
+            autoscale: autoscale?,
             sin,
         })
     });
@@ -111,6 +114,23 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
         shards: shards?,
         receive_buffer: receive_buffer?,
         embedded: embedded?,
+    })
+}
+
+fn autoscale(v: &mut View<'_>) -> Option<Autoscale> {
+    let [per_server, servers_min, servers_max] =
+        ["per_server", "servers_min", "servers_max"].map(|key| v.count(key).map(|n| n as u32));
+    let every = v.duration("every");
+    if let (Some(min), Some(max)) = (servers_min, servers_max)
+        && min > max
+    {
+        v.wrong("servers_max", format!("is below servers_min, {min}"));
+    }
+    Some(Autoscale {
+        per_server: per_server?,
+        servers_min: servers_min?,
+        servers_max: servers_max?,
+        every_ms: every?.as_millis() as u64,
     })
 }
 

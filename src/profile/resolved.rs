@@ -1,7 +1,7 @@
 //! What a profile means.
 
 use crate::impair::Conditions;
-use crate::types::{Client, Drain, Encoding, Sin};
+use crate::types::{Autoscale, Client, Drain, Encoding, Sin};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -100,6 +100,8 @@ pub struct EmbeddedTarget {
     pub cpu_max: f64,
     /// How a server that is to end gets rid of its calls.
     pub drain: Drain,
+    /// Servers come and go by themselves.
+    pub autoscale: Option<Autoscale>,
     /// A fault that it commits on purpose.
     pub sin: Option<Sin>,
 }

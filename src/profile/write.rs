@@ -33,6 +33,13 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
         if let Some(sin) = fleet.sin {
             line(format!("sin = {}", quote(sin.as_str())));
         }
+        if let Some(a) = fleet.autoscale {
+            let every = quote(&print_duration(std::time::Duration::from_millis(a.every_ms)));
+            line(format!(
+                "\n[embedded.autoscale]\nper_server = {}\nservers_min = {}\nservers_max = {}\nevery = {every}",
+                a.per_server, a.servers_min, a.servers_max
+            ));
+        }
     }
     for group in &profile.rooms {
         line(room_group(group));

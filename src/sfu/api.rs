@@ -37,9 +37,6 @@ pub struct ServerStats {
     /// It was told to end, and does so when it is empty.
     #[serde(default)]
     pub draining: bool,
-    /// Counted among the participants although they have left: a sin.
-    #[serde(default)]
-    pub ghosts: u64,
     pub traffic: Stats,
 }
 
@@ -51,6 +48,34 @@ pub struct RegistryView {
     pub rooms: std::collections::BTreeMap<String, String>,
     /// Participants that still fit, over all servers that take new rooms.
     pub headroom: i64,
+}
+
+/// `POST /rooms/{room}/move` of a server: the room goes to another one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MoveRoom {
+    /// The other server's name.
+    pub server: String,
+    /// And its base URL.
+    pub url: String,
+}
+
+/// A line of `GET /events` of a server: what it tells one session.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Event {
+    pub session: String,
+    #[serde(flatten)]
+    pub told: Told,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(tag = "told", rename_all = "snake_case")]
+pub enum Told {
+    /// Join on this server too, and say `POST /sessions/{session}/ready` here when media can flow there.
+    Move(MoveRoom),
+    /// Everybody is ready: go on there, and leave here.
+    Switch,
+    /// Leave, and join again.
+    Rejoin,
 }
 
 /// `POST /servers/{id}/{action}` of the director.

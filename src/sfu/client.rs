@@ -28,6 +28,17 @@ const LAYER_SILENCE_MAX: Duration = Duration::from_secs(1);
 pub struct Joining {
     pub(super) client: Client,
     pub(super) answer: String,
+    /// Comes from another server of the fleet, with its room.
+    pub moved: bool,
+}
+
+/// What a participant sends is held back: a sin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Hold {
+    /// For so long from its first packet on.
+    For(Duration),
+    Until(Instant),
+    ForGood,
 }
 
 pub(super) struct Client {
@@ -49,6 +60,7 @@ pub(super) struct Client {
     pub slots: Vec<Slot>,
     /// Highest layer that it is to get, 0 the lowest.
     pub layer_max: u8,
+    pub held: Option<Hold>,
 }
 
 /// Something a participant sends: one m-line, or of simulcast (RFC 8853) one of its layers.
@@ -175,8 +187,9 @@ impl Joining {
             sources,
             slots,
             layer_max: u8::MAX,
+            held: None,
         };
-        Ok(Joining { client, answer })
+        Ok(Joining { client, answer, moved: false })
     }
 }
 
@@ -250,6 +263,19 @@ impl Client {
         let answer = self.rtc.sdp_api().accept_offer(offer).map_err(|e| bad(&e))?.to_sdp_string();
         let ufrag = answer.lines().find_map(|l| l.strip_prefix("a=ice-ufrag:")).unwrap_or_default().trim().to_owned();
         Ok((answer, ufrag))
+    }
+
+    /// Whether a packet that it sends now is held back.
+    pub fn is_held(&mut self, now: Instant) -> bool {
+        match self.held {
+            None => false,
+            Some(Hold::ForGood) => true,
+            Some(Hold::Until(at)) => now < at,
+            Some(Hold::For(time)) => {
+                self.held = Some(Hold::Until(now + time));
+                true
+            }
+        }
     }
 
     /// The source a packet belongs to.

@@ -6,7 +6,7 @@ use super::process;
 use super::registry::{Heartbeat, Registry, ServerIndex};
 use super::server::print_line;
 use super::{control, http};
-use crate::types::{Drain, Sin};
+use crate::types::{Autoscale, Drain, Sin};
 use anyhow::Context;
 use axum::Router;
 use axum::body::Bytes;
@@ -56,9 +56,12 @@ pub struct DirectorArgs {
     /// Address of the director's HTTP API; port 0 takes a free one. Servers listen on the same address.
     #[arg(long, default_value = "127.0.0.1:0")]
     pub http: SocketAddr,
-    /// How a server that is to end gets rid of its calls: wait, or move.
+    /// How a server that is to end gets rid of its calls: wait, move or rejoin.
     #[arg(long, default_value_t)]
     pub drain: Drain,
+    /// Servers come and go by themselves: JSON with per_server (participants), servers_min, servers_max, every_ms.
+    #[arg(long)]
+    pub autoscale: Option<Autoscale>,
     /// Commit this fault on purpose.
     #[arg(long)]
     pub sin: Option<Sin>,
@@ -123,6 +126,10 @@ async fn serve(args: DirectorArgs, parent_ended: oneshot::Receiver<()>) -> anyho
     for (index, child) in children.into_iter().enumerate() {
         supervisors.spawn(supervise(director.clone(), index, child, stopping.clone()));
         tokio::spawn(heartbeats(director.clone(), index));
+    }
+
+    if let Some(how) = director.args.autoscale {
+        tokio::spawn(control::autoscale(director.clone(), how));
     }
 
     let app = Router::new()
@@ -217,9 +224,10 @@ async fn heartbeats(director: Arc<Director>, index: ServerIndex) {
             answer.json::<ServerStats>().await
         };
         match stats.await {
-            Ok(ServerStats { traffic, rooms, ghosts, draining, .. }) => {
-                let participants = traffic.participants.saturating_sub(ghosts);
-                let said = Heartbeat { participants, joins: traffic.joins, ghosts, draining, rooms: &rooms };
+            Ok(ServerStats { traffic, rooms, draining, .. }) => {
+                let participants = traffic.participants.saturating_sub(traffic.ghosts);
+                let said =
+                    Heartbeat { participants, joins: traffic.joins, ghosts: traffic.ghosts, draining, rooms: &rooms };
                 director.registry().heartbeat(index, sent, said);
             }
             Err(error) => {

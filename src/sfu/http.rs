@@ -10,6 +10,9 @@ use serde_json::json;
 /// Which server carries the participant.
 pub const SERVER: HeaderName = HeaderName::from_static("roomful-server");
 
+/// The participant comes from another server of the fleet.
+pub const MOVED: HeaderName = HeaderName::from_static("roomful-moved");
+
 /// A browser page from anywhere may join: the fleet is for tests.
 pub async fn cors(request: Request, next: Next) -> Response {
     let mut response = match *request.method() {

@@ -10,6 +10,7 @@ mod control; // the director's API for those who run the fleet
 pub mod director; // process: starts the servers, keeps the registry, routes joins
 mod http; // CORS and errors, the same everywhere
 mod keyframe; // which packet starts a key frame; how often to ask for one
+mod moves; // rooms that go to another server, and what their sessions are told
 pub(crate) mod process; // life tied to the parent; what the kernel knows about us
 mod red; // RFC 2198 towards receivers without it
 mod registry; // pure: servers, rooms, headroom, who takes the next room

@@ -166,12 +166,10 @@ impl Registry {
         true
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "moves come next"))]
     pub fn rooms_of(&self, server: ServerIndex) -> Vec<String> {
         self.rooms.iter().filter(|(_, r)| r.server == server).map(|(name, _)| name.clone()).collect()
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "moves come next"))]
     /// A room moves to another server, the one with the most headroom: whoever joins it from now on goes there. `None`:
     /// there is no such room, or no such server.
     pub fn move_room(&mut self, room: &str, wanted: Option<&str>, now: Instant) -> Option<(ServerIndex, ServerIndex)> {

@@ -1,9 +1,10 @@
 //! Rooms and forwarding, sans-I/O. Feed it datagrams and time; after that, [`Sfu::poll_transmit`] until it is empty,
 //! then wait for [`Sfu::poll_timeout`]. Packets of several datagrams fed in a row leave together, which is cheaper.
 
-use super::client::{Client, ClientKey, Flow, Incoming, Joining, Wrote};
+use super::client::{Client, ClientKey, Flow, Hold, Incoming, Joining, Wrote};
 use super::stun;
 use super::terms::{Datagram, JoinError, Joined, Left, RestartError, SfuConfig, Stats};
+use crate::types::Sin;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -16,6 +17,8 @@ use str0m::{Event, IceConnectionState, Input, Output};
 
 /// Ended sessions are remembered so long, so that a late DELETE still learns how they ended.
 const REMEMBER: Duration = Duration::from_secs(60);
+/// How long [`Sin::MoveWithGap`] forwards nothing.
+const MOVE_GAP: Duration = Duration::from_secs(3);
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// Rooms of participants who hear and see each other.
@@ -76,6 +79,7 @@ impl Sfu {
     /// [`JoinError::Full`] and [`JoinError::Duplicate`].
     pub fn admit(&mut self, now: Instant, room: &str, name: &str, joining: Joining) -> Result<Joined, JoinError> {
         self.now = now;
+        let sin = self.config.sin.filter(|_| joining.moved);
         let refused = if self.stats.participants as usize >= self.config.participants_max {
             Some(JoinError::Full(self.config.participants_max))
         } else if self.members(room).any(|c| &*c.name == name) {
@@ -87,7 +91,13 @@ impl Sfu {
             self.stats.joins_refused += 1;
             return Err(error);
         }
-        let Joining { mut client, answer } = joining;
+        let first_deaf = self.members(room).all(|c| c.held != Some(Hold::ForGood));
+        let Joining { mut client, answer, .. } = joining;
+        client.held = match sin {
+            Some(Sin::MoveWithGap) => Some(Hold::For(MOVE_GAP)),
+            Some(Sin::OneWayAfterMove) if first_deaf && !client.sources.is_empty() => Some(Hold::ForGood),
+            _ => None,
+        };
         client.room = room.into();
         client.name = name.into();
         (client.joined, client.seen) = (now, now);
@@ -223,7 +233,14 @@ impl Sfu {
     }
 
     pub fn stats(&self) -> Stats {
-        Stats { rooms: self.rooms.len() as u64, ..self.stats }
+        let Stats { participants, ghosts, .. } = self.stats;
+        Stats { rooms: self.rooms.len() as u64, participants: participants + ghosts, ..self.stats }
+    }
+
+    /// Sessions of those who are in a room, or of everybody.
+    pub fn sessions(&self, room: Option<&str>) -> Vec<String> {
+        let clients = self.clients.iter().flatten();
+        clients.filter(|c| room.is_none_or(|r| *c.room == *r)).map(|c| c.ufrag.clone()).collect()
     }
 
     /// Names of the rooms that have participants.
@@ -313,6 +330,10 @@ impl Sfu {
             return;
         }
         let Some(client) = self.client_mut(sender) else { return };
+        if client.is_held(now) {
+            self.stats.rtp_dropped += 1;
+            return;
+        }
         let source = &mut client.sources[index];
         let Some(flow) = source.flow else { return };
         let incoming = Incoming::new(packet, flow.codec);
@@ -566,7 +587,10 @@ impl Sfu {
         self.stats.connected -= u64::from(client.connected);
         match how {
             Left::Lost => self.stats.lost += 1,
-            _ => self.stats.leaves += 1,
+            _ => {
+                self.stats.leaves += 1;
+                self.stats.ghosts += u64::from(self.config.sin == Some(Sin::KeepGhosts));
+            }
         }
         self.say_goodbye(&mut client);
         for address in &client.addresses {

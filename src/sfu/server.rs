@@ -3,6 +3,7 @@
 use super::api::{ServerReady, ServerStats};
 use super::client::Joining;
 use super::http;
+use super::moves::{self, Moves};
 use super::process;
 use super::rooms::Sfu;
 use super::terms::{JoinError, Joined, Left, RestartError, SfuConfig, Stats};
@@ -10,7 +11,7 @@ use crate::types::Sin;
 use anyhow::Context;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use std::fmt::Write as _;
@@ -80,7 +81,7 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
     let socket = media_socket(SocketAddr::new(args.media, args.media_port))?;
     let media = socket.local_addr()?;
     let advertised = SocketAddr::new(args.advertise.unwrap_or(args.media), media.port());
-    let config = SfuConfig::new(advertised, args.participants_max)?;
+    let config = SfuConfig { sin: args.sin, ..SfuConfig::new(advertised, args.participants_max)? };
     let listener = tokio::net::TcpListener::bind(args.http)
         .await
         .with_context(|| format!("--http: can't listen on {}", args.http))?;
@@ -99,15 +100,22 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
 
     let ready = ServerReady { id: args.id.clone(), pid: std::process::id(), http: base.clone(), media };
     let draining = AtomicBool::new(false);
+    let started = Instant::now();
+    let moves = Moves::new();
     let shared =
-        Arc::new(Shared { id: args.id, base, config, bound: media, commands, send_errors, draining, sin: args.sin });
+        Arc::new(Shared { id: args.id, base, config, bound: media, commands, send_errors, draining, started, moves });
     let terminated = shared.clone();
     let mut told = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let app = Router::new()
         .route("/rooms/{room}/participants/{name}", post(join))
         .route("/rooms/{room}/layer_max", put(limit_room))
         .route("/rooms/{room}/participants/{name}/layer_max", put(limit_participant))
+        .route("/rooms/{room}/move", post(moves::move_room))
         .route("/sessions/{session}", delete(leave).patch(restart))
+        .route("/sessions/{session}/ready", post(moves::ready))
+        .route("/events", get(moves::events))
+        .route("/rooms/{room}/rejoin", post(moves::rejoin_room))
+        .route("/rejoin", post(moves::rejoin_all))
         .route("/stats", get(stats))
         .route("/metrics", get(metrics))
         .fallback(http::not_found)
@@ -143,12 +151,38 @@ fn media_socket(address: SocketAddr) -> anyhow::Result<std::net::UdpSocket> {
 }
 
 enum Command {
-    Admit { room: String, name: String, joining: Box<Joining>, reply: oneshot::Sender<Result<Joined, JoinError>> },
-    LimitLayers { room: String, name: Option<String>, layer_max: u8, reply: oneshot::Sender<bool> },
-    Restart { session: String, offer: String, reply: oneshot::Sender<Result<String, RestartError>> },
-    Leave { session: String, reply: oneshot::Sender<Left> },
-    CloseAll { reply: oneshot::Sender<()> },
-    Stats { reply: oneshot::Sender<(Stats, Vec<String>)> },
+    Admit {
+        room: String,
+        name: String,
+        joining: Box<Joining>,
+        reply: oneshot::Sender<Result<Joined, JoinError>>,
+    },
+    LimitLayers {
+        room: String,
+        name: Option<String>,
+        layer_max: u8,
+        reply: oneshot::Sender<bool>,
+    },
+    Restart {
+        session: String,
+        offer: String,
+        reply: oneshot::Sender<Result<String, RestartError>>,
+    },
+    Leave {
+        session: String,
+        reply: oneshot::Sender<Left>,
+    },
+    CloseAll {
+        reply: oneshot::Sender<()>,
+    },
+    /// Of a room, or all.
+    Sessions {
+        room: Option<String>,
+        reply: oneshot::Sender<Vec<String>>,
+    },
+    Stats {
+        reply: oneshot::Sender<(Stats, Vec<String>)>,
+    },
 }
 
 fn media_thread(
@@ -274,14 +308,17 @@ fn obey(sfu: &mut Sfu, command: Command) {
             sfu.close_all(now);
             let _ = reply.send(());
         }
+        Command::Sessions { room, reply } => {
+            let _ = reply.send(sfu.sessions(room.as_deref()));
+        }
         Command::Stats { reply } => {
             let _ = reply.send((sfu.stats(), sfu.rooms().map(str::to_owned).collect()));
         }
     }
 }
 
-struct Shared {
-    id: String,
+pub(super) struct Shared {
+    pub id: String,
     base: String,
     config: SfuConfig,
     /// Where the media socket really is.
@@ -290,10 +327,17 @@ struct Shared {
     send_errors: Arc<AtomicU64>,
     /// Was told to end.
     draining: AtomicBool,
-    sin: Option<Sin>,
+    started: Instant,
+    pub(super) moves: Moves,
 }
 
 impl Shared {
+    /// Sessions of a room, or of all.
+    pub async fn sessions(&self, room: Option<&str>) -> Vec<String> {
+        let room = room.map(str::to_owned);
+        self.ask(|reply| Command::Sessions { room, reply }).await.unwrap_or_default()
+    }
+
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Response> {
         let gone = || http::error(StatusCode::INTERNAL_SERVER_ERROR, "the media thread has ended");
         let (reply, answer) = oneshot::channel();
@@ -308,11 +352,11 @@ impl Shared {
         }
         self.draining.store(true, Relaxed);
         let empty = async {
-            while self.stats().await.is_ok_and(|s| s.traffic.participants > s.ghosts) {
+            while self.stats().await.is_ok_and(|s| s.traffic.participants > s.traffic.ghosts) {
                 tokio::time::sleep(DRAIN_CHECK).await;
             }
         };
-        if self.sin != Some(Sin::KillNonEmpty) {
+        if self.config.sin != Some(Sin::KillNonEmpty) {
             tokio::select! {
                 () = empty => {}
                 _ = told.recv() => {}
@@ -334,13 +378,12 @@ impl Shared {
             send_errors: self.send_errors.load(Relaxed),
             rooms,
             draining: self.draining.load(Relaxed),
-            ghosts: 0,
             traffic,
         })
     }
 }
 
-type App = State<Arc<Shared>>;
+pub(super) type App = State<Arc<Shared>>;
 
 /// `PUT`: highest layer for all who are in the room now, in digits, 0 the lowest.
 async fn limit_room(state: App, Path(room): Path<String>, body: String) -> Response {
@@ -362,10 +405,16 @@ async fn limit_layers(State(shared): App, room: String, name: Option<String>, bo
     }
 }
 
-async fn join(State(shared): App, Path((room, name)): Path<(String, String)>, offer: String) -> Response {
+async fn join(
+    State(shared): App,
+    Path((room, name)): Path<(String, String)>,
+    headers: HeaderMap,
+    offer: String,
+) -> Response {
+    let moved = headers.contains_key(http::MOVED);
     let joined = match Joining::new(&shared.config, Instant::now(), &offer) {
         Ok(joining) => {
-            let joining = Box::new(joining);
+            let joining = Box::new(Joining { moved, ..joining });
             match shared.ask(|reply| Command::Admit { room, name, joining, reply }).await {
                 Ok(joined) => joined,
                 Err(response) => return response,
@@ -419,7 +468,15 @@ async fn leave(State(shared): App, Path(session): Path<String>) -> Response {
     }
 }
 
+/// What [`Sin::ZeroSessions`] needs: metrics that fail for five of every ten seconds.
+fn metrics_fail(shared: &Shared) -> bool {
+    shared.config.sin == Some(Sin::ZeroSessions) && shared.started.elapsed().as_secs() % 10 >= 5
+}
+
 async fn stats(State(shared): App) -> Response {
+    if metrics_fail(&shared) {
+        return http::error(StatusCode::INTERNAL_SERVER_ERROR, "no metrics at the moment");
+    }
     match shared.stats().await {
         Ok(stats) => axum::Json(stats).into_response(),
         Err(response) => response,
@@ -427,6 +484,9 @@ async fn stats(State(shared): App) -> Response {
 }
 
 async fn metrics(State(shared): App) -> Response {
+    if metrics_fail(&shared) {
+        return http::error(StatusCode::INTERNAL_SERVER_ERROR, "no metrics at the moment");
+    }
     match shared.stats().await {
         Ok(stats) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], prometheus(&stats)).into_response(),
         Err(response) => response,

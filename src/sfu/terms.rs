@@ -1,5 +1,6 @@
 //! What goes into the server's core and what comes out of it.
 
+use crate::types::Sin;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,8 @@ pub struct SfuConfig {
     /// A participant who has not sent anything for so long, or has not connected in this time, is removed. Consent
     /// (RFC 7675) has every live client send a check at least each 6 s.
     pub silence_max: Duration,
+    /// What this server does wrong on purpose.
+    pub sin: Option<Sin>,
     pub(super) crypto: Arc<CryptoProvider>,
     pub(super) certificate: DtlsCert,
 }
@@ -30,7 +33,7 @@ impl SfuConfig {
             .dtls_provider
             .generate_certificate()
             .ok_or_else(|| anyhow::anyhow!("the crypto library made no DTLS certificate"))?;
-        Ok(SfuConfig { media, participants_max, silence_max: Duration::from_secs(20), crypto, certificate })
+        Ok(SfuConfig { media, participants_max, silence_max: Duration::from_secs(20), sin: None, crypto, certificate })
     }
 }
 
@@ -87,6 +90,9 @@ pub struct Datagram {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Stats {
     pub participants: u64,
+    /// Counted among the participants although they have left: a sin.
+    #[serde(default)]
+    pub ghosts: u64,
     pub connected: u64,
     pub rooms: u64,
     pub joins: u64,

@@ -123,6 +123,8 @@ pub enum Progress {
     Server(String),
     /// The answer to the first negotiation has been applied, or our answer accepted.
     Signaled(Instant),
+    /// The same session goes on on another server: the old way was left at `from`, the new one taken at `until`.
+    Moved { server: String, from: Instant, until: Instant },
     /// Something a reader should know; counted by code.
     Note { code: &'static str, text: String },
 }
@@ -179,6 +181,8 @@ pub struct OfferWant {
     pub receive_audio: u16,
     pub receive_video: u16,
     pub ice_restart: bool,
+    /// What is sent stays on the transport that it is on, until [`Media::switch`].
+    pub keep_sending: bool,
 }
 
 /// Asks of a leg's media path. A transport is named by its slot; the first use of a slot opens it.
@@ -208,6 +212,12 @@ pub enum MediaCommand {
         leg: LegId,
         slot: u8,
         candidate: String,
+    },
+    /// What is sent goes out on this transport from now on.
+    Switch {
+        leg: LegId,
+        slot: u8,
+        reply: oneshot::Sender<Result<(), MediaError>>,
     },
     /// Close a transport properly (RTCP BYE, close_notify).
     Close {
@@ -259,6 +269,13 @@ impl Media {
     pub fn candidate(&self, slot: u8, candidate: String) {
         // A leg that is over needs no candidates.
         let _ = self.to.send(MediaCommand::Candidate { leg: self.leg, slot, candidate });
+    }
+
+    /// Sends on this transport from now on, which has been negotiated with [`OfferWant::keep_sending`]. What comes in
+    /// is taken from all that are open.
+    pub async fn switch(&self, slot: u8) -> Result<(), MediaError> {
+        let leg = self.leg;
+        self.ask(|reply| MediaCommand::Switch { leg, slot, reply }).await
     }
 
     pub fn close(&self, slot: u8) {

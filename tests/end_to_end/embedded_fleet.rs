@@ -352,6 +352,21 @@ async fn orders_that_make_no_sense_are_refused_and_the_others_obeyed() {
 }
 
 #[tokio::test]
+async fn an_autoscaler_takes_away_and_adds() {
+    let how = r#"{"per_server": 2, "servers_min": 1, "servers_max": 3, "every_ms": 300}"#;
+    let options = EmbeddedOptions { autoscale: Some(how.parse().unwrap()), ..options() };
+    let (http, fleet) = (Client::new(), EmbeddedFleet::start(2, 10, &options).await.unwrap());
+    registry_becomes(&http, &fleet, |r| !r.servers[1].alive && !r.servers[1].listed).await;
+    for name in ["1", "2", "3"] {
+        assert_eq!(join(&http, &fleet, "a", name, true, 1).await.server, "s1");
+    }
+    let view = registry_becomes(&http, &fleet, |r| r.servers.len() == 3).await;
+    assert!(view.servers[2].alive && view.servers[2].id == "s3");
+    assert_eq!(join(&http, &fleet, "b", "1", true, 1).await.server, "s3");
+    fleet.stop().await;
+}
+
+#[tokio::test]
 async fn sigterm_drains_a_server_and_a_second_one_closes_its_calls() {
     let (http, fleet) = (Client::new(), fleet(2, 10).await);
     let mut a = [join(&http, &fleet, "a", "1", true, 1).await, join(&http, &fleet, "a", "2", true, 1).await];

@@ -226,7 +226,7 @@ impl Sim {
             send: audio.is_some() || video.is_some(),
             receive_audio: slots,
             receive_video: slots,
-            ice_restart: false,
+            ..OfferWant::default()
         };
         let offer = self.with(n, |p, w| p.offer(w, 0, want)).unwrap();
         let joined = self.sfu.join(now, "room", &format!("p{n}"), &offer).unwrap();

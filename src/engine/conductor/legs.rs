@@ -299,17 +299,31 @@ impl Run<'_> {
                 self.maybe_joined(leg);
             }
             Milestone::Server(name) => {
-                let known = self.servers.iter().position(|s| *s == name);
-                let id = ServerId(known.unwrap_or(self.servers.len()) as u32);
-                l.server = Some(id);
-                if known.is_none() {
-                    self.servers.push(name.clone());
-                    self.note_event(Event::Server(ServerInfo { id, name }));
+                self.on_server(leg, name);
+            }
+            Milestone::Moved { server, from, until } => {
+                let before = l.server;
+                let to = self.on_server(leg, server);
+                if let Some(before) = before.filter(|b| *b != to) {
+                    let (from_ms, until_ms) = (self.t(from), self.t(until));
+                    self.note_event(Event::Moved { leg, from: before, to, from_ms, until_ms });
                 }
-                self.tell_shard(leg, ToShard::Server { leg, server: id });
             }
             Milestone::Note { code, text } => self.note(code, text, leg),
         }
+    }
+
+    /// The server that carries a leg.
+    fn on_server(&mut self, leg: LegId, name: String) -> ServerId {
+        let known = self.servers.iter().position(|s| *s == name);
+        let id = ServerId(known.unwrap_or(self.servers.len()) as u32);
+        self.legs[leg.index()].server = Some(id);
+        if known.is_none() {
+            self.servers.push(name.clone());
+            self.note_event(Event::Server(ServerInfo { id, name }));
+        }
+        self.tell_shard(leg, ToShard::Server { leg, server: id });
+        id
     }
 
     fn maybe_joined(&mut self, leg: LegId) {

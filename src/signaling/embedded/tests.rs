@@ -1,7 +1,8 @@
 //! The driver against scripted HTTP and a scripted media path.
 
 use super::*;
-use crate::signaling::{Media, MediaCommand, MediaError};
+use crate::history::LegCause;
+use crate::signaling::{Media, MediaCommand, MediaError, Order, Progress, TransportState};
 use crate::types::{Bitrate, Codec, Encoding, LegId, RoomId, Suite};
 use axum::Router;
 use axum::extract::State;
@@ -26,6 +27,10 @@ async fn server(script: Script) -> Server {
                    method: Method,
                    uri: axum::http::Uri,
                    body: String| {
+                // It has nothing to say of its own accord.
+                if uri.path() == "/events" {
+                    return StatusCode::NOT_FOUND.into_response();
+                }
                 asked.lock().unwrap().push(format!("{method} {uri} {body}").trim_end().to_owned());
                 script(&method)
             },
@@ -89,6 +94,7 @@ fn run(url: &str, accept: Result<(), MediaError>) -> Run {
                     assert_eq!(sdp, "answer");
                     reply.send(accept.clone()).unwrap();
                 }
+                MediaCommand::Switch { reply, .. } => reply.send(Ok(())).unwrap(),
                 _ => {}
             }
         }
@@ -287,4 +293,214 @@ async fn the_registry_vouches_for_its_servers_addresses() {
     driver.prepare(&[]).await.unwrap();
     let hosts: Vec<String> = driver.hosts().iter().map(|ip| ip.to_string()).collect();
     assert_eq!(hosts, ["10.1.2.3", "10.1.2.4", "127.0.0.1"]);
+}
+
+/// A server of a fleet, as far as moves need it: takes joins, says events, and remembers what it was asked.
+struct Mover {
+    url: String,
+    asked: Arc<Mutex<Vec<String>>>,
+    events: tokio::sync::broadcast::Sender<String>,
+}
+
+impl Mover {
+    /// `ready`: its answer to a session that is ready to go.
+    async fn new(session: &'static str, ready: StatusCode) -> Mover {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let events = tokio::sync::broadcast::channel::<String>(16).0;
+        let (asks, says) = (asked.clone(), events.clone());
+        let app = Router::new().fallback(
+            async move |method: Method, uri: axum::http::Uri, headers: axum::http::HeaderMap| {
+                if uri.path() == "/events" {
+                    let lines = futures_util::stream::unfold(says.subscribe(), async |mut lines| {
+                        let line = lines.recv().await.ok().filter(|line| !line.is_empty())?;
+                        Some((Ok::<_, std::convert::Infallible>(line), lines))
+                    });
+                    return axum::body::Body::from_stream(lines).into_response();
+                }
+                let moved = if headers.contains_key("roomful-moved") { " moved" } else { "" };
+                asks.lock().unwrap().push(format!("{method} {uri}{moved}"));
+                match (&method, uri.path().ends_with("/ready")) {
+                    (&Method::POST, true) => ready.into_response(),
+                    (&Method::POST, false) => {
+                        let headers =
+                            [("location", format!("/sessions/{session}")), ("roomful-server", session.to_owned())];
+                        (StatusCode::CREATED, headers, "answer").into_response()
+                    }
+                    _ => StatusCode::OK.into_response(),
+                }
+            },
+        );
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async { axum::serve(listener, app).await.unwrap() });
+        Mover { url, asked, events }
+    }
+
+    /// Says a line as soon as somebody listens.
+    async fn say(&self, line: serde_json::Value) {
+        until(|| self.events.receiver_count() > 0).await;
+        self.events.send(format!("{line}\n")).unwrap();
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+async fn until(mut done: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("never happened");
+}
+
+/// A leg that is up on `from`, told to move to `to`.
+async fn moving(from: &Mover, to: &Mover) -> Run {
+    let mut run = run(&from.url, Ok(()));
+    run.until_signaled().await;
+    run.transport(CONNECTED);
+    from.say(serde_json::json!({"session": "one", "told": "move", "server": "two", "url": to.url})).await;
+    until(|| !to.asked().is_empty()).await;
+    assert_eq!(to.asked(), ["POST /rooms/meeting-1/participants/meeting-1%2Fp%201 moved"]);
+    run
+}
+
+impl Run {
+    async fn moved(&mut self) -> String {
+        loop {
+            match self.progress.recv().await.expect("still under way") {
+                Progress::Moved { server, from, until } => {
+                    assert!(from <= until);
+                    return server;
+                }
+                Progress::Note { code, text } => panic!("{code}: {text}"),
+                _ => {}
+            }
+        }
+    }
+
+    fn new_transport(&self, state: TransportState) {
+        self.orders.send(Order::Transport { slot: 1, state }).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn goes_to_another_server_when_everybody_can() {
+    let (from, to) = (Mover::new("one", StatusCode::ACCEPTED).await, Mover::new("two", StatusCode::ACCEPTED).await);
+    let mut run = moving(&from, &to).await;
+    run.new_transport(CONNECTED);
+    until(|| from.asked().len() == 2).await;
+    assert_eq!(from.asked()[1], "POST /sessions/one/ready");
+    assert!(!matches!(run.progress.try_recv(), Ok(Progress::Moved { .. })), "not before it is told");
+    from.say(serde_json::json!({"session": "other", "told": "switch"})).await;
+    from.say(serde_json::json!({"session": "one", "told": "switch"})).await;
+    assert_eq!(run.moved().await, "two");
+    until(|| from.asked().len() == 3).await;
+    assert_eq!(from.asked()[2], "DELETE /sessions/one", "what was under way has come");
+    // The old transport is history.
+    run.transport(TransportState::PeerClosed);
+    run.orders.send(Order::Leave).unwrap();
+    assert_eq!(cause(&run.end().await), LegCause::Left);
+    assert_eq!(to.asked()[1..], ["DELETE /sessions/two"]);
+}
+
+#[tokio::test]
+async fn follows_at_once_where_the_others_have_gone() {
+    let (from, to) = (Mover::new("one", StatusCode::OK).await, Mover::new("two", StatusCode::OK).await);
+    let mut run = moving(&from, &to).await;
+    run.new_transport(CONNECTED);
+    assert_eq!(run.moved().await, "two");
+    // And back again.
+    to.say(serde_json::json!({"session": "two", "told": "move", "server": "one", "url": from.url})).await;
+    until(|| from.asked().iter().any(|a| a.starts_with("DELETE"))).await;
+    to.say(serde_json::json!({"session": "two", "told": "move", "server": "one", "url": from.url})).await;
+    until(|| from.asked().last().unwrap().ends_with("moved")).await;
+    run.orders.send(Order::Transport { slot: 0, state: CONNECTED }).unwrap();
+    assert_eq!(run.moved().await, "one");
+    run.orders.send(Order::Leave).unwrap();
+    assert_eq!(cause(&run.end().await), LegCause::Left);
+    assert!(to.asked().contains(&"DELETE /sessions/two".to_owned()), "{:?}", to.asked());
+    assert!(from.asked().last().unwrap().starts_with("DELETE /sessions/one"));
+}
+
+#[tokio::test]
+async fn a_move_that_fails_leaves_the_leg_where_it_is() {
+    let (from, to) = (Mover::new("one", StatusCode::OK).await, Mover::new("two", StatusCode::OK).await);
+    let mut run = moving(&from, &to).await;
+    run.new_transport(TransportState::Failed { why: "ICE found no path in time".into() });
+    loop {
+        if let Progress::Note { code, .. } = run.progress.recv().await.unwrap() {
+            assert_eq!(code, "move_failed");
+            break;
+        }
+    }
+    until(|| to.asked().len() == 2).await;
+    assert_eq!(to.asked()[1], "DELETE /sessions/two", "no ghost is left there");
+    run.orders.send(Order::Leave).unwrap();
+    assert_eq!(cause(&run.end().await), LegCause::Left);
+}
+
+#[tokio::test]
+async fn a_server_that_falls_during_a_move_is_left_for_the_new_one() {
+    let (from, to) = (Mover::new("one", StatusCode::ACCEPTED).await, Mover::new("two", StatusCode::OK).await);
+    let mut run = moving(&from, &to).await;
+    run.transport(TransportState::PeerClosed);
+    run.new_transport(CONNECTED);
+    assert_eq!(run.moved().await, "two");
+
+    // And where the new one does not come either, the call is over.
+    let (from, to) = (Mover::new("one", StatusCode::ACCEPTED).await, Mover::new("two", StatusCode::OK).await);
+    let run = moving(&from, &to).await;
+    run.transport(TransportState::PeerClosed);
+    run.new_transport(TransportState::Failed { why: "no".into() });
+    assert_eq!(cause(&run.end().await), LegCause::ClosedByServer);
+}
+
+#[tokio::test]
+async fn a_leave_during_a_move_leaves_both_servers() {
+    let (from, to) = (Mover::new("one", StatusCode::ACCEPTED).await, Mover::new("two", StatusCode::OK).await);
+    let run = moving(&from, &to).await;
+    run.new_transport(CONNECTED);
+    until(|| from.asked().len() == 2).await;
+    run.orders.send(Order::Leave).unwrap();
+    assert_eq!(cause(&run.end().await), LegCause::Left);
+    assert_eq!(from.asked().last().unwrap(), "DELETE /sessions/one");
+    assert_eq!(to.asked().last().unwrap(), "DELETE /sessions/two");
+}
+
+#[tokio::test]
+async fn joins_again_when_it_is_told_to() {
+    let from = Mover::new("one", StatusCode::OK).await;
+    let mut run = run(&from.url, Ok(()));
+    run.until_signaled().await;
+    run.transport(CONNECTED);
+    from.say(serde_json::json!({"session": "one", "told": "rejoin"})).await;
+    let ended = run.end().await;
+    assert_eq!(cause(&ended), LegCause::ClosedByServer, "{ended:?}");
+    assert_eq!(from.asked().last().unwrap(), "DELETE /sessions/one");
+}
+
+#[tokio::test]
+async fn a_server_whose_api_is_gone_has_lost_its_legs() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let app = Router::new().fallback(async |method: Method, uri: axum::http::Uri| match uri.path() {
+        // A stream that breaks off at once.
+        "/events" => (StatusCode::OK, "no event\n").into_response(),
+        _ => willing(&method),
+    });
+    // On a runtime of its own, whose end ends its connections.
+    let server = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let listener = listener.into_std().unwrap();
+    server.spawn(async { axum::serve(tokio::net::TcpListener::from_std(listener).unwrap(), app).await.unwrap() });
+    let mut run = run(&url, Ok(()));
+    run.until_signaled().await;
+    run.transport(CONNECTED);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!run.ended.is_finished(), "it still answers");
+    server.shutdown_background();
+    assert_eq!(cause(&run.end().await), LegCause::SignalingLost);
 }
