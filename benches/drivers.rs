@@ -14,7 +14,6 @@ use roomful::signaling::{Call, Driver, Media, MediaCommand, Order, Progress, Tra
 use roomful::types::{Bitrate, Client, Codec, Encoding, LegId, RoomId, Suite};
 use serde_json::{Value, json};
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -85,9 +84,9 @@ async fn one(name: &str, participants: u32) {
         .unwrap();
     let mut url = String::new();
     BufReader::new(stub.stdout.take().unwrap()).read_line(&mut url).unwrap();
-    let target = ExternalTarget {
-        driver: name.to_owned(),
-        servers: vec![ServerEntry {
+    let target = ExternalTarget::of(
+        name,
+        vec![ServerEntry {
             id: "stub".to_owned(),
             url: url.trim().to_owned(),
             admin: None,
@@ -95,11 +94,7 @@ async fn one(name: &str, participants: u32) {
             metrics: None,
             observe: vec![],
         }],
-        allow: vec![],
-        secrets: BTreeMap::new(),
-        authorized: false,
-        tls_verify: true,
-    };
+    );
     let driver = driver(&target, Client::Chrome, Duration::from_secs(60)).unwrap();
     let room =
         PlannedRoom { id: RoomId(0), name: "room".into(), group: 0, size: participants, senders_max: 5, server: None };
@@ -147,7 +142,7 @@ impl Leg {
             network: None,
         };
         let media = Media::new(leg.id, to_media);
-        let call = Call { leg, room: room.clone(), media, orders: orders_in, progress: told };
+        let call = Call { leg, room: room.clone(), route: None, media, orders: orders_in, progress: told };
         let driver = driver.clone();
         let ended = tokio::spawn(async move {
             matches!(driver.run(call).await, roomful::signaling::Ended::Over { detail, .. } if detail.is_empty())

@@ -14,6 +14,7 @@ pub mod history; // the append-only record of what happened: event types, writer
 pub mod impair; // pure: what a bad network does to datagrams, and an exact account of it
 pub mod measure; // pure: counters, HDR histograms, mergeable snapshots
 pub mod media; // pure: clips, stamps, packetizing, pacing, SRTP, RTCP
+pub mod outside; // the user's own programs and HTTP services: asked with a time-out
 pub mod participant; // pure: one participant's life on its transports
 pub mod plan; // pure: who joins which room when, from a seed
 pub mod prefetch; // memory asked for before it is needed

@@ -1,6 +1,6 @@
 //! The answer of a search: the bounds, what broke first, what the server cost there, and what to scale on.
 
-use super::record::{Broken, Outcome, Record, ServerTrial, TrialRow};
+use super::record::{Broken, Outcome, Record, ServerTrial, TrialRow, UNSTEADY};
 use super::search::{Bounds, Stop, bounds};
 use super::setting::Setting;
 use crate::profile::Headroom;
@@ -155,11 +155,10 @@ impl Answer {
 
     /// Verdict, and the sentence that says it.
     pub fn verdict(&self, setting: &Setting) -> (Verdict, String) {
-        let first = self.trials.first();
         match (self.stop, self.lower, self.upper) {
             (Stop::Width, Some(lower), Some(upper)) => (Verdict::Pass, self.found(lower, upper)),
             (Stop::BelowRange, _, Some(upper)) => {
-                let what = first.map_or_else(String::new, |t| format!(": {}", t.what()));
+                let what = self.broke().map_or_else(String::new, |t| format!(": {}", t.what()));
                 (Verdict::Fail, format!("Objectives broken at the lowest load, {upper}{what}."))
             }
             (Stop::AboveRange, Some(lower), _) => {
@@ -234,9 +233,14 @@ impl Answer {
         format!("{lower}–{upper} per server; {first}{cpu}; {scale}.")
     }
 
-    fn breakage(&self) -> Option<&Broken> {
+    /// The trial that proved the upper bound.
+    fn broke(&self) -> Option<&TrialRow> {
         let rows = self.trials.iter().filter(|t| Some(t.rooms) == self.upper_rooms && t.outcome == Outcome::Broke);
-        rows.max_by(|a, b| (a.until_ms - a.from_ms).total_cmp(&(b.until_ms - b.from_ms)))?.broken.first()
+        rows.max_by(|a, b| (a.until_ms - a.from_ms).total_cmp(&(b.until_ms - b.from_ms)))
+    }
+
+    fn breakage(&self) -> Option<&Broken> {
+        self.broke()?.broken.first()
     }
 }
 
@@ -245,6 +249,7 @@ impl Broken {
     pub fn words(&self) -> String {
         match self.metric.as_str() {
             "joins" => "joins".into(),
+            UNSTEADY => "the steady state".into(),
             metric => crate::verdict::metric_words(metric),
         }
     }
@@ -254,7 +259,7 @@ impl TrialRow {
     /// What broke, for a sentence: `set-up p95 4100 (setup.total.p95 <= 2s)`.
     pub fn what(&self) -> String {
         let Some(b) = self.broken.first() else { return format!("{} % of it", number(self.loss)) };
-        if b.metric == "joins" {
+        if b.metric == "joins" || b.metric == UNSTEADY {
             return b.expr.clone();
         }
         let value = b.value.map_or_else(String::new, |v| format!(" {}", number(v)));

@@ -19,9 +19,11 @@ struct Model {
     admits: u32,
     /// Nobody is served after this.
     dies_s: u64,
+    /// Beyond so many, its queue grows by 1 ms a second while they are there.
+    drains: u32,
 }
 
-const SOUND: Model = Model { carries: u32::MAX, admits: u32::MAX, dies_s: u64::MAX };
+const SOUND: Model = Model { carries: u32::MAX, admits: u32::MAX, dies_s: u64::MAX, drains: u32::MAX };
 
 struct World {
     servers: Vec<Model>,
@@ -31,6 +33,8 @@ struct World {
     present: BTreeMap<LegId, usize>,
     search: Search,
     lines: Vec<Line>,
+    /// ms of queue at each server.
+    queues: Vec<u64>,
 }
 
 fn setting(more: &str, servers: usize) -> Setting {
@@ -52,6 +56,7 @@ impl World {
             present: BTreeMap::new(),
             search: Search::new(setting),
             lines: Vec::new(),
+            queues: vec![0; servers.len()],
         };
         for i in 0..servers.len() {
             let info = ServerInfo { id: ServerId(i as u32), name: format!("s{}", i + 1) };
@@ -144,12 +149,17 @@ impl World {
                 gone.into_iter().for_each(|l| self.leave(l, t, LegCause::ClosedByServer));
             }
         }
+        for i in 0..self.servers.len() {
+            let grows = self.on(i) > self.servers[i].drains;
+            self.queues[i] = if grows { self.queues[i] + 1 } else { 0 };
+        }
         let flow = |i: usize| {
             let n = self.on(i);
             let mut audio = Flow::default();
             if n > 0 {
                 let late = n > self.servers[i].carries;
-                (0..100).for_each(|_| audio.delay.record_us(if late { 400_000 } else { 2_000 }));
+                (0..100)
+                    .for_each(|_| audio.delay.record_us(if late { 400_000 } else { 2_000 + 1000 * self.queues[i] }));
                 audio.count.received = i64::from(n) * 150;
                 audio.count.received_bytes = i64::from(n) * 150 * 100;
                 (audio.count.e2e_expected, audio.count.e2e_received) = (100, 100);
@@ -278,6 +288,19 @@ fn a_target_that_dies_is_said_plainly() {
     let (_, a, verdict, sentence) = solve(&[Model { dies_s: 0, ..SOUND }], "");
     assert_eq!((verdict, a.trials.len()), (Verdict::Fail, 1));
     assert!(sentence.contains("at a load of 8") && sentence.contains("no load was proven"), "{sentence}");
+}
+
+/// Delay keeps its limit in every trial, and rises all through it: given time, it would not.
+#[test]
+fn a_load_that_reaches_no_steady_state_does_not_hold() {
+    let (_, a, verdict, sentence) = solve(&[Model { drains: 101, ..SOUND }], "");
+    assert_eq!((a.lower, a.upper, verdict), (Some(100), Some(104), Verdict::Pass));
+    assert!(sentence.starts_with("100–104 per server; the steady state broke first"), "{sentence}");
+    let broke = a.trials.iter().find(|t| t.outcome == Outcome::Broke).unwrap();
+    assert!(broke.what().starts_with("no steady state: audio delay p50 rose from "), "{}", broke.what());
+    let (_, a, verdict, sentence) = solve(&[Model { drains: 4, ..SOUND }], "");
+    assert_eq!((a.stop, verdict), (Stop::BelowRange, Verdict::Fail));
+    assert!(sentence.starts_with("Objectives broken at the lowest load, 8: no steady state: "), "{sentence}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::setting::Setting;
 use crate::history::{Event, FailReason, Interval, JoinFailure, Line, Usage};
 use crate::measure::Flow;
 use crate::plan::PlannedTrial;
-use crate::types::{LegId, RoomId, ServerId};
+use crate::types::{Kind, LegId, RoomId, ServerId};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -14,6 +14,9 @@ use std::collections::BTreeMap;
 const EDGE_MS: f64 = 5.0;
 /// Name of all servers together, where rooms are not pinned.
 const ALL: &str = "all servers";
+
+/// Metric of a trial that reached no steady state.
+pub(super) const UNSTEADY: &str = "steady_state";
 
 /// What became of a trial.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -61,7 +64,7 @@ pub struct TrialRow {
 /// A broken objective.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Broken {
-    /// As written; for participants that were not there, `joins`.
+    /// As written; for participants that were not there, and for no steady state, what happened.
     pub expr: String,
     pub metric: String,
     pub server: String,
@@ -164,6 +167,8 @@ struct Loaded {
     broken: Vec<f64>,
     heard: Vec<bool>,
     fewest: Option<u32>,
+    /// Median delay of each second, by kind, ms.
+    pace: [Vec<f64>; 2],
     usage: Vec<Usage>,
     dropped: u32,
 }
@@ -308,7 +313,10 @@ impl Record {
             FailReason::LeftEarly => return,
             FailReason::Local => joins.ours += 1,
             FailReason::Full => (joins.failed, joins.refused) = (joins.failed + 1, joins.refused + 1),
-            FailReason::TimeoutSignaling | FailReason::TimeoutIce | FailReason::TimeoutDtls => {
+            FailReason::TimeoutRouting
+            | FailReason::TimeoutSignaling
+            | FailReason::TimeoutIce
+            | FailReason::TimeoutDtls => {
                 // Counts at its full time-out.
                 joins.time("total", failure.after_ms);
                 joins.failed += 1;
@@ -390,9 +398,29 @@ impl Loaded {
         self.missing += f64::from(missing) * seconds;
         self.bad += (f64::from(missing) + if bad { there } else { 0.0 }) * seconds;
         self.fewest = Some(self.fewest.map_or(connected, |f| f.min(connected)));
-        self.flows[0].merge(&flows[0]);
-        self.flows[1].merge(&flows[1]);
+        for (i, flow) in flows.iter().enumerate() {
+            self.pace[i].extend(flow.delay.quantile_ms(0.5));
+            self.flows[i].merge(flow);
+        }
     }
+}
+
+/// Seconds of a trial without which no drift is told from noise.
+const DRIFT_SECONDS: usize = 6;
+
+/// From and to, where a trial's delay rose all through it: a queue that grows, a load that no time would settle.
+fn drift(pace: &[f64]) -> Option<(f64, f64)> {
+    if pace.len() < DRIFT_SECONDS {
+        return None;
+    }
+    let median = |part: &[f64]| {
+        let mut v = part.to_vec();
+        v.sort_by(f64::total_cmp);
+        v[v.len() / 2]
+    };
+    let third = pace.len() / 3;
+    let (a, b, c) = (median(&pace[..third]), median(&pace[third..2 * third]), median(&pace[2 * third..]));
+    (a < b && b < c && c > 1.1 * a + 10.0).then_some((a, c))
 }
 
 fn row(setting: &Setting, open: &Open) -> TrialRow {
@@ -441,6 +469,14 @@ fn row(setting: &Setting, open: &Open) -> TrialRow {
             if scope == Scope::Joins && whole_breaks && spoilt(moving, moving.seen) {
                 why.get_or_insert_with(|| "the generator was unhealthy while participants joined".into());
             }
+        }
+        for kind in Kind::BOTH {
+            let Some((from, to)) = drift(&s.pace[kind.index()]) else { continue };
+            let (from, to) = (crate::verdict::number(from), crate::verdict::number(to));
+            let expr = format!("no steady state: {kind} delay p50 rose from {from} to {to} ms within the trial");
+            let (metric, server) = (UNSTEADY.to_owned(), name.clone());
+            broken.push(Broken { expr, metric, server, value: None, share: 100.0 });
+            (whole_broken, held, refused_only) = (true, false, false);
         }
         if s.missing > 0.0 {
             let value = Some(share(s.missing));

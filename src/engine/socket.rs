@@ -11,6 +11,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Datagrams read by one system call.
 const BATCH: usize = 16;
+/// Ports that somebody else may take while we do.
+const BIND_TRIES: u32 = 20;
 /// Room for one timestamp and one drop counter.
 const CONTROL_LEN: usize = 64;
 
@@ -25,9 +27,19 @@ pub struct MediaSocket {
 }
 
 impl MediaSocket {
-    /// Binds to an address and a port of the kernel's choice.
+    /// Binds to an address and a port of the kernel's choice, which is the socket's for good: Linux takes a port that it
+    /// chose itself away with [`MediaSocket::disconnect`] (`udp_disconnect`), and an ICE restart would go on from another
+    /// one than its candidate says. So the choice is made with a socket that is closed again.
     pub fn bind(ip: IpAddr) -> io::Result<MediaSocket> {
-        MediaSocket::bind_to(SocketAddr::new(ip, 0))
+        let mut tries = 0;
+        loop {
+            let chosen = std::net::UdpSocket::bind((ip, 0))?.local_addr()?;
+            match MediaSocket::bind_to(chosen) {
+                // Somebody else was quicker.
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse && tries < BIND_TRIES => tries += 1,
+                bound => return bound,
+            }
+        }
     }
 
     /// Binds to an address and port; port 0 is one of the kernel's choice.
@@ -486,6 +498,25 @@ mod tests {
         assert_eq!((d.datagrams, d.dropped, d.refused, d.unfinished), (40, 0, 0, false));
     }
 
+    /// As in an ICE restart: the candidate that was signalled stays ours, also for what comes before we send again.
+    #[test]
+    fn a_disconnected_socket_keeps_its_port() {
+        let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let mut a = MediaSocket::bind(ip).unwrap();
+        let [peer, other] = [0, 1].map(|_| MediaSocket::bind(ip).unwrap());
+        a.connect(peer.local()).unwrap();
+        a.disconnect().unwrap();
+        let mut from = vec![];
+        peer.send(Some(a.local()), b"1").unwrap();
+        other.send(Some(a.local()), b"2").unwrap();
+        Receiver::new().drain(&a, |mut batch| batch.each(None, |who, _, _| from.push(who)));
+        assert_eq!(from, [peer.local(), other.local()]);
+        a.send(Some(peer.local()), b"3").unwrap();
+        let mut back = vec![];
+        Receiver::new().drain(&peer, |mut batch| batch.each(None, |who, _, _| back.push(who)));
+        assert_eq!(back, [a.local()]);
+    }
+
     #[test]
     fn a_closed_port_is_evidence_and_a_full_buffer_is_counted() {
         let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -498,7 +529,6 @@ mod tests {
         }
         refused += Receiver::new().drain(&a, |_| {}).refused;
         assert!(refused > 0);
-        a.disconnect().unwrap();
 
         let small = MediaSocket::bind(ip).unwrap();
         small.socket.set_recv_buffer_size(4096).unwrap();

@@ -1,16 +1,17 @@
 //! What servers cost while they are loaded: CPU, memory, pressure, network. Once a second from `/proc` for a local
 //! process, from the embedded fleet's own counters, from a Prometheus endpoint, or from a command.
 
-mod proc; // pure: the texts of /proc, cgroups and Prometheus
+mod proc; // pure: the texts of /proc and cgroups
+pub(super) mod prometheus; // pure: the texts of Prometheus endpoints
 
 use super::embedded::ServerHandle;
 use crate::history::Usage;
+use crate::outside;
 use crate::profile::{ServerEntry, Target};
 use crate::sfu::ServerStats;
 use anyhow::{Context as _, Result};
 use proc::{Counters, Machine};
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -155,18 +156,10 @@ async fn look(source: &Source, client: &reqwest::Client) -> Result<Counters> {
         anyhow::ensure!(text.len() <= TEXT_MAX, "metrics {url}: longer than {} MiB", TEXT_MAX >> 20);
         all.add_prometheus(&text);
     }
-    if let [program, arguments @ ..] = &source.command[..] {
-        let run = tokio::process::Command::new(program)
-            .args(arguments)
-            .env("ROOMFUL_SERVER", &source.server)
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .kill_on_drop(true)
-            .output();
-        let done = tokio::time::timeout(TIMEOUT, run).await.with_context(|| format!("observe {program}: no end"))??;
-        anyhow::ensure!(done.status.success(), "observe {program}: {}", done.status);
-        let text = String::from_utf8_lossy(&done.stdout);
-        let own: Usage = serde_json::from_str(text.trim()).with_context(|| format!("observe {program}: {text:?}"))?;
+    if let [program, ..] = &source.command[..] {
+        let text = outside::run(&source.command, &[("ROOMFUL_SERVER", &source.server)], TIMEOUT).await;
+        let text = text.context("observe")?;
+        let own: Usage = outside::json(&text).with_context(|| format!("observe: {program}"))?;
         all.told = Some(own);
     }
     Ok(all)
@@ -206,8 +199,8 @@ mod tests {
         let no_file = Source { pid: Some(Pid::File("/nowhere/pid".into())), ..Source::default() };
         assert!(of(no_file).await.contains("pid_file /nowhere/pid"));
         let fails = Source { command: vec!["false".into()], ..Source::default() };
-        assert!(of(fails).await.contains("observe false: exit status: 1"));
+        assert!(of(fails).await.contains("observe: false: exit status: 1"));
         let prose = Source { command: ["echo", "hello"].map(String::from).into(), ..Source::default() };
-        assert!(of(prose).await.contains("observe echo"));
+        assert!(of(prose).await.contains("observe: echo"));
     }
 }

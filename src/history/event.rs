@@ -38,7 +38,7 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         rejoins: Option<LegId>,
     },
-    /// The user's own join API, or the fleet's router, said where a leg goes.
+    /// The user's own join API, or the fleet's router, said where a leg goes, so many ms after its planned start.
     Routed { leg: LegId, server: Option<String>, url: String, after_ms: f64 },
     /// The participant is connected.
     Joined { leg: LegId, room: RoomId, server: ServerId, suite: Option<Suite>, remote: Option<String>, setup: Setup },
@@ -146,6 +146,10 @@ pub enum FailReason {
     Full,
     /// Wrong secret or token.
     Unauthorized,
+    /// The user's own join API failed, or its answer is none.
+    Routing,
+    /// The user's own join API did not answer in time.
+    TimeoutRouting,
     TimeoutSignaling,
     TimeoutIce,
     TimeoutDtls,

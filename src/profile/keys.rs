@@ -96,6 +96,28 @@ const SHAPES: &[&str] = &["steady", "capacity"];
 /// What a scale-in is judged by.
 const INVARIANTS: &[&str] = &["I0", "I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11", "I12", "I13"];
 
+/// What the backends of a fleet can be asked to do (the history's `StepAction`).
+pub const FLEET_ACTIONS: &[&str] = &[
+    "cordon",
+    "uncordon",
+    "terminate",
+    "kill",
+    "pause",
+    "resume",
+    "partition_signaling",
+    "partition_media",
+    "partition_registry",
+    "heal",
+    "registry_pause",
+    "registry_resume",
+    "registry_flush",
+    "registry_restart",
+];
+
+const DISCOVERY: &[&str] = &["static", "exec", "http", "redis", "embedded"];
+const CONTROL: &[&str] = &["exec", "http", "redis", "process", "janus", "embedded"];
+const OBSERVE: &[&str] = &["exec", "http", "redis", "process", "janus", "embedded", "prometheus"];
+
 /// The table of a network, and that of one of its directions.
 pub(super) const NETWORK: &str = "rooms[].network";
 pub(super) const DIRECTION: &str = "rooms[].network.up";
@@ -268,6 +290,43 @@ pub const KEYS: &[Key] = &[
     key("target_file.servers[]", "pid_file", Text, Optional, "A file with the id of its process on this machine: CPU, memory and pressure are read from /proc."),
     key("target_file.servers[]", "metrics", Url, Optional, "Its Prometheus metrics: process_cpu_seconds_total, process_resident_memory_bytes, or cAdvisor's."),
     key("target_file.servers[]", "observe", Command, Or("[]"), "A command and its arguments, run each second, that prints what the server uses as JSON: {\"cpu_cores\": 0.6, \"memory_bytes\": 1000000}."),
+    key("target_file", "fleet", Form::Table, Optional, "How servers are discovered, controlled and observed. Left out: the servers above; with driver embedded, its director for everything."),
+    key("target_file", "join", Form::Table, Optional, "Your own join API, which says where each participant goes: asked before every join, timed as its own phase (setup.join). Left out: the driver places rooms."),
+    key("target_file.fleet", "discovery", Words(DISCOVERY), Or("[\"static\"]"), "Where the registry is seen: which servers there are, and which room is where."),
+    key("target_file.fleet", "control", Words(CONTROL), Or("[]"), "Who carries out steps; the first that can do a thing does it."),
+    key("target_file.fleet", "observe", Words(OBSERVE), Or("[]"), "Who says what servers have: life, sessions, participants, loss, jitter."),
+    key("target_file.fleet", "exec", Form::Table, Optional, "Backend exec: programs of yours."),
+    key("target_file.fleet", "http", Form::Table, Optional, "Backend http: a service of yours."),
+    key("target_file.fleet", "redis", Form::Table, Optional, "Backend redis: a registry in Redis."),
+    key("target_file.fleet", "prometheus", Form::Table, Optional, "Backend prometheus: what each server exports at its `metrics`."),
+    key("target_file.fleet.exec", "look", Command, Or("[]"), "A program and its arguments, run each second, that prints the fleet as JSON."),
+    key("target_file.fleet.exec", "act", Command, Or("[]"), "A program and its arguments that does what ROOMFUL_ACTION says to the server ROOMFUL_SERVER; exit status 0 acknowledges it."),
+    key("target_file.fleet.exec", "actions", Words(FLEET_ACTIONS), Or("[]"), "What `act` can do; the rest is left to other backends. Empty: everything."),
+    key("target_file.fleet.exec", "timeout", Duration { min: 0.1, max: 600.0 }, Or("\"5s\""), "A program that runs longer is ended, and has failed."),
+    key("target_file.fleet.http", "look", Url, Optional, "GET there gives the fleet as JSON."),
+    key("target_file.fleet.http", "act", Url, Optional, "POST there does what its JSON says, {\"action\": \"cordon\", \"server\": \"sfu-1\"}; status 2xx acknowledges it."),
+    key("target_file.fleet.http", "actions", Words(FLEET_ACTIONS), Or("[]"), "What `act` can do; the rest is left to other backends. Empty: everything."),
+    key("target_file.fleet.http", "timeout", Duration { min: 0.1, max: 600.0 }, Or("\"5s\""), "An answer that takes longer is none."),
+    key("target_file.fleet.redis", "url", Url, Required, "Its address and database: \"redis://10.77.0.1:6379/0\". User and password are secrets."),
+    key("target_file.fleet.redis", "alive", Text, Optional, "What is there as long as a server lives, usually with a time to live: \"sfu:{server}:alive\"."),
+    key("target_file.fleet.redis", "listed", Text, Optional, "Which servers the registry offers: a set, \"sfu:servers\", or a key of each."),
+    key("target_file.fleet.redis", "cordoned", Text, Optional, "Which servers take no new rooms; cordon sets it and uncordon deletes it."),
+    key("target_file.fleet.redis", "headroom", Text, Optional, "Participants that a server would still take: \"sfu:{server}#headroom\"."),
+    key("target_file.fleet.redis", "sessions", Text, Optional, "Sessions that a server has, in the target's own unit."),
+    key("target_file.fleet.redis", "participants", Text, Optional, "Participants that a server has."),
+    key("target_file.fleet.redis", "rooms", Text, Optional, "The server of each room: \"room:{room}:server\" or \"rooms#{room}\"."),
+    key("target_file.fleet.redis", "pid_file", Text, Optional, "A file with the id of the redis-server's process on this machine: registry_pause is SIGSTOP then. Left out: CLIENT PAUSE."),
+    key("target_file.fleet.redis", "restart", Command, Or("[]"), "A program and its arguments that restart it: registry_restart."),
+    key("target_file.fleet.redis", "pause", Duration { min: 0.1, max: 3600.0 }, Or("\"30s\""), "How long CLIENT PAUSE lasts; nobody can end it before."),
+    key("target_file.fleet.redis", "timeout", Duration { min: 0.1, max: 600.0 }, Or("\"2s\""), "An answer that takes longer is none."),
+    key("target_file.fleet.prometheus", "sessions", Text, Optional, "Metric of a server's sessions: \"name\", or \"name{label=\\\"value\\\"}\"; several series are added up."),
+    key("target_file.fleet.prometheus", "participants", Text, Optional, "Metric of a server's participants."),
+    key("target_file.fleet.prometheus", "loss", Text, Optional, "Metric of its loss, as a share of 1: \"loss_percent * 0.01\"."),
+    key("target_file.fleet.prometheus", "jitter", Text, Optional, "Metric of its jitter, in ms: \"jitter_us / 1000\"."),
+    key("target_file.fleet.prometheus", "timeout", Duration { min: 0.1, max: 600.0 }, Or("\"3s\""), "An answer that takes longer is none."),
+    key("target_file.join", "exec", Command, Or("[]"), "A program and its arguments, run for each join with ROOMFUL_ROOM, ROOMFUL_PARTICIPANT and ROOMFUL_SIZE, that prints JSON: {\"url\": \"ws://10.77.0.1:8188\", \"room\": \"17\", \"token\": \"…\"}."),
+    key("target_file.join", "http", Url, Optional, "POST there, with {\"room\", \"participant\", \"size\"} as JSON, answers the same."),
+    key("target_file.join", "timeout", Duration { min: 0.1, max: 600.0 }, Or("\"5s\""), "An answer that takes longer is none, and the join has failed."),
 ];
 
 /// Keys of other shapes, or of later versions: known, so that they are refused by what they are.
@@ -276,8 +335,6 @@ const FOREIGN: &[(&str, &str, &str)] = &[
     ("", "fault", "belongs to shape \"scale-in\""),
     ("", "control", "belongs to shape \"scale-in\""),
     ("", "fleet", "belongs to shape \"scale-in\" and is not supported yet by shape \"steady\""),
-    ("target_file", "fleet", "is not supported yet by shape \"steady\""),
-    ("target_file", "join", "(the user's own join API) is not supported yet by shape \"steady\""),
 ];
 
 /// Tables of the top that belong to one shape alone.
@@ -298,6 +355,14 @@ pub fn shape_of(key: &str) -> Option<&'static str> {
 /// The keys of one table.
 pub fn of_table(table: &str) -> impl Iterator<Item = &'static Key> {
     KEYS.iter().filter(move |k| k.table == table)
+}
+
+/// The words of a list of them.
+pub(super) fn words(table: &str, name: &str) -> &'static [&'static str] {
+    match find(table, name).map(|k| k.form) {
+        Some(Form::Word(words) | Words(words)) => words,
+        _ => &[],
+    }
 }
 
 pub(super) fn find(table: &str, name: &str) -> Option<&'static Key> {
@@ -404,7 +469,7 @@ fn unknown(table: &str, key: &str, node: &Node) -> String {
         return format!("[{key}] {why}");
     }
     if table.is_empty() && key == "join" && node.as_table().is_some() {
-        return "[join] (the user's own join API) belongs in the target file and is not supported yet by shape \"steady\"".into();
+        return "[join] (the user's own join API) belongs in the target file".into();
     }
     // A key that stands in the wrong table is the commonest slip: TOML gives everything below a header to it.
     if let Some(home) = KEYS.iter().find(|k| k.name == key) {

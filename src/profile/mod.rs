@@ -4,6 +4,7 @@
 mod error;
 #[allow(dead_code, reason = "shape scale-in writes it")]
 mod expect; // what a scale-in is judged by
+pub mod fleet; // backends of a fleet, and the join hook
 pub mod keys; // every key: form, range, default, meaning
 mod load;
 pub mod metrics; // every metric a threshold may name, with its unit
@@ -18,6 +19,8 @@ mod write;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_fleet;
 #[cfg(test)]
 mod tests_search;
 

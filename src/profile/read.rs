@@ -18,6 +18,7 @@ use std::time::Duration;
 
 #[allow(dead_code, reason = "shape scale-in reads it")]
 mod expect; // shape scale-in: what is judged
+pub(super) mod fleet; // a target file's backends and join hook
 mod search; // shape capacity
 
 /// Most seats (participants at once) and stays of one run; beyond, the plan itself would not fit.

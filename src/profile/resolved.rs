@@ -1,5 +1,6 @@
 //! What a profile means.
 
+use super::fleet::{FleetBackends, JoinHook};
 use crate::impair::Conditions;
 use crate::types::{Autoscale, Client, Drain, Encoding, Sin};
 use serde::{Deserialize, Serialize};
@@ -85,6 +86,7 @@ pub struct Headroom {
 }
 
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a run has one")]
 pub enum Target {
     /// Our own fleet, started for the run and stopped after it.
     Embedded(EmbeddedTarget),
@@ -112,6 +114,9 @@ pub struct ExternalTarget {
     /// `janus`, or another driver's name.
     pub driver: String,
     pub servers: Vec<ServerEntry>,
+    pub fleet: FleetBackends,
+    /// `None`: the driver places rooms.
+    pub join: Option<JoinHook>,
     /// Networks (address, prefix length) where media may go, besides the signalling hosts themselves.
     pub allow: Vec<(IpAddr, u8)>,
     pub secrets: BTreeMap<String, Secret>,
@@ -119,6 +124,22 @@ pub struct ExternalTarget {
     pub authorized: bool,
     /// False only when the target file says `tls_verify = false`; the report says so then.
     pub tls_verify: bool,
+}
+
+impl ExternalTarget {
+    /// As a target file with a driver and servers, and nothing else in it.
+    pub fn of(driver: &str, servers: Vec<ServerEntry>) -> ExternalTarget {
+        ExternalTarget {
+            driver: driver.to_owned(),
+            servers,
+            fleet: FleetBackends::of_driver(driver),
+            join: None,
+            allow: Vec::new(),
+            secrets: BTreeMap::new(),
+            authorized: false,
+            tls_verify: true,
+        }
+    }
 }
 
 /// One server of a target file; keys beside `id` and `url` are the driver's.

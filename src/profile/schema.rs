@@ -116,7 +116,7 @@ fn value(form: Form) -> Value {
         }
         Form::Rate => text(format!("^{RATE}$")),
         Form::Addresses | Form::Networks | Form::Command => json!({ "type": "array", "items": { "type": "string" } }),
-        Form::Url => text("^(ws|wss|http|https)://.+$".into()),
+        Form::Url => text("^(ws|wss|http|https|redis)://.+$".into()),
         Form::Pass => pass(),
         Form::Secrets => json!({ "type": "object", "additionalProperties": { "anyOf": [
             { "type": "string" },

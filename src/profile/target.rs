@@ -2,7 +2,7 @@
 
 use super::error::{Errors, Origin};
 use super::keys::join;
-use super::read::{View, distinct};
+use super::read::{self, View, distinct};
 use super::resolved::{ExternalTarget, Secret, ServerEntry};
 use super::tree::{Node, Value};
 use std::collections::BTreeMap;
@@ -118,12 +118,23 @@ pub(super) fn read(
         (!wrong(v, "admin", admin.is_none()) && !wrong(v, "metrics", metrics.is_none())).then_some(())?;
         Some(ServerEntry { id: id?, url: address?, admin, pid_file, metrics, observe: observe? })
     });
+    let url = |text: &str, schemes: &[&str]| {
+        let host = parse_url_of(text, schemes)?;
+        if let Ok(ip) = host.parse() {
+            granted(text, is_private(ip))?;
+        }
+        Ok(text.trim().to_owned())
+    };
+    let fleet = read::fleet::fleet(&mut v, driver.as_deref(), servers.as_deref(), &url);
+    let join_hook = read::fleet::join(&mut v, &url);
     let secrets = secrets(&mut v, path, surroundings);
     distinct(node, "servers", "id", v.errors);
     let (values, sources) = secrets?;
     let target = ExternalTarget {
         driver: driver?,
         servers: servers?,
+        fleet: fleet?,
+        join: join_hook?,
         allow: allow?,
         secrets: values,
         authorized: authorized?,
@@ -224,12 +235,16 @@ fn parse_network(text: &str) -> Result<(IpAddr, u8), String> {
 
 /// The host of a URL, without brackets. Checks the scheme, and that no secret rides along.
 fn parse_url(text: &str) -> Result<String, String> {
+    parse_url_of(text, &["ws", "wss", "http", "https"])
+}
+
+fn parse_url_of(text: &str, schemes: &[&str]) -> Result<String, String> {
     let text = text.trim();
     let wrong =
         || format!("{text:?} is no address; write \"ws://10.77.0.1:8188\" or \"https://sfu.example:8089/path\"");
     let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
-    if !["ws", "wss", "http", "https"].contains(&scheme) {
-        return Err(format!("{scheme:?} is no scheme of a target; write ws, wss, http or https"));
+    if !schemes.contains(&scheme) {
+        return Err(format!("{scheme:?} is no scheme of a target; write {}", schemes.join(", ")));
     }
     if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err(wrong());

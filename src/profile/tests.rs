@@ -605,18 +605,6 @@ fn targets_in_the_open_want_authorization() {
             .to_string()
             .contains("allow[0]: 0.0.0.0/0")
     );
-    assert!(
-        load(target("[fleet]", "ws://10.0.0.1"))
-            .unwrap_err()
-            .to_string()
-            .contains("fleet: [fleet] is not supported yet by shape \"steady\"")
-    );
-    assert!(
-        load(target("[join]", "ws://10.0.0.1"))
-            .unwrap_err()
-            .to_string()
-            .contains("join: [join] (the user's own join API) is not supported yet")
-    );
     let twice = target("", "ws://10.0.0.1") + "[[servers]]\nid = \"a\"\nurl = \"ws://10.0.0.2\"\n";
     assert!(load(twice).unwrap_err().to_string().contains("servers[1].id: \"a\" is servers[0] already"));
 }

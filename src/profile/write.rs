@@ -1,5 +1,6 @@
 //! A profile as TOML again: every default filled in, no secrets. Loads to the same meaning.
 
+use super::fleet::{FleetBackends, JoinBy};
 use super::resolved::{ExternalTarget, HealthLimits, Network, Profile, RoomGroup, Search, Talk, Target};
 use super::target::SecretSource;
 use super::units::{
@@ -199,6 +200,18 @@ fn target_file(t: &ExternalTarget, secrets: &BTreeMap<String, SecretSource>) -> 
         }
         let _ = writeln!(out, "observe = {}", array(s.observe.iter().cloned()));
     }
+    out.push_str(&fleet(&t.fleet));
+    if let Some(join) = &t.join {
+        let _ = writeln!(
+            out,
+            "\n[target_file.join]\n{}",
+            match &join.by {
+                JoinBy::Exec(command) => format!("exec = {}", array(command.iter().cloned())),
+                JoinBy::Http(url) => format!("http = {}", quote(url)),
+            }
+        );
+        let _ = writeln!(out, "timeout = {}", quote(&print_duration(join.timeout)));
+    }
     if !secrets.is_empty() {
         out.push_str("\n[target_file.secrets]\n");
     }
@@ -212,6 +225,67 @@ fn target_file(t: &ExternalTarget, secrets: &BTreeMap<String, SecretSource>) -> 
             SecretSource::File { path, optional } => by("file", path, *optional),
         };
         let _ = writeln!(out, "{} = {source}", quote(name));
+    }
+    out
+}
+
+fn fleet(f: &FleetBackends) -> String {
+    fn line(out: &mut String, key: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            let _ = writeln!(out, "{key} = {}", quote(value));
+        }
+    }
+    fn list(out: &mut String, key: &str, items: &[String]) {
+        if !items.is_empty() {
+            let _ = writeln!(out, "{key} = {}", array(items.iter().cloned()));
+        }
+    }
+    let mut out = String::from("\n[target_file.fleet]\n");
+    for (role, names) in [("discovery", &f.discovery), ("control", &f.control), ("observe", &f.observe)] {
+        let _ = writeln!(out, "{role} = {}", array(names.iter().map(|n| n.as_str().to_owned())));
+    }
+    if let Some(e) = &f.exec {
+        out.push_str("\n[target_file.fleet.exec]\n");
+        list(&mut out, "look", &e.look);
+        list(&mut out, "act", &e.act);
+        list(&mut out, "actions", &e.actions);
+        line(&mut out, "timeout", Some(&print_duration(e.timeout)));
+    }
+    if let Some(h) = &f.http {
+        out.push_str("\n[target_file.fleet.http]\n");
+        line(&mut out, "look", h.look.as_deref());
+        line(&mut out, "act", h.act.as_deref());
+        list(&mut out, "actions", &h.actions);
+        line(&mut out, "timeout", Some(&print_duration(h.timeout)));
+    }
+    if let Some(r) = &f.redis {
+        out.push_str("\n[target_file.fleet.redis]\n");
+        line(&mut out, "url", Some(&r.url));
+        let keys = [
+            ("alive", &r.alive),
+            ("listed", &r.listed),
+            ("cordoned", &r.cordoned),
+            ("headroom", &r.headroom),
+            ("sessions", &r.sessions),
+            ("participants", &r.participants),
+            ("rooms", &r.rooms),
+        ];
+        for (name, key) in keys {
+            line(&mut out, name, key.as_ref().map(|k| k.text.as_str()));
+        }
+        line(&mut out, "pid_file", r.pid_file.as_deref());
+        list(&mut out, "restart", &r.restart);
+        line(&mut out, "pause", Some(&print_duration(r.pause)));
+        line(&mut out, "timeout", Some(&print_duration(r.timeout)));
+    }
+    if let Some(p) = &f.prometheus {
+        out.push_str("\n[target_file.fleet.prometheus]\n");
+        let metrics =
+            [("sessions", &p.sessions), ("participants", &p.participants), ("loss", &p.loss), ("jitter", &p.jitter)];
+        for (name, metric) in metrics {
+            line(&mut out, name, metric.as_ref().map(|m| m.text.as_str()));
+        }
+        line(&mut out, "timeout", Some(&print_duration(p.timeout)));
     }
     out
 }

@@ -2,11 +2,12 @@
 //! text (SDP, JSON); media is asked for through [`Media`], and flows elsewhere.
 
 pub mod embedded; // our own fleet, one offer and one answer over HTTP
+mod hook; // the user's own join API in front of a driver
 pub mod janus; // Janus VideoRoom over WebSocket
 
 use crate::history::{FailReason, LegCause};
 use crate::plan::{PlannedLeg, PlannedRoom, TransportsPer};
-use crate::profile::{ExternalTarget, Target};
+use crate::profile::{ExternalTarget, Secret, Target};
 use crate::types::{Client, LegId, Suite};
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -24,7 +25,13 @@ const DRIVERS: &[(&str, Make, TransportsPer)] =
 /// The driver that a target file names. Errors: no such driver, or settings that it cannot use.
 pub fn driver(target: &ExternalTarget, client: Client, join_timeout: Duration) -> anyhow::Result<Arc<dyn Driver>> {
     match DRIVERS.iter().find(|(name, ..)| *name == target.driver) {
-        Some((_, make, _)) => make(target, client, join_timeout),
+        Some((_, make, _)) => {
+            let driver = make(target, client, join_timeout)?;
+            match &target.join {
+                Some(hook) => Ok(Arc::new(hook::Hooked::new(hook.clone(), driver, target, join_timeout)?)),
+                None => Ok(driver),
+            }
+        }
         None => {
             let known: Vec<&str> = DRIVERS.iter().map(|(name, ..)| *name).collect();
             anyhow::bail!("no driver {:?}; there are: {}", target.driver, known.join(", "))
@@ -74,10 +81,23 @@ pub trait Driver: Send + Sync {
 pub struct Call {
     pub leg: PlannedLeg,
     pub room: PlannedRoom,
+    /// Where the user's own join API sends this leg; `None`: the driver finds its place.
+    pub route: Option<Route>,
     pub media: Media,
     pub orders: mpsc::UnboundedReceiver<Order>,
     /// Drivers report the milestones they see; the engine adds those of the media path.
     pub progress: mpsc::UnboundedSender<Progress>,
+}
+
+/// The join API's answer.
+#[derive(Clone, Debug)]
+pub struct Route {
+    pub url: String,
+    /// As the target calls the room; `None`: as the driver does.
+    pub room: Option<String>,
+    pub token: Option<Secret>,
+    /// The server's name, where it is known.
+    pub server: Option<String>,
 }
 
 /// What the engine wants of a driver.
@@ -117,8 +137,8 @@ pub enum TransportState {
 pub enum Progress {
     /// First request sent.
     Started(Instant),
-    /// The user's own join API answered.
-    Routed(Instant),
+    /// The user's own join API answered: where to, the query cut off.
+    Routed { at: Instant, server: Option<String>, url: String },
     /// The server that carries the room, by its name in the target file or fleet.
     Server(String),
     /// The answer to the first negotiation has been applied, or our answer accepted.

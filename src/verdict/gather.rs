@@ -315,7 +315,11 @@ impl<'a> Gatherer<'a> {
         };
         let timed_out = matches!(
             reason,
-            FailReason::TimeoutSignaling | FailReason::TimeoutIce | FailReason::TimeoutDtls | FailReason::LeftEarly
+            FailReason::TimeoutRouting
+                | FailReason::TimeoutSignaling
+                | FailReason::TimeoutIce
+                | FailReason::TimeoutDtls
+                | FailReason::LeftEarly
         );
         let in_second = self.joins_in_second(t);
         in_second.2 += 1;

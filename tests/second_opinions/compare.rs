@@ -47,6 +47,9 @@ fn walk(stream: &Stream) -> Vec<Upto> {
     out
 }
 
+/// Packets that may come before a server has keys.
+const BEGINNING: i64 = 25;
+
 /// After so many arrivals, or all that there are; none before the first.
 fn after(walked: &[Upto], arrivals: i64) -> Option<Upto> {
     let n = usize::try_from(arrivals).ok()?.min(walked.len());
@@ -181,7 +184,9 @@ pub fn rows(target: Target, heard: &Heard) -> Vec<Row> {
         let of = if heard.browser_sends.contains(ssrc) { &mut of_browser } else { &mut janus };
         let row = &mut of[usize::from(stream.pt != OPUS)];
         row.add(log, packets - again, n(&medium["rtcp"]["main"]["lost"]));
-        row.bound += log.late + again;
+        // What comes before Janus has keys is not counted, so what was lost among the first packets may be before its first.
+        let begun = after(&walked, BEGINNING).map_or(0, |u| u.expected - u.received);
+        row.bound += log.late + again + begun;
         worst(&mut row.jitter, log.jitter_ms, n(&medium["rtcp"]["main"]["jitter-local"]) as f64);
         let _ = write!(row.more, "nacks {} retransmissions {again} ", n(&medium["stats"]["out"]["nacks"]));
     }
@@ -217,13 +222,10 @@ fn ours(heard: &Heard, others: &BTreeSet<&str>) -> [Row; 2] {
     }
     let mut jitters = Vec::new();
     for (_, r) in heard.records.iter().filter(|(client, _)| !others.contains(client.as_str())) {
-        let rtx = streams(&r[1], &[VP8 + 1]).values().map(|s| s.packets.len() as i64).sum::<i64>();
-        rows[1].bound += rtx;
         for stream in streams(&r[1], &[OPUS, VP8]).values() {
             let log = walk(stream).last().copied().unwrap_or_default();
             let row = &mut rows[usize::from(stream.pt != OPUS)];
             row.add(log, 0, 0);
-            row.bound += log.late;
             if stream.pt == OPUS {
                 jitters.extend(stream.jitter_at(&ticks).into_iter().map(|ns| ns / 1e6));
             }
@@ -240,6 +242,11 @@ fn ours(heard: &Heard, others: &BTreeSet<&str>) -> [Row; 2] {
                 c.freezes,
                 c.frozen_ms as f64 / 1000.0
             );
+        }
+        let (odd, kinds) =
+            ([c.auth_failed, c.replayed, c.malformed, c.foreign_stamps], "unauthentic, replayed, malformed, foreign");
+        if odd != [0; 4] {
+            let _ = write!(row.more, " {kinds}: {odd:?}");
         }
         let _ = write!(row.more, " reported lost up {} of {}", c.reported_lost, c.reported_expected);
     }

@@ -181,9 +181,9 @@ fn refusals_name_what_refused() {
         sessions(&server, 0).await;
 
         // Through the registry, as a run does it.
-        let mut target = ExternalTarget {
-            driver: "janus".to_owned(),
-            servers: vec![ServerEntry {
+        let mut target = ExternalTarget::of(
+            "janus",
+            vec![ServerEntry {
                 id: "j".to_owned(),
                 url: server.url.clone(),
                 admin: None,
@@ -191,11 +191,7 @@ fn refusals_name_what_refused() {
                 metrics: None,
                 observe: vec![],
             }],
-            allow: vec![],
-            secrets: BTreeMap::new(),
-            authorized: false,
-            tls_verify: true,
-        };
+        );
         assert_eq!(driver(&target, Client::Light, Duration::from_secs(5)).unwrap().name(), "janus");
         target.driver = "jupiter".to_owned();
         let error = driver(&target, Client::Light, Duration::from_secs(5)).err().unwrap().to_string();

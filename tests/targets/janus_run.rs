@@ -301,6 +301,35 @@ fn a_killed_janus_is_reported_as_what_it_was() {
     });
 }
 
+/// A Janus that stands still answers no checks: both transports of each leg restart ICE, and when it goes on, all are back
+/// in the same calls.
+#[test]
+fn ice_restarts_bring_legs_back_from_a_janus_that_stood_still() {
+    beside_others("ice_restarts_bring_legs_back_from_a_janus_that_stood_still", async || {
+        let janus = Janus::start(0).await;
+        let sets = ["load.join=20/s", "load.warmup=1s", "load.hold=30s", BUSY_MACHINE];
+        let mut run = Run::start(&janus, "janus_run-restarts", PROFILE, &sets);
+        run.holds().await;
+        janus.signal("STOP");
+        // A check each 4 to 6 s, and 10 s without an answer.
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        janus.signal("CONT");
+        let run = run.ended().await;
+        print_figures(&run);
+        assert_eq!(run.leg_ends().count(), 30);
+        for end in run.leg_ends() {
+            assert_eq!((end.cause, end.ice_restarts), (LegCause::Left, 2), "{end:?}");
+            let long: Vec<f64> =
+                end.silences.iter().map(|s| s.until_ms - s.from_ms).filter(|ms| *ms > 5000.0).collect();
+            assert!(matches!(long[..], [ms] if ms < 20_000.0), "{end:?}");
+        }
+        let notes = run.summary["notes"].as_array().unwrap();
+        let count = |code: &str| notes.iter().find(|n| n["code"] == code).and_then(|n| n["count"].as_u64());
+        assert_eq!((count("ice_restart"), count("ice_restarted")), (Some(60), Some(60)), "{notes:?}");
+        janus.stop().await;
+    });
+}
+
 /// Three layers go up, one comes down; the substream of a subscriber is configured, and its receiver sees the switch.
 #[test]
 fn janus_switches_layers_and_nothing_is_lost() {

@@ -132,6 +132,7 @@ impl Run<'_> {
         let call = Call {
             leg: leg.clone(),
             room,
+            route: None,
             media: Media::new(leg.id, s.media.clone()),
             orders: orders_rx,
             progress: milestones,
@@ -292,8 +293,15 @@ impl Run<'_> {
     pub(super) fn on_milestone(&mut self, leg: LegId, m: Milestone) {
         let l = &mut self.legs[leg.index()];
         match m {
-            Milestone::Started(at) => l.milestones.started = Some(at),
-            Milestone::Routed(at) => l.milestones.routed = Some(at),
+            // Behind a join API, the driver starts once more.
+            Milestone::Started(at) => {
+                l.milestones.started.get_or_insert(at);
+            }
+            Milestone::Routed { at, server, url } => {
+                l.milestones.routed = Some(at);
+                let after_ms = at.saturating_duration_since(l.planned).as_secs_f64() * 1000.0;
+                self.note_event(Event::Routed { leg, server, url, after_ms });
+            }
             Milestone::Signaled(at) => {
                 l.milestones.signaled.get_or_insert(at);
                 self.maybe_joined(leg);

@@ -2,6 +2,7 @@
 
 use super::{ANSWER_WITHIN, ActError, Backend, Look};
 use crate::history::{ServerSeen, StepAction};
+use crate::outside;
 use anyhow::{Context as _, Result, anyhow};
 use futures_util::future::BoxFuture;
 use reqwest::Url;
@@ -39,7 +40,7 @@ impl Director {
     pub fn new(url: &str) -> Result<Director> {
         let url = Url::parse(url).with_context(|| format!("director's URL {url:?}"))?;
         anyhow::ensure!(!url.cannot_be_a_base(), "director's URL {url}: no base for paths");
-        Ok(Director { url, client: super::http_client()? })
+        Ok(Director { url, client: outside::http_client(true)? })
     }
 
     fn at(&self, segments: &[&str]) -> Url {
@@ -60,9 +61,8 @@ impl Backend for Director {
     fn look(&self) -> BoxFuture<'_, Result<Look>> {
         Box::pin(async move {
             let url = self.at(&["registry"]);
-            let text = super::text_of(self.client.get(url.clone()).timeout(ANSWER_WITHIN)).await?;
-            let registry: Registry =
-                serde_json::from_str(&text).with_context(|| format!("{url} is no registry of a fleet"))?;
+            let text = outside::ask(self.client.get(url.clone()), ANSWER_WITHIN).await?;
+            let registry: Registry = outside::json(&text).with_context(|| url.to_string())?;
             let seen = |e: Entry| ServerSeen {
                 server: e.id,
                 alive: e.alive,
@@ -86,7 +86,7 @@ impl Backend for Director {
             }
             let server = server.ok_or_else(|| anyhow!("which server?"))?;
             let url = self.at(&["servers", server, action.as_str()]);
-            Ok(super::text_of(self.client.post(url).timeout(ANSWER_WITHIN)).await?)
+            Ok(outside::ask(self.client.post(url), ANSWER_WITHIN).await?)
         })
     }
 }

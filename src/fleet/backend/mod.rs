@@ -2,14 +2,22 @@
 //! terminate, faults) and observation (what servers say of themselves). A new one is a file and a line in [`Fleet::of`].
 
 mod embedded; // our own fleet, over its director's HTTP API
+mod exec; // programs of the user
+mod http; // a service of the user
+mod janus; // its administration API
 mod process; // signals to processes of this machine
+mod prometheus; // what servers export
+mod redis; // a registry
 mod statics; // the target file's own list
+mod told; // pure: the fleet as JSON
 mod watch; // looks once a second, and says what changed
 
 pub use watch::FleetWatch;
 
 use super::embedded::EmbeddedFleet;
 use crate::history::{FleetRole, ServerSeen, StepAction};
+use crate::outside;
+use crate::profile::fleet::BackendName;
 use crate::profile::{ExternalTarget, Profile, Target};
 use anyhow::{Context as _, Result, bail};
 use futures_util::future::BoxFuture;
@@ -77,17 +85,24 @@ impl Fleet {
     }
 
     fn external(target: &ExternalTarget) -> Result<Fleet> {
-        // Its director knows the servers, the target file does not.
-        if target.driver == "embedded" {
-            let url = &target.servers.first().context("the target file names no server")?.url;
-            return Ok(Fleet::all(Arc::new(embedded::Director::new(url)?), BTreeSet::new()));
-        }
-        let names = target.servers.iter().map(|s| s.id.clone()).collect();
+        // The director knows the servers of our own fleet, the target file does not.
+        let own = target.driver == "embedded";
+        let names = target.servers.iter().filter(|_| !own).map(|s| s.id.clone()).collect();
         let mut fleet = Fleet::empty(names);
-        fleet.discovery.push(Arc::new(statics::Listed::new(target)));
-        let process = process::Processes::new(target);
-        if process.knows_any() {
-            fleet.control.push(Arc::new(process));
+        let f = &target.fleet;
+        let mut made: BTreeMap<BackendName, Arc<dyn Backend>> = BTreeMap::new();
+        let roles = [
+            (&f.discovery, &mut fleet.discovery),
+            (&f.control, &mut fleet.control),
+            (&f.observe, &mut fleet.observation),
+        ];
+        for (list, backends) in roles {
+            for name in list {
+                if !made.contains_key(name) {
+                    made.insert(*name, backend(*name, target)?);
+                }
+                backends.extend(made.get(name).cloned());
+            }
         }
         Ok(fleet)
     }
@@ -143,36 +158,133 @@ impl Fleet {
     }
 }
 
-/// For backends that speak HTTP.
-fn http_client() -> Result<reqwest::Client> {
-    Ok(reqwest::Client::builder().no_proxy().tcp_nodelay(true).build()?)
+/// # Errors
+/// Settings that it cannot use.
+fn backend(name: BackendName, target: &ExternalTarget) -> Result<Arc<dyn Backend>> {
+    let f = &target.fleet;
+    let settings = || format!("[fleet.{}] is missing", name.as_str());
+    Ok(match name {
+        BackendName::Static => Arc::new(statics::Listed::new(target)),
+        BackendName::Exec => Arc::new(exec::Programs(f.exec.clone().with_context(settings)?)),
+        BackendName::Http => Arc::new(http::Service {
+            settings: f.http.clone().with_context(settings)?,
+            token: target.secrets.get("fleet_token").cloned(),
+            client: outside::http_client(target.tls_verify)?,
+        }),
+        BackendName::Redis => Arc::new(redis::Registry::new(f.redis.clone().with_context(settings)?, target)?),
+        BackendName::Process => Arc::new(process::Processes::new(target)),
+        BackendName::Janus => Arc::new(janus::Admin::new(target)?),
+        BackendName::Embedded => {
+            let url = &target.servers.first().context("the target file names no server")?.url;
+            Arc::new(embedded::Director::new(url)?)
+        }
+        BackendName::Prometheus => {
+            Arc::new(prometheus::Exporters::new(f.prometheus.clone().with_context(settings)?, target)?)
+        }
+    })
 }
 
-/// An answer longer than this is none.
-const TEXT_MAX: usize = 16 << 20;
-
-/// The body of a good answer.
+/// One look out of one for each server. A server that cannot be seen is left out.
 ///
 /// # Errors
-/// No answer, or another status: with the URL and what was said.
-async fn text_of(request: reqwest::RequestBuilder) -> Result<String> {
-    let mut answer = request.send().await?;
-    let (url, status) = (answer.url().clone(), answer.status());
-    let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.with_context(|| url.to_string())? {
-        anyhow::ensure!(body.len() + chunk.len() <= TEXT_MAX, "{url}: longer than {} MiB", TEXT_MAX >> 20);
-        body.extend_from_slice(&chunk);
+/// Not one can be seen: why the first one cannot.
+fn merged(seen: Vec<Result<ServerSeen>>) -> Result<Look> {
+    let (mut servers, mut trouble) = (Vec::new(), None);
+    for one in seen {
+        match one {
+            Ok(server) => servers.push(server),
+            Err(e) => trouble = trouble.or(Some(e)),
+        }
     }
-    let text = String::from_utf8_lossy(&body).trim().to_owned();
-    anyhow::ensure!(status.is_success(), "{url}: {status}: {}", shortened(&text));
-    Ok(text)
+    match (servers.is_empty(), trouble) {
+        (true, Some(e)) => Err(e),
+        _ => Ok(Look { servers, rooms: None }),
+    }
 }
 
-/// The beginning of what somebody said, for an error.
-fn shortened(text: &str) -> String {
-    const LONG: usize = 200;
-    match text.char_indices().nth(LONG) {
-        Some((at, _)) => format!("{:?} …", &text[..at]),
-        None => format!("{text:?}"),
+/// Whether a backend of the user's own does such a thing; an empty list stands for everything.
+fn takes(actions: &[String], action: StepAction) -> bool {
+    actions.is_empty() || actions.iter().any(|a| a == action.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn target_files_may_name_every_action() {
+        use StepAction::*;
+        let all = [
+            Cordon,
+            Uncordon,
+            Terminate,
+            Kill,
+            Pause,
+            Resume,
+            PartitionSignaling,
+            PartitionMedia,
+            PartitionRegistry,
+            Heal,
+            RegistryPause,
+            RegistryResume,
+            RegistryFlush,
+            RegistryRestart,
+        ];
+        assert_eq!(all.map(StepAction::as_str), crate::profile::keys::FLEET_ACTIONS);
+    }
+
+    fn entry(id: &str) -> crate::profile::ServerEntry {
+        crate::profile::ServerEntry {
+            id: id.into(),
+            url: "ws://127.0.0.1:1".into(),
+            admin: None,
+            pid_file: None,
+            metrics: None,
+            observe: vec![],
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_backend_that_can_acts_and_what_nobody_can_says_so() {
+        let mut target = ExternalTarget::of("janus", vec![entry("a"), entry("b")]);
+        let error = |r: Result<String>| format!("{:#}", r.unwrap_err());
+        let fleet = Fleet::external(&target).unwrap();
+        assert!(error(fleet.act(StepAction::Cordon, Some("a")).await).contains("no control backend"));
+        target.fleet.control = vec![BackendName::Process, BackendName::Exec];
+        target.fleet.exec = Some(crate::profile::fleet::ExecBackend {
+            look: vec![],
+            act: ["sh", "-c", "echo $ROOMFUL_ACTION; test $ROOMFUL_SERVER = a"].map(String::from).into(),
+            actions: vec!["cordon".into()],
+            timeout: Duration::from_secs(5),
+        });
+        let fleet = Fleet::external(&target).unwrap();
+        assert_eq!(fleet.act(StepAction::Cordon, Some("a")).await.unwrap(), "exec: cordon");
+        assert_eq!(error(fleet.act(StepAction::Cordon, Some("b")).await), "cordon b: exec: sh: exit status: 1");
+        let unknown = error(fleet.act(StepAction::Cordon, Some("c")).await);
+        assert_eq!(unknown, "cordon: the fleet has no server \"c\"; it has a, b");
+        let nobody = error(fleet.act(StepAction::RegistryFlush, None).await);
+        assert_eq!(nobody, "registry_flush: no control backend can do this; there are process, exec");
+    }
+
+    #[tokio::test]
+    async fn a_watch_tells_what_backends_see_and_that_they_fail() {
+        let mut target = ExternalTarget::of("janus", vec![entry("a")]);
+        target.fleet.observe = vec![BackendName::Exec];
+        target.fleet.exec = Some(crate::profile::fleet::ExecBackend {
+            look: vec!["false".into()],
+            act: vec![],
+            actions: vec![],
+            timeout: Duration::from_secs(5),
+        });
+        let watch = Fleet::external(&target).unwrap().watch();
+        let mut views = Vec::new();
+        while views.len() < 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            views.extend(watch.take());
+        }
+        views.sort_by_key(|v| v.role);
+        assert_eq!((views[0].backend.as_str(), views[0].servers[0].server.as_str()), ("static", "a"));
+        assert_eq!((views[1].role, views[1].servers.len()), (FleetRole::Observation, 0));
+        assert_eq!(views[1].error.as_deref(), Some("false: exit status: 1"));
     }
 }

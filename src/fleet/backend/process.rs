@@ -22,10 +22,6 @@ impl Processes {
         Processes { pid_files: target.servers.iter().filter_map(file).collect(), last: Mutex::default() }
     }
 
-    pub fn knows_any(&self) -> bool {
-        !self.pid_files.is_empty()
-    }
-
     fn see(&self, server: &str, file: &Path) -> Result<bool> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let pid = match (read_pid(file), last.get(server)) {
@@ -45,20 +41,11 @@ impl Backend for Processes {
 
     fn look(&self) -> BoxFuture<'_, Result<Look>> {
         Box::pin(async move {
-            let all = self.pid_files.iter().map(|(server, file)| (server, self.see(server, file)));
-            let (mut servers, mut trouble) = (Vec::new(), None);
-            for (server, alive) in all {
-                match alive {
-                    Ok(alive) => {
-                        servers.push(ServerSeen { server: server.clone(), alive: Some(alive), ..ServerSeen::default() })
-                    }
-                    Err(e) => trouble = Some(e),
-                }
-            }
-            match (servers.is_empty(), trouble) {
-                (true, Some(e)) => Err(e),
-                _ => Ok(Look { servers, rooms: None }),
-            }
+            let see = |(server, file): (&String, &PathBuf)| {
+                let alive = Some(self.see(server, file)?);
+                Ok(ServerSeen { server: server.clone(), alive, ..ServerSeen::default() })
+            };
+            super::merged(self.pid_files.iter().map(see).collect())
         })
     }
 

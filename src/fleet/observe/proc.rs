@@ -1,5 +1,6 @@
 //! The texts of `/proc`, of cgroups (v2) and of Prometheus endpoints, as counters; two readings make a usage.
 
+use super::prometheus::sum;
 use crate::history::Usage;
 use std::collections::BTreeMap;
 use std::fs::read_to_string;
@@ -86,15 +87,7 @@ impl Counters {
 
     /// The names that Prometheus clients give a process (and cAdvisor a container).
     pub fn add_prometheus(&mut self, text: &str) {
-        let value = |name: &str| {
-            let lines = text.lines().filter_map(|l| l.strip_prefix(name));
-            let values = lines.filter(|l| l.starts_with([' ', '{'])).filter_map(|l| {
-                let l = l.rsplit_once('}').map_or(l, |(_, rest)| rest);
-                l.split_whitespace().next()?.parse::<f64>().ok()
-            });
-            values.reduce(|a, b| a + b)
-        };
-        let first = |names: [&str; 2]| names.into_iter().find_map(value);
+        let first = |names: [&str; 2]| names.into_iter().find_map(|name| sum(text, name, &[]));
         self.cpu_s = first(["process_cpu_seconds_total", "container_cpu_usage_seconds_total"]).or(self.cpu_s);
         let memory = first(["process_resident_memory_bytes", "container_memory_working_set_bytes"]);
         self.memory_bytes = memory.map(|b| b as u64).or(self.memory_bytes);

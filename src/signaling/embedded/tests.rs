@@ -101,8 +101,14 @@ fn run(url: &str, accept: Result<(), MediaError>) -> Run {
     });
     let (orders, inbox) = mpsc::unbounded_channel();
     let (outbox, progress) = mpsc::unbounded_channel();
-    let call =
-        Call { leg: leg(true), room: room(), media: Media::new(LegId(0), media), orders: inbox, progress: outbox };
+    let call = Call {
+        leg: leg(true),
+        room: room(),
+        route: None,
+        media: Media::new(LegId(0), media),
+        orders: inbox,
+        progress: outbox,
+    };
     Run { orders, progress, ended: tokio::spawn(async move { driver.run(call).await }) }
 }
 

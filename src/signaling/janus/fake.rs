@@ -221,6 +221,7 @@ impl Leg {
         let call = Call {
             leg,
             room: room(),
+            route: None,
             media: Media::new(LegId(0), to_media),
             orders: orders_in,
             progress: progress_out,

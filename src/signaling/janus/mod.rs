@@ -14,7 +14,7 @@ mod wire;
 #[cfg(test)]
 mod fake;
 
-use super::{BoxFuture, Call, Driver, Ended, Progress};
+use super::{BoxFuture, Call, Driver, Ended, Progress, Route};
 use crate::client::{Candidates, policy};
 use crate::history::FailReason;
 use crate::plan::{PlannedRoom, TransportsPer};
@@ -25,11 +25,12 @@ use control::{Control, RoomSpec};
 use futures_util::future::{join_all, try_join_all};
 use machine::Part;
 use rustls::ClientConfig;
-use socket::Endpoint;
+use socket::{ConnectError, Endpoint};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::OnceCell;
 use wire::Credentials;
 
 /// A handle that publishes, and one that receives.
@@ -37,6 +38,9 @@ pub(super) const TRANSPORTS: TransportsPer = TransportsPer::Direction;
 
 /// Room for successors who come before those whom they replace are gone.
 const SPARE_PUBLISHERS: u32 = 8;
+
+/// How a join's failure tells that there is no such room (VideoRoom's error code).
+const NO_ROOM: &str = "426";
 
 /// For how long rooms may still have participants before they are removed.
 const EMPTY_WITHIN: Duration = Duration::from_secs(2);
@@ -53,12 +57,18 @@ pub struct JanusDriver {
     /// Janus's room ids are this plus ours, so that two runs on one server do not meet.
     room_base: u64,
     seats: Mutex<BTreeMap<RoomId, Seat>>,
+    /// The user's own join API places rooms, not we.
+    behind_hook: bool,
+    made: Mutex<Made>,
 }
 
 struct Server {
     id: String,
     endpoint: Endpoint,
 }
+
+/// Rooms made where the join API wanted them, by the server's URL: Janus's id of each.
+type Made = BTreeMap<(String, RoomId), Arc<OnceCell<u64>>>;
 
 /// Where a room is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,7 +80,7 @@ struct Seat {
 /// The entry for [`super::driver`].
 pub fn make(target: &ExternalTarget, client: Client, join_timeout: Duration) -> anyhow::Result<Arc<dyn Driver>> {
     let driver = JanusDriver::new(target.servers.clone(), &target.secrets, client, target.tls_verify, join_timeout)?;
-    Ok(Arc::new(driver))
+    Ok(Arc::new(JanusDriver { behind_hook: target.join.is_some(), ..driver }))
 }
 
 impl JanusDriver {
@@ -105,6 +115,8 @@ impl JanusDriver {
             // 30 random bits over 20 bits of room number: below 2^53, which JSON carries everywhere.
             room_base: u64::from(rand::random::<u32>() >> 2) << 20,
             seats: Mutex::default(),
+            behind_hook: false,
+            made: Mutex::default(),
         })
     }
 
@@ -133,6 +145,58 @@ impl JanusDriver {
         Ok(control)
     }
 
+    fn spec<'a>(&self, room: &'a PlannedRoom, id: u64) -> RoomSpec<'a> {
+        let publishers = room.senders_max.saturating_add(self.spare_publishers);
+        RoomSpec { room: id, name: &room.name, publishers }
+    }
+
+    /// Our room on a server that the join API chose, made there by whoever comes first.
+    async fn room_at(&self, server: &Server, room: &PlannedRoom) -> anyhow::Result<u64> {
+        let cell = self.made().entry((server.endpoint.url().to_owned(), room.id)).or_default().clone();
+        let make = || async {
+            let id = self.room_base + u64::from(room.id.0) + 1;
+            let mut control = self.open(server).await?;
+            control.create_room(&self.spec(room, id)).await.with_context(|| format!("server {}", server.id))?;
+            control.close().await;
+            anyhow::Ok(id)
+        };
+        cell.get_or_try_init(make).await.copied()
+    }
+
+    fn made(&self) -> MutexGuard<'_, Made> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Server and room where the join API sends a participant.
+    async fn follow(&self, route: &Route, room: &PlannedRoom) -> Result<(Server, u64), Ended> {
+        let wrong = |why: String| Ended::failed(FailReason::Routing, format!("the join API's answer: {why}"));
+        let endpoint = Endpoint::parse(&route.url).map_err(wrong)?;
+        let server = Server { id: route.server.clone().unwrap_or_else(|| endpoint.authority()), endpoint };
+        let id = match &route.room {
+            Some(text) => text.parse().map_err(|_| wrong(format!("room {text:?}; Janus's rooms are numbers")))?,
+            None => self.room_at(&server, room).await.map_err(|e| {
+                let reason = e.downcast_ref::<ConnectError>().map_or(FailReason::Rejected, |c| c.reason);
+                Ended::failed(reason, format!("{e:#}"))
+            })?,
+        };
+        Ok((server, id))
+    }
+
+    async fn run_at(&self, call: Call, server: &Server, room: u64, token: Option<String>) -> Ended {
+        // Progress is for the engine; one that listens no more has dropped the leg.
+        let _ = call.progress.send(Progress::Server(server.id.clone()));
+        let mut credentials = self.credentials.clone();
+        credentials.token = token.or(credentials.token);
+        let part = Part {
+            room,
+            display: call.leg.name.clone(),
+            sends: call.leg.sends(),
+            credentials,
+            trickles: policy(self.client).candidates == Candidates::Trickled,
+        };
+        call::run(call, &server.endpoint, self.tls.clone(), part, self.join_timeout).await
+    }
+
     async fn make_rooms(
         &self,
         index: usize,
@@ -143,16 +207,13 @@ impl JanusDriver {
         let mut control = self.open(server).await?;
         for room in rooms {
             let Some(seat) = seats.get(&room.id).filter(|seat| seat.server == index) else { continue };
-            let publishers = room.senders_max.saturating_add(self.spare_publishers);
-            let spec = RoomSpec { room: seat.room, name: &room.name, publishers };
-            control.create_room(&spec).await.with_context(|| format!("server {}", server.id))?;
+            control.create_room(&self.spec(room, seat.room)).await.with_context(|| format!("server {}", server.id))?;
         }
         control.close().await;
         Ok(())
     }
 
-    async fn remove_rooms(&self, index: usize, rooms: Vec<u64>) {
-        let server = &self.servers[index];
+    async fn remove_rooms(&self, server: &Server, rooms: Vec<u64>) {
         // A server that the run has lost keeps no rooms either.
         let mut control = match self.open(server).await {
             Ok(control) => control,
@@ -180,10 +241,14 @@ impl Driver for JanusDriver {
         "janus"
     }
 
+    fn restarts_ice(&self, _slot: u8) -> bool {
+        true
+    }
+
     fn prepare<'a>(&'a self, rooms: &'a [PlannedRoom]) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async move {
             let names: Vec<&str> = self.servers.iter().map(|s| s.id.as_str()).collect();
-            let seats = place(rooms, &names, self.room_base);
+            let seats = if self.behind_hook { BTreeMap::new() } else { place(rooms, &names, self.room_base) };
             // Known before they are made, so that `finish` removes what a failed start has left.
             self.seats.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&seats);
             try_join_all((0..self.servers.len()).map(|index| self.make_rooms(index, rooms, &seats))).await?;
@@ -193,19 +258,24 @@ impl Driver for JanusDriver {
 
     fn run<'a>(&'a self, call: Call) -> BoxFuture<'a, Ended> {
         Box::pin(async move {
+            if let Some(route) = call.route.clone() {
+                let (server, room) = match self.follow(&route, &call.room).await {
+                    Ok(place) => place,
+                    Err(ended) => return ended,
+                };
+                let key = (route.url.clone(), call.room.id);
+                let ended = self.run_at(call, &server, room, route.token.map(|t| t.0)).await;
+                // A server that was started again has forgotten the room: the next one makes it anew.
+                if matches!(&ended, Ended::Failed { reason: FailReason::Rejected, detail } if detail.contains(NO_ROOM))
+                {
+                    self.made().remove(&key);
+                }
+                return ended;
+            }
             let Some(seat) = self.seat(call.room.id) else {
                 return Ended::failed(FailReason::Local, format!("room {} was never prepared", call.room.name));
             };
-            let server = &self.servers[seat.server];
-            let _ = call.progress.send(Progress::Server(server.id.clone()));
-            let part = Part {
-                room: seat.room,
-                display: call.leg.name.clone(),
-                sends: call.leg.sends(),
-                credentials: self.credentials.clone(),
-                trickles: policy(self.client).candidates == Candidates::Trickled,
-            };
-            call::run(call, &server.endpoint, self.tls.clone(), part, self.join_timeout).await
+            self.run_at(call, &self.servers[seat.server], seat.room, None).await
         })
     }
 
@@ -217,7 +287,18 @@ impl Driver for JanusDriver {
                 rooms[seat.server].push(seat.room);
             }
             let busy = rooms.into_iter().enumerate().filter(|(_, rooms)| !rooms.is_empty());
-            join_all(busy.map(|(index, rooms)| self.remove_rooms(index, rooms))).await;
+            join_all(busy.map(|(index, rooms)| self.remove_rooms(&self.servers[index], rooms))).await;
+            let mut elsewhere: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+            for ((url, _), cell) in std::mem::take(&mut *self.made()) {
+                elsewhere.entry(url).or_default().extend(cell.get());
+            }
+            let remove = |(url, rooms): (String, Vec<u64>)| async move {
+                // It was parsed before the rooms were made.
+                if let Ok(endpoint) = Endpoint::parse(&url) {
+                    self.remove_rooms(&Server { id: endpoint.authority(), endpoint }, rooms).await;
+                }
+            };
+            join_all(elsewhere.into_iter().filter(|(_, rooms)| !rooms.is_empty()).map(remove)).await;
         })
     }
 

@@ -55,6 +55,11 @@ impl Endpoint {
         &self.url
     }
 
+    /// Host and port, for a server without a name.
+    pub fn authority(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
     /// Resolves the host; empty if that fails.
     pub fn addresses(&self) -> Vec<IpAddr> {
         (self.host.as_str(), self.port).to_socket_addrs().map(|all| all.map(|a| a.ip()).collect()).unwrap_or_default()

@@ -48,7 +48,7 @@ impl TextLeg {
             network: None,
         };
         let media = Media::new(leg.id, to_media);
-        let call = Call { leg, room: room.clone(), media, orders: orders_in, progress: progress_out };
+        let call = Call { leg, room: room.clone(), route: None, media, orders: orders_in, progress: progress_out };
         let ended = tokio::spawn(async move { driver.run(call).await });
         TextLeg { orders, progress, ended, asked, reported: Vec::new() }
     }

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// Set inside, to the path of a file that says that the test began.
 const INSIDE: &str = "ROOMFUL_TARGETS_INSIDE";
 
 /// Addresses 10.77.0.1 to 10.77.0.ADDRESSES are there. One digit: Janus's `ice_enforce_list` compares beginnings, so
@@ -21,9 +22,8 @@ pub fn address(n: u8) -> IpAddr {
 
 /// Runs `test` inside. `name` is the test function's full name, as `cargo test` prints it.
 pub fn inside<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
-    if std::env::var_os(INSIDE).is_none() {
-        return outside(name);
-    }
+    let Some(ran) = std::env::var_os(INSIDE) else { return outside(name) };
+    std::fs::write(ran, name).unwrap();
     set_up();
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(test());
 }
@@ -33,18 +33,21 @@ fn outside(name: &str) {
 }
 
 fn once(name: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let ran = folder.path().join("ran");
     // unshare dies with this thread, and its child, the first process inside, with unshare.
     let status = Command::new(program("setpriv"))
         .args(["--pdeathsig", "KILL"])
         .arg(program("unshare"))
         .args(["--user", "--map-root-user", "--net", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"])
         .arg(std::env::current_exe().unwrap())
-        .args([name, "--exact", "--nocapture", "--test-threads=1"])
-        .env(INSIDE, "1")
+        .args([name, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"])
+        .env(INSIDE, &ran)
         .stdin(Stdio::null())
         .status()
         .unwrap();
     assert!(status.success(), "{name} failed inside its namespace ({status}); its output is above");
+    assert!(ran.exists(), "no test of the name {name} ran inside the namespace");
 }
 
 fn set_up() {

@@ -1,0 +1,323 @@
+//! The join hook: the user's own join API says where a participant goes, before the target's driver joins it there.
+//! Asked anew for every join, since where a room is may have changed.
+
+use super::{BoxFuture, Call, Driver, Ended, Order, Progress, Route};
+use crate::history::FailReason;
+use crate::outside;
+use crate::plan::{PlannedLeg, PlannedRoom};
+use crate::profile::fleet::{JoinBy, JoinHook};
+use crate::profile::{ExternalTarget, Secret};
+use crate::transport::AllowList;
+use anyhow::{Context as _, Result};
+use reqwest::Url;
+use serde::Deserialize;
+use serde_json::json;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+/// A driver behind the hook.
+pub(super) struct Hooked {
+    hook: JoinHook,
+    inner: Arc<dyn Driver>,
+    /// Server's name, and its URL.
+    servers: Vec<(String, Url)>,
+    allow: AllowList,
+    /// Bearer token for an HTTP hook.
+    token: Option<Secret>,
+    client: reqwest::Client,
+}
+
+/// What the API answers.
+#[derive(Deserialize)]
+struct Answer {
+    url: String,
+    /// Text, or a number where the target's rooms have numbers.
+    room: Option<serde_json::Value>,
+    token: Option<String>,
+    /// The server's name, where it is none of the target file's.
+    server: Option<String>,
+}
+
+impl Hooked {
+    /// # Errors
+    /// A server's URL that is none.
+    pub fn new(
+        hook: JoinHook,
+        inner: Arc<dyn Driver>,
+        target: &ExternalTarget,
+        join_timeout: Duration,
+    ) -> Result<Hooked> {
+        let url = |s: &crate::profile::ServerEntry| {
+            Ok((s.id.clone(), Url::parse(&s.url).with_context(|| format!("server {}: {}", s.id, s.url))?))
+        };
+        // A hook that outlasts the join is told apart from a server that does.
+        let hook = JoinHook { timeout: hook.timeout.min(join_timeout.mul_f64(0.9)), ..hook };
+        Ok(Hooked {
+            hook,
+            inner,
+            servers: target.servers.iter().map(url).collect::<Result<_>>()?,
+            allow: AllowList::new(target.allow.clone()),
+            token: target.secrets.get("join_token").cloned(),
+            client: outside::http_client(target.tls_verify)?,
+        })
+    }
+
+    /// Without an end of its own: [`Hooked::route`] has one.
+    async fn ask(&self, leg: &PlannedLeg, room: &PlannedRoom) -> Result<String> {
+        let size = room.size.to_string();
+        match &self.hook.by {
+            JoinBy::Exec(command) => {
+                let env = [
+                    ("ROOMFUL_ROOM", room.name.as_str()),
+                    ("ROOMFUL_PARTICIPANT", leg.name.as_str()),
+                    ("ROOMFUL_SIZE", size.as_str()),
+                ];
+                outside::run(command, &env, self.hook.timeout * 2).await
+            }
+            JoinBy::Http(url) => {
+                let what = json!({ "room": room.name, "participant": leg.name, "size": room.size });
+                let request = self.client.post(url).json(&what);
+                let request = match &self.token {
+                    Some(token) => request.bearer_auth(&token.0),
+                    None => request,
+                };
+                outside::ask(request, self.hook.timeout * 2).await
+            }
+        }
+    }
+
+    /// What the answer means. Errors: with the reason that the join fails for.
+    async fn understand(&self, text: &str) -> Result<Route, Ended> {
+        let wrong = |why: String| Ended::failed(FailReason::Routing, format!("the join API's answer {why}"));
+        let answer: Answer = outside::json(text).map_err(|e| wrong(format!("{e:#}")))?;
+        let url = Url::parse(&answer.url).map_err(|e| wrong(format!("has the url {:?}: {e}", answer.url)))?;
+        let room = match answer.room {
+            None | Some(serde_json::Value::Null) => None,
+            Some(serde_json::Value::String(text)) if !text.is_empty() => Some(text),
+            Some(serde_json::Value::Number(number)) => Some(number.to_string()),
+            Some(other) => return Err(wrong(format!("has the room {other}"))),
+        };
+        let place = |u: &Url| (u.host_str().map(str::to_owned), u.port_or_known_default());
+        let known = self.servers.iter().find(|(_, u)| place(u) == place(&url)).map(|(name, _)| name.clone());
+        if !self.permits(&url).await {
+            let why = format!(
+                "{} is neither a server's host nor inside `allow` of the target file",
+                url.host_str().unwrap_or_default()
+            );
+            return Err(Ended::failed(FailReason::NotAllowed, format!("the join API's answer: {why}")));
+        }
+        Ok(Route { url: answer.url, room, token: answer.token.map(Secret), server: answer.server.or(known) })
+    }
+
+    /// Hosts that the target file names, and networks that it allows.
+    async fn permits(&self, url: &Url) -> bool {
+        let Some(host) = url.host_str() else { return false };
+        if self.servers.iter().any(|(_, u)| u.host_str() == Some(host)) {
+            return true;
+        }
+        let host = host.trim_matches(['[', ']']);
+        match tokio::net::lookup_host((host, url.port_or_known_default().unwrap_or(1))).await {
+            Ok(mut all) => all
+                .next()
+                .is_some_and(|first| self.allow.permits(first.ip()) && all.all(|other| self.allow.permits(other.ip()))),
+            Err(_) => false,
+        }
+    }
+
+    async fn route(&self, call: &mut Call) -> Result<Route, Ended> {
+        // Nobody listens any more: the leg is being torn down.
+        let _ = call.progress.send(Progress::Started(Instant::now()));
+        let limit = self.hook.timeout;
+        let text = tokio::select! {
+            text = tokio::time::timeout(limit, self.ask(&call.leg, &call.room)) => text,
+            () = left(&mut call.orders) => {
+                return Err(Ended::failed(FailReason::LeftEarly, "left before the join API answered"));
+            }
+        };
+        let text = match text {
+            Ok(Ok(text)) => text,
+            Ok(Err(e)) => return Err(Ended::failed(FailReason::Routing, format!("join API: {e:#}"))),
+            Err(_) => {
+                let why = format!("join API: no answer within {}", humantime::format_duration(limit));
+                return Err(Ended::failed(FailReason::TimeoutRouting, why));
+            }
+        };
+        let route = self.understand(&text).await?;
+        let url = route.url.split(['?', '#']).next().unwrap_or_default().to_owned();
+        let _ = call.progress.send(Progress::Routed { at: Instant::now(), server: route.server.clone(), url });
+        Ok(route)
+    }
+}
+
+/// Until the driver runs, the only order that means something is to leave.
+async fn left(orders: &mut UnboundedReceiver<Order>) {
+    while !matches!(orders.recv().await, Some(Order::Leave) | None) {}
+}
+
+impl Driver for Hooked {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    fn prepare<'a>(&'a self, rooms: &'a [PlannedRoom]) -> BoxFuture<'a, Result<()>> {
+        self.inner.prepare(rooms)
+    }
+
+    fn run<'a>(&'a self, mut call: Call) -> BoxFuture<'a, Ended> {
+        Box::pin(async move {
+            match self.route(&mut call).await {
+                Ok(route) => self.inner.run(Call { route: Some(route), ..call }).await,
+                Err(ended) => ended,
+            }
+        })
+    }
+
+    fn finish<'a>(&'a self) -> BoxFuture<'a, ()> {
+        self.inner.finish()
+    }
+
+    fn restarts_ice(&self, slot: u8) -> bool {
+        self.inner.restarts_ice(slot)
+    }
+
+    fn hosts(&self) -> Vec<IpAddr> {
+        self.inner.hosts()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::PlannedLeg;
+    use crate::signaling::Media;
+    use crate::types::{LegId, RoomId};
+    use std::sync::Mutex;
+    use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+    /// URL, room and token.
+    type Place = (String, Option<String>, Option<String>);
+
+    /// Takes down where it was sent.
+    #[derive(Default)]
+    struct Sent(Mutex<Vec<Place>>);
+
+    impl Driver for Sent {
+        fn name(&self) -> &'static str {
+            "sent"
+        }
+        fn prepare<'a>(&'a self, _: &'a [PlannedRoom]) -> BoxFuture<'a, Result<()>> {
+            Box::pin(async { Ok(()) })
+        }
+        fn run<'a>(&'a self, call: Call) -> BoxFuture<'a, Ended> {
+            let route = call.route.unwrap();
+            self.0.lock().unwrap().push((route.url, route.room, route.token.map(|t| t.0)));
+            Box::pin(async { Ended::failed(FailReason::Full, "as was to be seen") })
+        }
+        fn finish<'a>(&'a self) -> BoxFuture<'a, ()> {
+            Box::pin(async {})
+        }
+        fn hosts(&self) -> Vec<IpAddr> {
+            vec![]
+        }
+    }
+
+    fn call() -> (Call, UnboundedReceiver<Progress>, UnboundedSender<Order>) {
+        let (orders_in, orders) = unbounded_channel();
+        let (progress, told) = unbounded_channel();
+        let leg = PlannedLeg {
+            seat: 0,
+            id: LegId(3),
+            room: RoomId(0),
+            name: "ann".into(),
+            join_at: Duration::ZERO,
+            leave_at: Duration::MAX,
+            audio: None,
+            video: None,
+            network: None,
+        };
+        let room =
+            PlannedRoom { id: RoomId(0), name: "board-4".into(), group: 0, size: 6, senders_max: 6, server: None };
+        let media = Media::new(leg.id, unbounded_channel().0);
+        (Call { leg, room, route: None, media, orders, progress }, told, orders_in)
+    }
+
+    const TARGET: &str = "shape = \"steady\"\ntarget = \"t.toml\"\n[[rooms]]\nname = \"m\"\ncount = 1\nsize = 2\n\
+        audio = \"opus@32kbit/s\"\n[load]\njoin = \"1/s\"\nhold = \"9s\"\n[pass]\n\"legs.dropped\" = \"== 0\"\n\
+        [target_file]\ndriver = \"janus\"\nallow = [\"10.77.0.0/24\"]\n\
+        [[target_file.servers]]\nid = \"j1\"\nurl = \"ws://127.0.0.1:8188\"\n\
+        [target_file.join]\ntimeout = \"300ms\"\n";
+
+    fn hooked(by: &str) -> (Arc<Sent>, Hooked) {
+        let profile = crate::profile::parse_resolved(&format!("{TARGET}{by}\n")).unwrap();
+        let crate::profile::Target::External(target) = profile.target else { panic!("{by}") };
+        let inner = Arc::new(Sent::default());
+        let hook = target.join.clone().unwrap();
+        let hooked = Hooked::new(hook, inner.clone(), &target, Duration::from_secs(15)).unwrap();
+        (inner, hooked)
+    }
+
+    fn script(text: &str) -> String {
+        format!("exec = [\"sh\", \"-c\", {text:?}]")
+    }
+
+    async fn fails(by: &str) -> (FailReason, String) {
+        let (inner, hooked) = hooked(by);
+        let (call, mut told, _orders) = call();
+        let Ended::Failed { reason, detail } = hooked.run(call).await else { panic!("it never joined") };
+        assert!(inner.0.lock().unwrap().is_empty(), "the driver ran all the same");
+        assert!(matches!(told.try_recv(), Ok(Progress::Started(_))));
+        assert!(told.try_recv().is_err(), "it was routed nowhere");
+        (reason, detail)
+    }
+
+    #[tokio::test]
+    async fn the_driver_joins_where_the_api_says() {
+        let answer = r#"echo "{\"url\": \"ws://127.0.0.1:8188/?k=$ROOMFUL_PARTICIPANT\", \"room\": 17, \"token\": \"$ROOMFUL_ROOM/$ROOMFUL_SIZE\"}""#;
+        let (inner, hooked) = hooked(&script(answer));
+        let (call, mut told, _orders) = call();
+        assert!(matches!(hooked.run(call).await, Ended::Failed { reason: FailReason::Full, .. }));
+        let sent = inner.0.lock().unwrap()[0].clone();
+        assert_eq!(sent, ("ws://127.0.0.1:8188/?k=ann".into(), Some("17".into()), Some("board-4/6".into())));
+        assert!(matches!(told.try_recv(), Ok(Progress::Started(_))));
+        let Ok(Progress::Routed { server, url, .. }) = told.try_recv() else { panic!("not routed") };
+        assert_eq!((server.as_deref(), url.as_str()), (Some("j1"), "ws://127.0.0.1:8188/"), "secrets stay here");
+    }
+
+    #[tokio::test]
+    async fn what_fails_hangs_or_prints_garbage_is_a_failed_join_that_says_so() {
+        let (reason, detail) = fails(&script("echo no room left >&2; exit 4")).await;
+        assert_eq!((reason, detail.as_str()), (FailReason::Routing, "join API: sh: exit status: 4: \"no room left\""));
+        let (reason, detail) = fails(&script("sleep 600")).await;
+        assert_eq!(reason, FailReason::TimeoutRouting);
+        assert!(detail.contains("within 300ms"), "{detail}");
+        for garbage in ["echo hello", "true", "echo '{\"room\": 4}'", "echo '{\"url\": \"sfu\"}'", "echo '[]'"] {
+            let (reason, detail) = fails(&script(garbage)).await;
+            assert_eq!(reason, FailReason::Routing, "{garbage}");
+            assert!(detail.starts_with("the join API's answer"), "{detail}");
+        }
+        let (reason, detail) = fails("http = \"http://127.0.0.1:1/join\"").await;
+        assert_eq!(reason, FailReason::Routing);
+        assert!(detail.contains("http://127.0.0.1:1/join: Connection refused"), "{detail}");
+    }
+
+    #[tokio::test]
+    async fn it_sends_nobody_to_strangers() {
+        let (reason, detail) = fails(&script("echo '{\"url\": \"ws://10.78.0.1:8188\"}'")).await;
+        assert_eq!(reason, FailReason::NotAllowed);
+        assert!(detail.contains("10.78.0.1"), "{detail}");
+        let (_, hooked) = hooked(&script("true"));
+        for (url, may) in [("ws://10.77.0.9:1", true), ("ws://127.0.0.1:9", true), ("ws://127.0.0.2:9", false)] {
+            assert_eq!(hooked.permits(&Url::parse(url).unwrap()).await, may, "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_leaves_meanwhile_has_left() {
+        let (_, hooked) = hooked(&script("sleep 600"));
+        let (call, _told, orders) = call();
+        orders.send(Order::Leave).unwrap();
+        assert!(matches!(hooked.run(call).await, Ended::Failed { reason: FailReason::LeftEarly, .. }));
+    }
+}
