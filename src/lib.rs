@@ -20,6 +20,7 @@ pub mod plan; // pure: who joins which room when, from a seed
 pub mod prefetch; // memory asked for before it is needed
 pub mod profile; // what the user wrote, and what it means
 pub mod report; // terminal, JSON, HTML; reads results, runs nothing
+pub mod script; // pure: what a scale-in experiment does to fleet and load, as the run goes
 pub mod sdp; // pure: offers, answers, what was agreed
 pub mod sfu; // the embedded reference fleet; shares no media code with the generator
 pub mod signaling; // one file a driver, behind one trait

@@ -39,6 +39,98 @@ id!(
     "server#"
 );
 
+/// What a step does.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepAction {
+    Cordon,
+    Uncordon,
+    /// Ask the server to end, as an orchestrator does (SIGTERM).
+    Terminate,
+    /// SIGKILL.
+    Kill,
+    /// One server more.
+    Start,
+    /// SIGSTOP and SIGCONT.
+    Pause,
+    Resume,
+    PartitionSignaling,
+    PartitionMedia,
+    PartitionRegistry,
+    /// Ends the partitions of a server.
+    Heal,
+    RegistryPause,
+    RegistryResume,
+    RegistryFlush,
+    RegistryRestart,
+    /// Somebody joins a room that is there, or a new one.
+    JoinExisting,
+    JoinNew,
+}
+
+impl StepAction {
+    pub const ALL: [StepAction; 17] = [
+        StepAction::Cordon,
+        StepAction::Uncordon,
+        StepAction::Terminate,
+        StepAction::Kill,
+        StepAction::Start,
+        StepAction::Pause,
+        StepAction::Resume,
+        StepAction::PartitionSignaling,
+        StepAction::PartitionMedia,
+        StepAction::PartitionRegistry,
+        StepAction::Heal,
+        StepAction::RegistryPause,
+        StepAction::RegistryResume,
+        StepAction::RegistryFlush,
+        StepAction::RegistryRestart,
+        StepAction::JoinExisting,
+        StepAction::JoinNew,
+    ];
+
+    /// It is done to a server.
+    pub fn needs_server(self) -> bool {
+        !self.is_join() && !self.is_of_registry() && self != StepAction::Start
+    }
+
+    pub fn is_join(self) -> bool {
+        matches!(self, StepAction::JoinExisting | StepAction::JoinNew)
+    }
+
+    pub fn is_of_registry(self) -> bool {
+        matches!(
+            self,
+            StepAction::RegistryPause
+                | StepAction::RegistryResume
+                | StepAction::RegistryFlush
+                | StepAction::RegistryRestart
+        )
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StepAction::Cordon => "cordon",
+            StepAction::Uncordon => "uncordon",
+            StepAction::Terminate => "terminate",
+            StepAction::Kill => "kill",
+            StepAction::Start => "start",
+            StepAction::Pause => "pause",
+            StepAction::Resume => "resume",
+            StepAction::PartitionSignaling => "partition_signaling",
+            StepAction::PartitionMedia => "partition_media",
+            StepAction::PartitionRegistry => "partition_registry",
+            StepAction::Heal => "heal",
+            StepAction::RegistryPause => "registry_pause",
+            StepAction::RegistryResume => "registry_resume",
+            StepAction::RegistryFlush => "registry_flush",
+            StepAction::RegistryRestart => "registry_restart",
+            StepAction::JoinExisting => "join_existing",
+            StepAction::JoinNew => "join_new",
+        }
+    }
+}
+
 /// How a server of the embedded fleet gets rid of its calls when it is to end.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Drain {

@@ -25,6 +25,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("engine", &["participant", "media", "measure", "history", "plan", "profile", "signaling", "transport", "impair"]),
     ("verdict", &["history", "measure", "profile", "plan", "report"]),
     ("capacity", &["history", "measure", "profile", "plan", "verdict"]),
+    ("script", &["history", "profile", "plan"]),
     ("report", &["history", "measure", "profile", "plan", "verdict", "capacity"]),
 ];
 

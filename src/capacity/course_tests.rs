@@ -88,6 +88,7 @@ impl World {
                     Order::Join(leg) => self.join(leg, t, step / 10),
                     Order::Leave(leg) => self.leave(leg, t, LegCause::Left),
                     Order::Trial(trial) => self.write(t, Event::Trial(trial)),
+                    other @ (Order::Rejoin(..) | Order::Act(_) | Order::Step(_) | Order::Close) => panic!("{other:?}"),
                     Order::End { why } => {
                         self.write(t, Event::SearchEnd { why });
                         return self.write(t + 1.0, Event::End { interrupted: false });

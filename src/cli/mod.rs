@@ -3,6 +3,7 @@
 pub mod check;
 pub mod fleet;
 pub mod impair;
+pub mod mark;
 mod probe;
 pub mod report;
 pub mod run;
@@ -40,6 +41,7 @@ enum Command {
     Check(CheckCommand),
     Fleet(fleet::FleetArgs),
     Impair(impair::ImpairArgs),
+    Mark(mark::MarkArgs),
     Report(report::ReportArgs),
     Schema(schema::SchemaArgs),
     /// The embedded fleet's director (started by roomful itself).
@@ -92,6 +94,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Check(a) => check::run(&a.check)?,
         Command::Fleet(a) => fleet::run(&a).map(|()| 0)?,
         Command::Impair(a) => return impair::run(&a),
+        Command::Mark(a) => return mark::run(&a),
         Command::Report(a) => report::run(&a)?,
         Command::Schema(a) => schema::run(&a)?,
         Command::Director(a) => crate::sfu::director::run(a).map(|()| 0)?,

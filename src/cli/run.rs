@@ -1,5 +1,7 @@
 //! `roomful run PROFILE`: plan, load, judge, report.
 
+mod experiment; // shape scale-in
+
 use super::exit;
 use super::stage::Stage;
 use crate::capacity;
@@ -10,8 +12,9 @@ use crate::plan::{self, Course, Machine, Order};
 use crate::profile::{self, Profile};
 use crate::report::{self, Progress, RunFolder};
 use crate::signaling;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
+use experiment::Experiment;
 use std::cell::RefCell;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -129,8 +132,11 @@ async fn perform(
         plan.seed,
         folder.path().display()
     ));
-    let stage = Stage::set(profile.clone(), plan.clone()).await?;
-    let writer = RefCell::new(history::Writer::create(folder.path())?);
+    let mut stage = Stage::set(profile.clone(), plan.clone()).await?;
+    let start = (stage.conductor.epoch, stage.conductor.epoch_ns);
+    let experiment = Experiment::of(profile, plan, stage.fleet.as_ref(), folder, start)?.map(Rc::new);
+    stage.conductor.control = experiment.as_ref().and_then(|e| e.control.clone());
+    let writer = Rc::new(RefCell::new(history::Writer::create(folder.path())?));
     let ms = |d: std::time::Duration| d.as_secs_f64() * 1000.0;
     writer.borrow_mut().append(&Line {
         t: 0.0,
@@ -152,7 +158,11 @@ async fn perform(
     });
     let mut live = Live::new();
     let search = capacity::Setting::of(profile).map(|s| Rc::new(RefCell::new(capacity::Search::new(s))));
-    let mut course = search.clone().map(Shared);
+    let mut course = match (&search, &experiment) {
+        (Some(search), _) => Some(Deciding::Search(search.clone())),
+        (None, Some(experiment)) => Some(Deciding::Script(experiment.clone(), writer.clone())),
+        (None, None) => None,
+    };
     let watch = observe::Watch::start(&profile.target, stage.fleet.as_ref().map(EmbeddedFleet::servers));
     let outcome = stage
         .conductor
@@ -168,21 +178,36 @@ async fn perform(
                     }
                     search.borrow_mut().see(&line);
                 }
+                if let Some(experiment) = &experiment {
+                    // Also when nobody asks the script any more.
+                    for news in experiment.news() {
+                        experiment.script.borrow_mut().see(&news);
+                        writer.borrow_mut().append(&news);
+                    }
+                    experiment.script.borrow_mut().see(&line);
+                }
                 writer.borrow_mut().append(&line);
             },
             &mut |p| {
                 writer.borrow_mut().flush();
                 let mut shown = Progress::of(p.t_ms, p.phase, p.planned, &p.interval, &p.health);
                 (shown.failed, shown.dropped) = (p.failed, p.dropped);
-                let trial = search.as_ref().map_or_else(String::new, |s| s.borrow().progress());
-                live.show(&format!("{trial}{}", report::progress_line(&shown)));
+                let trial = search.as_ref().map(|s| s.borrow().progress());
+                let doing = trial.or_else(|| experiment.as_ref().map(|e| e.script.borrow().progress()));
+                live.show(&format!("{}{}", doing.unwrap_or_default(), report::progress_line(&shown)));
             },
             interrupt(),
         )
         .await;
     live.end();
+    if let (Err(_), Some(experiment)) = (&outcome, &experiment) {
+        experiment.roll_back(&mut |line| writer.borrow_mut().append(&line)).await;
+    }
     drop(watch);
     stage.strike().await;
+    drop(course);
+    drop(experiment);
+    let Some(writer) = Rc::into_inner(writer) else { bail!("the history is still written to") };
     let (tail, disk) = writer.into_inner().finish();
     let (interrupted, broken) = match outcome {
         Ok(o) => (o.interrupted, None),
@@ -191,16 +216,39 @@ async fn perform(
     Ok(Ended { interrupted, tail, trouble: broken.or(disk.map(anyhow::Error::msg)) })
 }
 
-/// The search, which the engine asks and the history tells.
-struct Shared(Rc<RefCell<capacity::Search>>);
+/// Who decides as the run goes: the engine asks, and the history tells.
+enum Deciding {
+    Search(Rc<RefCell<capacity::Search>>),
+    Script(Rc<Experiment>, Rc<RefCell<history::Writer>>),
+}
 
-impl Course for Shared {
+impl Course for Deciding {
     fn due(&mut self, now: Duration) -> Option<Order> {
-        self.0.borrow_mut().due(now)
+        match self {
+            Deciding::Search(search) => search.borrow_mut().due(now),
+            Deciding::Script(experiment, writer) => {
+                let mut script = experiment.script.borrow_mut();
+                for line in experiment.news() {
+                    script.see(&line);
+                    writer.borrow_mut().append(&line);
+                }
+                script.due(now)
+            }
+        }
     }
 
     fn wake(&self, now: Duration) -> Duration {
-        self.0.borrow().wake(now)
+        match self {
+            Deciding::Search(search) => search.borrow().wake(now),
+            Deciding::Script(experiment, _) => experiment.script.borrow().wake(now),
+        }
+    }
+
+    fn interrupt(&mut self, now: Duration) -> bool {
+        match self {
+            Deciding::Search(_) => false,
+            Deciding::Script(experiment, _) => experiment.script.borrow_mut().interrupt(now),
+        }
     }
 }
 

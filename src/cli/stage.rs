@@ -69,8 +69,18 @@ impl Stage {
         });
         let shards = profile.shards.unwrap_or_else(|| default_shards(&profile));
         let (epoch, epoch_ns) = start_of_run();
-        let conductor =
-            Conductor { profile, plan, driver: driver.clone(), clips, common, shards, sources, epoch, epoch_ns };
+        let conductor = Conductor {
+            profile,
+            plan,
+            driver: driver.clone(),
+            clips,
+            common,
+            shards,
+            sources,
+            epoch,
+            epoch_ns,
+            control: None,
+        };
         Ok(Stage { driver, fleet, conductor, run_id })
     }
 

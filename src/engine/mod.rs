@@ -10,7 +10,7 @@ mod shard;
 pub mod socket;
 pub mod wheel;
 
-pub use conductor::{Conductor, Outcome, Progress, start_of_run};
+pub use conductor::{Conductor, Control, Outcome, Progress, start_of_run};
 pub use forwarder::{ClientReport, Forwarder, ForwarderConfig, ForwarderReport};
 pub use shard::{FromShard, RoomRow, Shard, ShardConfig, ShardSecond, ToShard};
 

@@ -2,8 +2,8 @@
 
 use crate::impair::Counters;
 use crate::measure::{Flow, FlowCounters, Hist};
-use crate::plan::{PlannedLeg, PlannedRoom, PlannedTrial};
-use crate::types::{Kind, LegId, RoomId, ServerId, Suite};
+use crate::plan::{PlannedLeg, PlannedRoom, PlannedTrial, StepEvent};
+use crate::types::{Kind, LegId, RoomId, ServerId, StepAction, Suite};
 use serde::{Deserialize, Serialize};
 
 /// Version of the history format.
@@ -246,87 +246,6 @@ pub struct FlowGap {
     pub kind: Kind,
     pub from_ms: f64,
     pub until_ms: f64,
-}
-
-/// One stage of an operation. What was asked and what came of it are recorded apart, since anything may happen between.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct StepEvent {
-    /// Number of the operation in the run; its stages share it.
-    pub op: u32,
-    /// The step's name in the profile.
-    pub name: String,
-    pub action: StepAction,
-    /// Absent where the operation is not about one server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub server: Option<String>,
-    pub stage: StepStage,
-    /// For a person: the condition that was waited for, the answer, the error.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub detail: String,
-    /// It takes back what an earlier step did.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub rollback: bool,
-}
-
-/// What a step does.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StepAction {
-    Cordon,
-    Uncordon,
-    /// Ask the server to end, as an orchestrator does (SIGTERM).
-    Terminate,
-    /// SIGKILL.
-    Kill,
-    /// SIGSTOP and SIGCONT.
-    Pause,
-    Resume,
-    PartitionSignaling,
-    PartitionMedia,
-    PartitionRegistry,
-    /// Ends the partitions of a server.
-    Heal,
-    RegistryPause,
-    RegistryResume,
-    RegistryFlush,
-    RegistryRestart,
-    /// Somebody joins a room that is there, or a new one.
-    JoinExisting,
-    JoinNew,
-}
-
-impl StepAction {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            StepAction::Cordon => "cordon",
-            StepAction::Uncordon => "uncordon",
-            StepAction::Terminate => "terminate",
-            StepAction::Kill => "kill",
-            StepAction::Pause => "pause",
-            StepAction::Resume => "resume",
-            StepAction::PartitionSignaling => "partition_signaling",
-            StepAction::PartitionMedia => "partition_media",
-            StepAction::PartitionRegistry => "partition_registry",
-            StepAction::Heal => "heal",
-            StepAction::RegistryPause => "registry_pause",
-            StepAction::RegistryResume => "registry_resume",
-            StepAction::RegistryFlush => "registry_flush",
-            StepAction::RegistryRestart => "registry_restart",
-            StepAction::JoinExisting => "join_existing",
-            StepAction::JoinNew => "join_new",
-        }
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StepStage {
-    Begun,
-    /// Acknowledged by whoever carried it out.
-    Done,
-    Failed,
-    /// Its condition did not come true by its deadline, or an earlier step failed.
-    Skipped,
 }
 
 /// What a backend is asked for.

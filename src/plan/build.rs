@@ -57,8 +57,8 @@ pub fn plan(profile: &Profile) -> Plan {
 fn rooms(profile: &Profile) -> Vec<PlannedRoom> {
     let mut rooms = Vec::new();
     for (group, g) in profile.rooms.iter().enumerate() {
-        for number in 1..=g.count {
-            let size = room_size(profile.seed, g, number);
+        for number in 1..=g.count + g.late_rooms {
+            let size = room_size(profile.seed, g, number) + g.late_seats;
             let sending = g.audio.is_some() || g.video.is_some();
             rooms.push(PlannedRoom {
                 id: RoomId(rooms.len() as u32),
@@ -86,6 +86,12 @@ pub(super) fn senders(group: &RoomGroup, size: u32) -> u32 {
         Senders::All => size,
         Senders::Some(n) => n.min(size),
     }
+}
+
+/// Nobody joins it before a step says so: it is behind the group's `count` first ones.
+pub(super) fn is_late(group: &RoomGroup, room: &PlannedRoom) -> bool {
+    let number = room.name.rsplit_once('-').and_then(|(_, n)| n.parse().ok());
+    number.is_some_and(|n: u32| n > group.count)
 }
 
 /// One chair of a room.
@@ -125,7 +131,16 @@ fn seats<'a>(profile: &Profile, rooms: &'a [PlannedRoom]) -> Vec<Seat<'a>> {
     let mut seats = Vec::new();
     for room in rooms {
         let mut rng = room_stream(profile, room, Purpose::Order);
-        seats.extend((0..room.size).map(|index| Seat { room, index, order: rng.next_u64(), network: None }));
+        let group = &profile.rooms[room.group];
+        if is_late(group, room) {
+            continue;
+        }
+        seats.extend((0..room.size - group.late_seats).map(|index| Seat {
+            room,
+            index,
+            order: rng.next_u64(),
+            network: None,
+        }));
     }
     seats.sort_by_key(|s| (s.order, s.room.id, s.index));
     seats
@@ -155,7 +170,7 @@ fn fill(seat: &mut Seat<'_>, group: &RoomGroup, seed: u64, first: Duration, end:
             network: seat.network,
         });
         join_at = leave_at + SEAT_GAP;
-        if join_at + LAST_JOIN_BEFORE_END > end {
+        if !group.refill || join_at + LAST_JOIN_BEFORE_END > end {
             break;
         }
     }

@@ -1,6 +1,6 @@
 //! Runs whose plan is made as they go: a source of orders, asked by the engine.
 
-use super::PlannedLeg;
+use super::{PlannedLeg, StepEvent};
 use crate::types::LegId;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -10,13 +10,21 @@ use std::time::Duration;
 pub enum Order {
     /// Its id is the next one: legs are numbered in the order of their joins.
     Join(PlannedLeg),
+    /// The same for somebody who was in before and fell out: who that was.
+    Rejoin(PlannedLeg, LegId),
     Leave(LegId),
+    /// Goes into the history as begun, and is asked of the fleet; what came of it follows.
+    Act(StepEvent),
+    /// Goes into the history as it is.
+    Step(StepEvent),
     /// Goes into the history as it is.
     Trial(PlannedTrial),
     /// Goes into the history; everybody leaves.
     End {
         why: String,
     },
+    /// Everybody leaves.
+    Close,
 }
 
 /// Decides as the run goes. Pure: time is an argument.
@@ -25,6 +33,11 @@ pub trait Course {
     fn due(&mut self, now: Duration) -> Option<Order>;
     /// When to ask again, if nothing happens before.
     fn wake(&self, now: Duration) -> Duration;
+    /// The run is to end early. True: the course has something to put in order, and gives [`Order::Close`] soon.
+    fn interrupt(&mut self, now: Duration) -> bool {
+        let _ = now;
+        false
+    }
 }
 
 /// One load step of a search. Times in ms since the start of the run.

@@ -4,8 +4,10 @@
 mod arrivals;
 mod build;
 mod course;
+mod late;
 mod limits;
 mod search;
+mod step;
 mod totals;
 
 #[cfg(test)]
@@ -13,8 +15,10 @@ mod tests;
 
 pub use build::{LAST_JOIN_BEFORE_END, SEAT_GAP, mute_seed, plan, talk_seed};
 pub use course::{Course, Order, PlannedTrial};
+pub use late::late_legs;
 pub use limits::{Limits, Machine, Need, TransportsPer, limits};
 pub use search::servers;
+pub use step::{StepEvent, StepStage};
 pub use totals::{Flows, PlanTotals, pps, totals, wire_bps};
 
 use crate::types::{Encoding, LegId, RoomId};

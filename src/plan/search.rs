@@ -45,7 +45,7 @@ fn sequence(profile: &Profile, most: u32) -> Vec<(usize, u32)> {
 
 /// The network of a group's n-th seat. Steps of the golden ratio fill the unit interval evenly from the first on, so each
 /// load has the shares that the profile gives its networks.
-fn network(group: &RoomGroup, seat: u64) -> Option<usize> {
+pub(super) fn network(group: &RoomGroup, seat: u64) -> Option<usize> {
     const STEP: f64 = 0.618_033_988_749_894_9;
     let at = (seat as f64 * STEP).fract();
     let mut share = 0.0;

@@ -91,7 +91,29 @@ use Form::{
 };
 use Need::{Default as Or, Optional, Required};
 
-const SHAPES: &[&str] = &["steady", "capacity"];
+const SHAPES: &[&str] = &["steady", "capacity", "scale-in"];
+
+/// What `[[step]]` may do, and what `[[rollback]]` may.
+const ACTIONS: &[&str] = &[
+    "cordon",
+    "uncordon",
+    "terminate",
+    "kill",
+    "start",
+    "pause",
+    "resume",
+    "partition_signaling",
+    "partition_media",
+    "partition_registry",
+    "heal",
+    "registry_pause",
+    "registry_resume",
+    "registry_flush",
+    "registry_restart",
+    "join_existing",
+    "join_new",
+];
+const UNDOING: &[&str] = &["uncordon", "resume", "heal", "registry_resume", "registry_restart"];
 
 /// What a scale-in is judged by.
 const INVARIANTS: &[&str] = &["I0", "I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11", "I12", "I13"];
@@ -132,7 +154,7 @@ const fn key(table: &'static str, name: &'static str, form: Form, need: Need, do
 #[rustfmt::skip]
 pub const KEYS: &[Key] = &[
     key("", "name", Text, Optional, "What reports call the run. Left out: the file's name without its ending."),
-    key("", "shape", Word(SHAPES), Required, "What kind of run this is: steady load, or the search for the load one server carries."),
+    key("", "shape", Word(SHAPES), Required, "What kind of run this is: steady load, the search for the load one server carries, or an experiment in which servers are taken away."),
     key("", "extends", Text, Optional, "A profile to start from, relative to this one, one level deep: tables merge, arrays replace."),
     key("", "target", Text, Required, "\"embedded\" (our own fleet, started for the run), or a target file, relative to the profile that names it."),
     key("", "client", Word(&["chrome", "livekit-js", "light"]), Or("\"chrome\""), "Which client participants behave like: chrome (Chromium's SRTP suites, NACK with RTX, PLI, FIR, transport-cc, REMB; RED and DTX where the server asks), livekit-js (the same, with RED and DTX on) or light (AEAD_AES_128_GCM first, NACK with RTX, PLI)."),
@@ -144,10 +166,14 @@ pub const KEYS: &[Key] = &[
     key("", "rooms", Tables, Required, "Groups of rooms."),
     key("", "network", Like { table: NETWORK, many: true }, Optional, "The network of every group that has none of its own: as in [[rooms]]."),
     key("", "load", Form::Table, Required, "When participants come and how long they are judged."),
-    key("", "pass", Pass, Required, "Thresholds: metric = limit. Judged per server, the worst decides."),
+    key("", "pass", Pass, Required, "Thresholds: metric = limit. Judged per server, the worst decides. Shape scale-in may do without: its invariants are judged in any case."),
     key("", "search", Form::Table, Required, "Shape capacity: which loads are tried, and how."),
     key("", "objectives", Pass, Required, "Shape capacity: metric = limit, as in [pass]. A load holds as long as its participants keep these."),
     key("", "answer", Form::Table, Optional, "Shape capacity: what the autoscaler's threshold has to leave room for. Left out: nothing."),
+    key("", "control", Word(&["fleet", "none"]), Or("\"fleet\""), "Shape scale-in: who takes servers away. fleet: the steps do, through the fleet's backends; none: somebody else does (an autoscaler, a deployment), there are no steps, and roomful loads and judges."),
+    key("", "step", Tables, Optional, "Shape scale-in: what is done to the fleet and the load, and when."),
+    key("", "rollback", Tables, Optional, "Shape scale-in: what is done at the end in any case, in this order: after steps that failed, and on Ctrl-C, too."),
+    key("", "rejoin", Form::Table, Or("{}"), "Shape scale-in: what a participant does whose call fell: it joins again, as clients do."),
     key("", "expect", Form::Table, Or("{}"), "Shape scale-in: what has to hold while servers are taken away."),
     key("", "health", Form::Table, Or("{}"), "Beyond these the generator itself is the suspect, and the interval is inconclusive."),
     key("", "target_file", Form::Table, Optional, "The target file's contents, where a profile carries them itself (resolved profiles do)."),
@@ -173,6 +199,9 @@ pub const KEYS: &[Key] = &[
     key("rooms[]", "simulcast", Flag, Or("false"), "Senders send their video in layers (simulcast): the clips of its codec up to the bit rate that `video` gives, 150, 500 and 1500 kbit/s. The server chooses one for each receiver."),
     key("rooms[]", "adapt", Flag, Or("false"), "Senders step down to the clips of their codec with fewer bits, and up again, by what the server's feedback says of the network. false: always the bit rate that `video` gives, which makes loads repeatable."),
     key("rooms[]", "stay", Stay, Or("\"hold\""), "How long one participant stays: \"hold\" (to the end), \"3m\", \"3m..6m\", \"exponential(3m)\" (mean; leave and rejoin at random), \"lognormal(3m, 0.6)\" (median, sigma of the logarithm). A successor takes the seat."),
+    key("rooms[]", "refill", Flag, Or("true"), "Whether a successor takes the seat after a stay. false: the seat stays empty, so that the load ebbs."),
+    key("rooms[]", "late_seats", Count { min: 0, max: 10_000 }, Or("0"), "Shape scale-in: seats of each room, beside `size`, that stay empty until a step joins somebody (`join_existing`)."),
+    key("rooms[]", "late_rooms", Count { min: 0, max: 100_000 }, Or("0"), "Shape scale-in: rooms, beside `count`, that stay empty until a step fills them (`join_new`)."),
     key("rooms[]", "talk", Word(&["all", "p59"]), Or("\"all\""), "Who speaks: all, all the time; or p59, one conversation a room after ITU-T P.59, with audio levels to match."),
     key("rooms[]", "mute", Form::Table, Or("{}"), "How often senders mute their microphones; empty: never."),
     key("rooms[].mute", "after", Duration { min: 1.0, max: 604_800.0 }, Optional, "Mean time for which a microphone is on."),
@@ -226,6 +255,31 @@ pub const KEYS: &[Key] = &[
     key("answer", "growth", Rate, Or("\"0/min\""), "Participants that the whole fleet gains, net, at its steepest."),
     key("answer", "boot", Duration { min: 0.0, max: 86_400.0 }, Or("\"0s\""), "From the decision to scale out until the new server takes rooms."),
 
+    key("step[]", "name", Text, Required, "What reports and other steps call it: letters, digits, - and _."),
+    key("step[]", "do", Word(ACTIONS), Required, "cordon, uncordon, terminate (as an orchestrator does: SIGTERM), kill (SIGKILL), start (one server more), pause and resume (SIGSTOP, SIGCONT), partition_signaling, partition_media and partition_registry, heal (ends a server's partitions), registry_pause, registry_resume, registry_flush, registry_restart; join_existing (somebody joins rooms that are there), join_new (somebody joins new ones). What a fleet can do is its backends' matter."),
+    key("step[]", "at", Duration { min: 0.0, max: 604_800.0 }, Optional, "When it is due, from the start of judging."),
+    key("step[]", "clock", Text, Optional, "When it is due: a time of day, UTC, \"22:30\" or \"22:30:15\"; the first one after the start of judging."),
+    key("step[]", "after", Text, Optional, "When it is due: as soon as this earlier step is done. If that fails or is skipped, this one is skipped."),
+    key("step[]", "delay", Duration { min: 0.0, max: 604_800.0 }, Optional, "So long after the step that `after` or `again_after` names."),
+    key("step[]", "when", Text, Optional, "Once due, it waits until this holds: \"server.sessions == 0\", of the step's own server; \"fleet.…\", of all together; \"s1.…\", of one by its id. sessions, participants, headroom and alive (1 or 0) are what the fleet says, in looks younger than the wait; legs is our own count of who is in."),
+    key("step[]", "deadline", Duration { min: 0.0, max: 604_800.0 }, Optional, "How long `when` may take; then the step is skipped."),
+    key("step[]", "server", Text, Optional, "To which server: its id, \"most_sessions\", \"least_sessions\", \"random\" (by the seed), \"all\", or \"each\" (one after the other, round by round). Cordoned and dead ones are not chosen. Left out: the server of the step that `after` names."),
+    key("step[]", "server_of", Text, Optional, "To the server of this earlier step."),
+    key("step[]", "repeat", Count { min: 1, max: 100_000 }, Optional, "Rounds of this step and of all that follow it. Left out with `every` or `again_after`: one for each server."),
+    key("step[]", "every", Duration { min: 0.1, max: 604_800.0 }, Optional, "From the beginning of a round to that of the next."),
+    key("step[]", "again_after", Text, Optional, "The next round begins when this step of the round before is done."),
+    key("step[]", "count", Count { min: 1, max: 10_000 }, Optional, "Joins: how many participants (`join_existing`) or rooms (`join_new`). Left out: 1."),
+    key("step[]", "stay", Duration { min: 1.0, max: 604_800.0 }, Optional, "Joins: how long they stay. Left out: to the end."),
+
+    key("rollback[]", "name", Text, Optional, "What reports call it. Left out: what it does."),
+    key("rollback[]", "do", Word(UNDOING), Required, "uncordon, resume, heal, registry_resume or registry_restart."),
+    key("rollback[]", "server", Text, Optional, "To which server: its id, or \"all\"."),
+    key("rollback[]", "server_of", Text, Optional, "To the servers that this step was done to."),
+
+    key("rejoin", "attempts", Count { min: 0, max: 1000 }, Or("10"), "How often a participant tries to come back after its call fell; 0: not at all."),
+    key("rejoin", "backoff", Duration { min: 0.0, max: 600.0 }, Or("\"1s\""), "Mean wait before the first try; it doubles with each that fails."),
+    key("rejoin", "backoff_max", Duration { min: 0.0, max: 3600.0 }, Or("\"10s\""), "Longest mean wait."),
+    key("rejoin", "jitter", Share { max: 100.0 }, Or("\"50%\""), "By how much each wait may be shorter or longer, evenly, by the seed: a herd that comes back as one is a load of its own."),
     key("expect", "exposed_legs", Count { min: 1, max: 1_000_000 }, Or("1"), "Legs that must be up on the removed servers when they are cordoned; with fewer nothing is proven."),
     key("expect", "join_policy", Word(&["stick", "move_room", "reject"]), Or("\"stick\""), "What becomes of a join to a room on a cordoned server: it goes there (stick), the whole room goes elsewhere (move_room), it is refused (reject)."),
     key("expect", "allowance", Duration { min: 0.0, max: 3600.0 }, Or("\"2s\""), "From the acknowledged cordon until no room may start on the server any more."),
@@ -331,25 +385,30 @@ pub const KEYS: &[Key] = &[
 
 /// Keys of other shapes, or of later versions: known, so that they are refused by what they are.
 const FOREIGN: &[(&str, &str, &str)] = &[
-    ("", "step", "belongs to shape \"scale-in\""),
-    ("", "fault", "belongs to shape \"scale-in\""),
-    ("", "control", "belongs to shape \"scale-in\""),
+    ("", "fault", "is written as [[step]], in shape \"scale-in\""),
     ("", "fleet", "belongs to shape \"scale-in\" and is not supported yet by shape \"steady\""),
 ];
 
-/// Tables of the top that belong to one shape alone.
-const OF_SHAPE: &[(&str, &str)] = &[
-    ("load", "steady"),
-    ("pass", "steady"),
-    ("search", "capacity"),
-    ("objectives", "capacity"),
-    ("answer", "capacity"),
-    ("expect", "scale-in"),
+/// Keys of the top that do not belong to every shape.
+const OF_SHAPES: &[(&str, &[&str])] = &[
+    ("load", &["steady", "scale-in"]),
+    ("pass", &["steady", "scale-in"]),
+    ("search", &["capacity"]),
+    ("objectives", &["capacity"]),
+    ("answer", &["capacity"]),
+    ("control", &["scale-in"]),
+    ("step", &["scale-in"]),
+    ("rollback", &["scale-in"]),
+    ("rejoin", &["scale-in"]),
+    ("expect", &["scale-in"]),
 ];
 
-/// The shape a key of the top belongs to, where it belongs to one alone.
-pub fn shape_of(key: &str) -> Option<&'static str> {
-    OF_SHAPE.iter().find(|(k, _)| *k == key).map(|(_, shape)| *shape)
+/// Keys of the top that are required in their other shapes.
+const OPTIONAL_IN: &[(&str, &str)] = &[("pass", "scale-in")];
+
+/// The shapes a key of the top belongs to, where it does not belong to all.
+pub fn shapes_of(key: &str) -> Option<&'static [&'static str]> {
+    OF_SHAPES.iter().find(|(k, _)| *k == key).map(|(_, shapes)| *shapes)
 }
 
 /// The keys of one table.
@@ -381,12 +440,16 @@ pub(super) fn complete(
 ) {
     // A missing or unknown shape has its own error; what belongs to one is then left alone.
     let shape = table.get("shape").and_then(Node::as_text).unwrap_or_default().to_owned();
-    let elsewhere = |key: &str| if name.is_empty() { shape_of(key).filter(|s| *s != shape) } else { None };
+    let elsewhere =
+        |key: &str| if name.is_empty() { shapes_of(key).filter(|s| !s.contains(&shape.as_str())) } else { None };
+    let optional = |key: &str| name.is_empty() && OPTIONAL_IN.contains(&(key, &shape));
     for entry in &table.0 {
         if find(name, &entry.key).is_none() {
             errors.push(&entry.node.at, join(path, &entry.key), unknown(name, &entry.key, &entry.node));
         } else if let Some(home) = elsewhere(&entry.key).filter(|_| SHAPES.contains(&shape.as_str())) {
-            errors.push(&entry.node.at, &*entry.key, format!("[{}] belongs to shape \"{home}\"", entry.key));
+            let home: Vec<String> = home.iter().map(|s| format!("\"{s}\"")).collect();
+            let why = format!("[{}] belongs to shape {}", entry.key, home.join(" or "));
+            errors.push(&entry.node.at, &*entry.key, why);
         }
     }
     for key in of_table(name) {
@@ -395,7 +458,7 @@ pub(super) fn complete(
         }
         match (table.get(key.name), key.need) {
             (Some(_), _) | (None, Optional) => {}
-            (None, Required) if lenient => {}
+            (None, Required) if lenient || optional(key.name) => {}
             (None, Required) => errors.push(at, join(path, key.name), format!("is missing: {}", key.doc)),
             (None, Or(text)) => table.set(key.name, parse_value(text, &Origin::Default)),
         }

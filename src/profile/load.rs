@@ -2,6 +2,7 @@
 
 use super::error::{Errors, Origin, ProfileErrors};
 use super::resolved::{Profile, Target};
+use super::scale_in::{Selector, Subject};
 use super::target::{self, Secrets};
 use super::tree::{self, Node, Value};
 use super::{keys, read, write};
@@ -259,12 +260,11 @@ impl<'a> Loader<'a> {
         if !syntax.is_empty() {
             return Err(syntax.finish());
         }
-        if let (Some(parts), Some((target, _))) = (&parts, &target)
-            && let Some(why) = unknown_server(parts, target.as_ref())
-        {
-            let table = tree.as_table().and_then(|t| t.get("search")).and_then(Node::as_table);
-            syntax.push(table.and_then(|t| t.get("server")).map_or(&root_at, |n| &n.at), "search.server", why);
-            return Err(syntax.finish());
+        if let (Some(parts), Some((target, _))) = (&parts, &target) {
+            unknown_servers(parts, target.as_ref(), &tree, &mut syntax);
+            if !syntax.is_empty() {
+                return Err(syntax.finish());
+            }
         }
         let (Some(parts), Some((target, secrets))) = (parts, target) else {
             // Every `None` above comes with its error; should one not, the profile must not pass for good.
@@ -280,6 +280,7 @@ impl<'a> Loader<'a> {
             load: parts.load,
             pass: parts.pass,
             search: parts.search,
+            scale_in: parts.scale_in,
             health: parts.health,
             seed: parts.seed,
             bind: parts.bind,
@@ -327,17 +328,41 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// What is wrong with the server that a search names.
-fn unknown_server(parts: &read::Parts, target: Option<&Target>) -> Option<String> {
-    let wanted = parts.search.as_ref()?.server.as_ref()?;
+/// Errors about servers that the profile names and the target does not have.
+fn unknown_servers(parts: &read::Parts, target: Option<&Target>, tree: &Node, errors: &mut Errors) {
     let names: Vec<String> = match target {
         None | Some(Target::Embedded(_)) => (1..=parts.embedded.servers).map(|n| format!("s{n}")).collect(),
         // Only its director knows.
-        Some(Target::External(t)) if t.driver == "embedded" => return None,
+        Some(Target::External(t)) if t.driver == "embedded" => return,
         Some(Target::External(t)) => t.servers.iter().map(|s| s.id.clone()).collect(),
     };
-    let known = names.join(", ");
-    (!names.contains(wanted)).then(|| format!("the target has no server {wanted:?}; it has {known}"))
+    let mut named: Vec<(&str, Option<usize>, &str, &str)> = Vec::new();
+    named.extend(parts.search.as_ref().and_then(|s| s.server.as_deref()).map(|id| ("search", None, "server", id)));
+    if let Some(s) = &parts.scale_in {
+        for (i, step) in s.steps.iter().enumerate() {
+            if let Selector::Id(id) = &step.server {
+                named.push(("step", Some(i), "server", id));
+            }
+            if let Some(Subject::Id(id)) = step.condition.as_ref().map(|c| &c.of) {
+                named.push(("step", Some(i), "when", id));
+            }
+        }
+        for (i, r) in s.rollback.iter().enumerate() {
+            if let Selector::Id(id) = &r.server {
+                named.push(("rollback", Some(i), "server", id));
+            }
+        }
+    }
+    for (table, index, key, id) in named.into_iter().filter(|(.., id)| !names.iter().any(|n| n == id)) {
+        let node = tree.as_table().and_then(|t| t.get(table));
+        let node = match (node.map(|n| &n.value), index) {
+            (Some(Value::Array(items)), Some(i)) => items.get(i),
+            _ => node,
+        };
+        let at = node.and_then(Node::as_table).and_then(|t| t.get(key)).map_or(&tree.at, |n| &n.at);
+        let path = index.map_or(format!("{table}.{key}"), |i| format!("{table}[{i}].{key}"));
+        errors.push(at, path, format!("the target has no server {id:?}; it has {}", names.join(", ")));
+    }
 }
 
 /// A small file: whoever names a device or a recording by mistake is told so.

@@ -2,7 +2,6 @@
 //! (resolved; invalid states cannot exist).
 
 mod error;
-#[allow(dead_code, reason = "shape scale-in writes it")]
 mod expect; // what a scale-in is judged by
 pub mod fleet; // backends of a fleet, and the join hook
 pub mod keys; // every key: form, range, default, meaning
@@ -11,6 +10,7 @@ pub mod metrics; // every metric a threshold may name, with its unit
 pub mod network; // what a network between participants and server is like
 mod read;
 mod resolved;
+mod scale_in;
 mod schema;
 mod target;
 mod tree;
@@ -22,6 +22,8 @@ mod tests;
 #[cfg(test)]
 mod tests_fleet;
 #[cfg(test)]
+mod tests_scale_in;
+#[cfg(test)]
 mod tests_search;
 
 pub use error::{Origin, ProfileError, ProfileErrors};
@@ -30,6 +32,9 @@ pub use load::{Explained, load, load_explained, parse_resolved};
 pub use resolved::{
     EmbeddedTarget, ExternalTarget, Headroom, HealthLimits, Join, Load, Muting, Network, Op, Profile, RoomGroup,
     Search, Secret, Senders, ServerEntry, Shape, Size, Stay, Talk, Target, Threshold, ThresholdValue,
+};
+pub use scale_in::{
+    Condition, Next, Rejoin, Repeat, Rollback, ScaleIn, Seen, Selector, Start, Step, Subject, TimeOfDay,
 };
 pub use schema::schema;
 pub use target::{DRIVERS, is_private};

@@ -6,6 +6,7 @@ use super::resolved::{
     EmbeddedTarget, HealthLimits, Join, Load, Muting, Op, RoomGroup, Search, Senders, Shape, Size, Stay, Talk,
     Threshold, layers_below,
 };
+use super::scale_in::ScaleIn;
 use super::tree::{Node, Table, Value};
 use super::units::{
     parse_duration, parse_encoding, parse_join, parse_percent, parse_rate, parse_size, parse_stay, print_duration,
@@ -16,10 +17,10 @@ use crate::types::{Autoscale, Client, Encoding, Kind};
 use std::net::IpAddr;
 use std::time::Duration;
 
-#[allow(dead_code, reason = "shape scale-in reads it")]
 mod expect; // shape scale-in: what is judged
 pub(super) mod fleet; // a target file's backends and join hook
 mod search; // shape capacity
+mod step; // shape scale-in
 
 /// Most seats (participants at once) and stays of one run; beyond, the plan itself would not fit.
 pub(super) const SEATS_MAX: u64 = 200_000;
@@ -38,6 +39,7 @@ pub(super) struct Parts {
     pub(super) load: Load,
     pub(super) pass: Vec<Threshold>,
     pub(super) search: Option<Search>,
+    pub(super) scale_in: Option<ScaleIn>,
     pub(super) health: HealthLimits,
     pub(super) seed: u64,
     pub(super) bind: Vec<IpAddr>,
@@ -50,7 +52,11 @@ pub(super) struct Parts {
 pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
     let mut top = View::new(root, "", String::new(), errors)?;
     let name = top.name("name", 100, |c| !c.is_control() && c != '/');
-    let shape = top.word("shape").map(|w| if w == "capacity" { Shape::Capacity } else { Shape::Steady });
+    let shape = top.word("shape").map(|w| match w {
+        "capacity" => Shape::Capacity,
+        "scale-in" => Shape::ScaleIn,
+        _ => Shape::Steady,
+    });
     let client = top.word("client").and_then(|w| Client::ALL.into_iter().find(|c| c.as_str() == w));
     let seed = top.count("seed").map(|s| s as u64);
     let bind = top.addresses("bind");
@@ -79,6 +85,7 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
     let rooms = top.each("rooms", room_group);
     let health = top.inside("health", health);
     distinct(root, "rooms", "name", top.errors);
+    distinct(root, "step", "name", top.errors);
     let (load, pass, search) = match shape {
         Some(Shape::Capacity) => {
             let search = search::search(&mut top, rooms.as_deref());
@@ -87,12 +94,23 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
             let objectives = objectives.and_then(|o| search::fit(root, o, top.errors));
             (load, objectives, search.map(Some))
         }
-        Some(Shape::Steady) | None => {
+        Some(Shape::Steady | Shape::ScaleIn) | None => {
             let load = top.inside("load", load);
             if let Some(rooms) = &rooms {
                 whole_load(root, rooms, load.as_ref(), top.errors);
             }
-            (load, pass(root, "pass", top.errors), Some(None))
+            let pass = match (shape, top.node("pass")) {
+                (Some(Shape::ScaleIn), None) => Some(Vec::new()),
+                _ => pass(root, "pass", top.errors),
+            };
+            (load, pass, Some(None))
+        }
+    };
+    let scale_in = match shape {
+        Some(Shape::ScaleIn) => step::scale_in(&mut top, rooms.as_deref(), load.as_ref()).map(Some),
+        _ => {
+            step::no_late(&mut top, rooms.as_deref());
+            Some(None)
         }
     };
     let mut rooms = rooms;
@@ -109,6 +127,7 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
         load: load?,
         pass: pass?,
         search: search?,
+        scale_in: scale_in?,
         health: health?,
         seed: seed?,
         bind: bind?,
@@ -149,6 +168,11 @@ fn room_group(v: &mut View<'_>) -> Option<RoomGroup> {
     let (audio, video) = (v.encoding("audio"), v.encoding("video"));
     let (simulcast, adapt) = (v.flag("simulcast"), v.flag("adapt"));
     let stay = v.parsed("stay", |t| parse_stay(t).and_then(check_stay));
+    let refill = v.flag("refill");
+    if let (Some(false), Some(Stay::WholeHold)) = (refill, stay) {
+        v.wrong("refill", "nobody leaves before the end: say how long they `stay`");
+    }
+    let (late_seats, late_rooms) = (v.count("late_seats"), v.count("late_rooms"));
     let talk = v.word("talk").map(|w| if w == "p59" { Talk::P59 } else { Talk::All });
     let mute = v.inside("mute", muting);
     let networks = v.node("network").is_some().then(|| network::read(v));
@@ -195,6 +219,9 @@ fn room_group(v: &mut View<'_>) -> Option<RoomGroup> {
         simulcast: simulcast?,
         adapt: adapt?,
         stay: stay?,
+        refill: refill?,
+        late_seats: late_seats? as u32,
+        late_rooms: late_rooms? as u32,
         talk: talk?,
         mute: mute?,
         // Those without a word of their own get the profile's.
@@ -333,7 +360,8 @@ pub(super) fn distinct(root: &Node, array: &str, key: &str, errors: &mut Errors)
 /// Loads whose plan would not fit.
 fn whole_load(root: &Node, rooms: &[RoomGroup], load: Option<&Load>, errors: &mut Errors) {
     let Some(node) = root.as_table().and_then(|t| t.get("rooms")) else { return };
-    let seats: u64 = rooms.iter().map(|g| u64::from(g.count) * u64::from(size_max(g.size))).sum();
+    let room = |g: &RoomGroup| u64::from(size_max(g.size)) + u64::from(g.late_seats);
+    let seats: u64 = rooms.iter().map(|g| (u64::from(g.count) + u64::from(g.late_rooms)) * room(g)).sum();
     if seats > SEATS_MAX {
         errors.push(
             &node.at,
@@ -517,14 +545,9 @@ impl<'a> View<'a> {
             return Some(text);
         }
         let list = || words.iter().map(|w| format!("{w:?}")).collect::<Vec<_>>().join(" or ");
-        let why = match (key, text) {
-            ("shape", "scale-in") => {
-                format!("{text:?} is not supported yet; this version knows {}", list())
-            }
-            _ => match super::error::nearest(text, words.iter().copied()) {
-                Some(near) => format!("{text:?} is unknown; did you mean {near:?}?"),
-                None => format!("{text:?} is unknown; write {}", list()),
-            },
+        let why = match super::error::nearest(text, words.iter().copied()) {
+            Some(near) => format!("{text:?} is unknown; did you mean {near:?}?"),
+            None => format!("{text:?} is unknown; write {}", list()),
         };
         self.wrong(key, why);
         None

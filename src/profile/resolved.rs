@@ -1,6 +1,7 @@
 //! What a profile means.
 
 use super::fleet::{FleetBackends, JoinHook};
+use super::scale_in::ScaleIn;
 use crate::impair::Conditions;
 use crate::types::{Autoscale, Client, Drain, Encoding, Sin};
 use serde::{Deserialize, Serialize};
@@ -19,10 +20,13 @@ pub struct Profile {
     pub rooms: Vec<RoomGroup>,
     /// When participants come. A search ramps by its own rules; then this holds its rate, settle time and budget.
     pub load: Load,
-    /// `[pass]`, or the `[objectives]` of a search. Judged per server, the worst decides. Never empty.
+    /// `[pass]`, or the `[objectives]` of a search. Judged per server, the worst decides. Empty only in shape scale-in,
+    /// whose invariants are judged in any case.
     pub pass: Vec<Threshold>,
     /// Of shape capacity, and of no other.
     pub search: Option<Search>,
+    /// Of shape scale-in, and of no other.
+    pub scale_in: Option<ScaleIn>,
     pub health: HealthLimits,
     /// As written, or drawn at random and printed.
     pub seed: u64,
@@ -42,6 +46,7 @@ pub struct Profile {
 pub enum Shape {
     Steady,
     Capacity,
+    ScaleIn,
 }
 
 impl Shape {
@@ -49,6 +54,7 @@ impl Shape {
         match self {
             Shape::Steady => "steady",
             Shape::Capacity => "capacity",
+            Shape::ScaleIn => "scale-in",
         }
     }
 }
@@ -178,6 +184,12 @@ pub struct RoomGroup {
     /// Senders step between `video` and [`RoomGroup::steps`] by the network.
     pub adapt: bool,
     pub stay: Stay,
+    /// A successor takes the seat after a stay.
+    pub refill: bool,
+    /// Seats beside `size` that stay empty until somebody joins a room that is there; rooms beside `count` that stay
+    /// empty until somebody joins a new one. Shape scale-in only.
+    pub late_seats: u32,
+    pub late_rooms: u32,
     pub talk: Talk,
     pub mute: Option<Muting>,
     /// Each with its share of the seats; the rest has a perfect network.

@@ -27,7 +27,7 @@ fn table(name: &str) -> Value {
     }
     // A profile that extends another one may leave out what the base has.
     let required: Vec<&str> = keys::of_table(name)
-        .filter(|k| k.need == Need::Required && (!name.is_empty() || keys::shape_of(k.name).is_none()))
+        .filter(|k| k.need == Need::Required && (!name.is_empty() || keys::shapes_of(k.name).is_none()))
         .map(|k| k.name)
         .collect();
     let mut made = json!({ "type": "object", "additionalProperties": false, "properties": properties });

@@ -323,8 +323,8 @@ fn one_wrong_thing_is_one_error() {
     for (from, to, want) in [
         (
             "\"steady\"",
-            "\"scale-in\"",
-            "p.toml:1: shape: \"scale-in\" is not supported yet; this version knows \"steady\" or \"capacity\"",
+            "\"weekly\"",
+            "p.toml:1: shape: \"weekly\" is unknown; write \"steady\" or \"capacity\" or \"scale-in\"",
         ),
         ("\"steady\"", "\"steedy\"", "p.toml:1: shape: \"steedy\" is unknown; did you mean \"steady\"?"),
         ("shape = \"steady\"", "", "p.toml:1: shape: is missing"),

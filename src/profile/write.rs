@@ -1,5 +1,7 @@
 //! A profile as TOML again: every default filled in, no secrets. Loads to the same meaning.
 
+mod scale_in; // what belongs to that shape
+
 use super::fleet::{FleetBackends, JoinBy};
 use super::resolved::{ExternalTarget, HealthLimits, Network, Profile, RoomGroup, Search, Talk, Target};
 use super::target::SecretSource;
@@ -26,6 +28,9 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
     line(format!("seed = {}", profile.seed));
     line(format!("bind = {}", array(profile.bind.iter().map(ToString::to_string))));
     let auto = |n: Option<usize>| n.map_or("\"auto\"".to_owned(), |n| n.to_string());
+    if let Some(s) = &profile.scale_in {
+        line(format!("control = {}", quote(if s.control { "fleet" } else { "none" })));
+    }
     line(format!("shards = {}\nreceive_buffer = {}", auto(profile.shards), auto(profile.receive_buffer)));
     if let Target::Embedded(fleet) = &profile.target {
         line(format!("\n[embedded]\nservers = {}\nparticipants_max = {}", fleet.servers, fleet.participants_max));
@@ -55,7 +60,12 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
             line(format!("join_timeout = {}", quote(&print_duration(load.join_timeout))));
         }
     }
-    line(if profile.search.is_some() { "\n[objectives]" } else { "\n[pass]" }.into());
+    if let Some(s) = &profile.scale_in {
+        line(scale_in::tables(s));
+    }
+    if !profile.pass.is_empty() {
+        line(if profile.search.is_some() { "\n[objectives]" } else { "\n[pass]" }.into());
+    }
     for t in &profile.pass {
         let limit = t.expr.strip_prefix(&t.metric).unwrap_or(&t.expr).trim();
         line(format!("{} = {}", quote(&t.metric), quote(limit)));
@@ -124,7 +134,8 @@ fn room_group(g: &RoomGroup) -> String {
         format!("send = {}", print_senders(g.send)),
         format!("audio = {}\nvideo = {}", encoding(g.audio), encoding(g.video)),
         format!("simulcast = {}\nadapt = {}", g.simulcast, g.adapt),
-        format!("stay = {}", quote(&print_stay(g.stay))),
+        format!("stay = {}\nrefill = {}", quote(&print_stay(g.stay)), g.refill),
+        format!("late_seats = {}\nlate_rooms = {}", g.late_seats, g.late_rooms),
         format!("talk = {}", if g.talk == Talk::P59 { "\"p59\"" } else { "\"all\"" }),
         g.mute.map_or("mute = {}".to_owned(), |m| {
             format!(

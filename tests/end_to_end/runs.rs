@@ -11,6 +11,7 @@ mod clients;
 mod disturbed;
 mod fake_server;
 mod layers;
+mod scale_in;
 mod support;
 #[path = "../targets/support/mod.rs"]
 mod targets;

@@ -30,7 +30,7 @@ async fn view(watch: &FleetWatch, what: &str, wanted: impl Fn(&FleetView) -> boo
     let until = Instant::now() + Duration::from_secs(20);
     let mut seen = Vec::new();
     loop {
-        for v in watch.take() {
+        for (_, v) in watch.take() {
             if wanted(&v) {
                 return v;
             }

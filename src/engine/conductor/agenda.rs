@@ -73,8 +73,8 @@ impl Agenda {
     }
 
     /// For a run that a course decides about: it has no end of its own, and legs leave when they are told to.
-    pub fn open(epoch: Instant, network_delay: Duration) -> Agenda {
-        let nothing = Plan { seed: 0, rooms: vec![], legs: vec![], hold_from: Duration::ZERO, hold_until: FOREVER };
+    pub fn open(epoch: Instant, hold_from: Duration, network_delay: Duration) -> Agenda {
+        let nothing = Plan { seed: 0, rooms: vec![], legs: vec![], hold_from, hold_until: FOREVER };
         Agenda { leaving: Some(VecDeque::new()), ..Agenda::new(Arc::new(nothing), epoch, network_delay) }
     }
 

@@ -99,14 +99,14 @@ impl Run<'_> {
         TalkSpec { floor, mutes, epoch: Some(self.c.epoch) }
     }
 
-    pub(super) fn start_join(&mut self, leg: LegId, now: Instant) {
+    pub(super) fn start_join(&mut self, leg: LegId, rejoins: Option<LegId>, now: Instant) {
         let leg = self.planned[leg.index()].clone();
         let leg = &leg;
         let room = self.c.plan.rooms[leg.room.index()].clone();
         let group = &self.c.profile.rooms[room.group];
         let planned = self.legs[leg.id.index()].planned;
         let late_ms = now.saturating_duration_since(planned).as_secs_f64() * 1000.0;
-        self.note_event(Event::JoinStart { leg: leg.clone(), late_ms, rejoins: None });
+        self.note_event(Event::JoinStart { leg: leg.clone(), late_ms, rejoins });
         let clip = |e: Option<Encoding>| e.and_then(|e| self.c.clips.clip(e));
         let below = |encodings: Vec<Encoding>| {
             let sent = leg.video.map_or(Vec::new(), |_| encodings);

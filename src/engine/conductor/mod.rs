@@ -1,6 +1,7 @@
 //! Follows the plan in real time: starts joins at their planned moments, runs each leg's signalling, hears the shards
 //! and writes what happened. Open loop: nothing the target does delays a join.
 
+mod acts;
 mod agenda;
 mod legs;
 mod rows;
@@ -15,6 +16,8 @@ use crate::plan::{Course, Order, Plan, PlannedLeg};
 use crate::profile::{Profile, RoomGroup};
 use crate::signaling::{Driver, Ended, MediaCommand, Progress as Milestone};
 use crate::types::{LegId, RoomId};
+use acts::Acts;
+pub use acts::Control;
 use agenda::{Agenda, Due};
 use anyhow::{Context as _, Result, bail};
 use legs::Leg;
@@ -43,6 +46,8 @@ pub struct Conductor {
     /// Start of the run, and the same moment in ns of CLOCK_REALTIME.
     pub epoch: Instant,
     pub epoch_ns: u64,
+    /// What a course's orders to the fleet go to.
+    pub control: Option<Arc<dyn Control>>,
 }
 
 /// How a run ended.
@@ -92,6 +97,7 @@ struct Run<'a> {
     notes: BTreeMap<&'static str, (String, Option<LegId>, u64)>,
     phase: Phase,
     tasks: JoinSet<(LegId, Ended)>,
+    acts: Acts,
     /// Drivers whose legs are over, and when our patience with them is.
     stragglers: Vec<(Instant, AbortHandle)>,
     milestones: UnboundedSender<(LegId, Milestone)>,
@@ -142,6 +148,7 @@ impl Conductor {
             notes: BTreeMap::new(),
             phase: Phase::Warmup,
             tasks: JoinSet::new(),
+            acts: Acts::default(),
             stragglers: Vec::new(),
             milestones,
         };
@@ -203,7 +210,7 @@ impl Run<'_> {
         self.note_event(Event::Phase { phase: Phase::Warmup });
         let network_delay = self.c.profile.rooms.iter().map(RoomGroup::network_delay_max).max().unwrap_or_default();
         let mut agenda = match course {
-            Some(_) => Agenda::open(self.c.epoch, network_delay),
+            Some(_) => Agenda::open(self.c.epoch, self.c.plan.hold_from, network_delay),
             None => Agenda::new(self.c.plan.clone(), self.c.epoch, network_delay),
         };
         let mut interrupted = false;
@@ -238,7 +245,11 @@ impl Run<'_> {
                 biased;
                 () = &mut stop, if !interrupted => {
                     interrupted = true;
-                    agenda.cut(Instant::now());
+                    let now = Instant::now();
+                    let elapsed = now.saturating_duration_since(self.c.epoch);
+                    if !course.as_mut().is_some_and(|c| c.interrupt(elapsed)) {
+                        agenda.cut(now);
+                    }
                 }
                 Some(e) = from_shards.recv() => {
                     self.on_shard(e, show)?;
@@ -261,9 +272,13 @@ impl Run<'_> {
                         Err(_) => {}
                     }
                 }
+                Some(step) = self.acts.next(), if !self.acts.is_empty() => self.note_event(Event::Step(step)),
                 _ = check.tick() => self.check_timeouts(Instant::now()),
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
+        }
+        for step in self.acts.give_up() {
+            self.note_event(Event::Step(step));
         }
         // The last, begun second.
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -277,13 +292,14 @@ impl Run<'_> {
 
     fn obey(&mut self, order: Order, now: Instant, agenda: &mut Agenda) {
         match order {
-            Order::Join(leg) => {
-                let id = LegId(self.planned.len() as u32);
-                assert_eq!(leg.id, id, "legs are numbered in the order of their joins");
-                self.legs.push(Leg::waiting(self.c.epoch + leg.join_at));
-                self.planned.push(leg);
-                self.start_join(id, now);
+            Order::Join(leg) => self.admit(leg, None, now),
+            Order::Rejoin(leg, fallen) => self.admit(leg, Some(fallen), now),
+            Order::Act(step) => {
+                self.note_event(Event::Step(step.clone()));
+                self.acts.begin(step, self.c.control.as_deref());
             }
+            Order::Step(step) => self.note_event(Event::Step(step)),
+            Order::Close => agenda.cut(now),
             Order::Leave(leg) => {
                 self.quiet(leg);
                 agenda.leave_soon(leg, now);
@@ -296,10 +312,19 @@ impl Run<'_> {
         }
     }
 
+    /// Somebody of a course joins.
+    fn admit(&mut self, leg: PlannedLeg, rejoins: Option<LegId>, now: Instant) {
+        let id = LegId(self.planned.len() as u32);
+        assert_eq!(leg.id, id, "legs are numbered in the order of their joins");
+        self.legs.push(Leg::waiting(self.c.epoch + leg.join_at));
+        self.planned.push(leg);
+        self.start_join(id, rejoins, now);
+    }
+
     fn follow(&mut self, due: Due, now: Instant, agenda: &mut Agenda) {
         match due {
             Due::Enter(phase) => self.enter(phase),
-            Due::Join(leg) => self.start_join(leg, now),
+            Due::Join(leg) => self.start_join(leg, None, now),
             Due::Quiet(leg) => self.quiet(leg),
             Due::Leave(leg) => self.leave(leg, now),
             Due::End => {

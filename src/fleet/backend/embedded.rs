@@ -9,6 +9,9 @@ use reqwest::Url;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
+/// A process has to come up.
+const START_WITHIN: std::time::Duration = std::time::Duration::from_secs(15);
+
 pub(super) struct Director {
     url: Url,
     client: reqwest::Client,
@@ -81,6 +84,9 @@ impl Backend for Director {
     fn act<'a>(&'a self, action: StepAction, server: Option<&'a str>) -> BoxFuture<'a, Result<String, ActError>> {
         Box::pin(async move {
             use StepAction::{Cordon, Kill, Pause, Resume, Terminate, Uncordon};
+            if action == StepAction::Start {
+                return Ok(outside::ask(self.client.post(self.at(&["servers"])), START_WITHIN).await?);
+            }
             if !matches!(action, Cordon | Uncordon | Terminate | Kill | Pause | Resume) {
                 return Err(ActError::Unsupported);
             }

@@ -280,7 +280,7 @@ mod tests {
         let mut views = Vec::new();
         while views.len() < 2 {
             tokio::time::sleep(Duration::from_millis(20)).await;
-            views.extend(watch.take());
+            views.extend(watch.take().into_iter().map(|(_, view)| view));
         }
         views.sort_by_key(|v| v.role);
         assert_eq!((views[0].backend.as_str(), views[0].servers[0].server.as_str()), ("static", "a"));

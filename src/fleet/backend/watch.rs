@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Watches a fleet until it is dropped.
 pub struct FleetWatch {
-    seen: Mutex<UnboundedReceiver<FleetView>>,
+    seen: Mutex<UnboundedReceiver<(Instant, FleetView)>>,
     tasks: Vec<tokio::task::AbortHandle>,
 }
 
@@ -27,8 +27,9 @@ impl FleetWatch {
         FleetWatch { seen: Mutex::new(seen), tasks: sources.into_iter().map(watch).collect() }
     }
 
-    /// Views that are to be written, in the order in which they were seen.
-    pub fn take(&self) -> Vec<FleetView> {
+    /// Views that are to be written, in the order in which they were seen, each with the moment at which it was asked
+    /// for: what it says is not older.
+    pub fn take(&self) -> Vec<(Instant, FleetView)> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         std::iter::from_fn(|| seen.try_recv().ok()).collect()
     }
@@ -44,13 +45,14 @@ async fn watch(
     role: FleetRole,
     backend: Arc<dyn Backend>,
     known: Arc<Mutex<BTreeSet<String>>>,
-    out: UnboundedSender<FleetView>,
+    out: UnboundedSender<(Instant, FleetView)>,
 ) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut teller = Teller::new(backend.name(), role);
     loop {
         ticks.tick().await;
+        let asked = Instant::now();
         let look = match tokio::time::timeout(PATIENCE, backend.look()).await {
             Ok(look) => look.map_err(|e| format!("{e:#}")),
             Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
@@ -60,7 +62,7 @@ async fn watch(
             known.extend(look.servers.iter().map(|s| s.server.clone()));
         }
         if let Some(view) = teller.tell(look, Instant::now())
-            && out.send(view).is_err()
+            && out.send((asked, view)).is_err()
         {
             return;
         }

@@ -1,0 +1,173 @@
+//! Scale-in on the embedded fleet: servers that are cordoned, drained and terminated while people talk, or killed under
+//! them; and what becomes of an experiment that is interrupted, or that only watches.
+
+use super::support::{Place, ROOMFUL};
+use crate::disturbed::undisturbed;
+use roomful::history::{Event, LegCause, Line, StepEvent, StepStage};
+use roomful::types::{LegId, ServerId, StepAction};
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+/// Tests share two cores with other tests: that the generator was late is no news here.
+const TOLERANT: &str = "[health]\nshard_cpu_max = \"100%\"\nsteal_max = \"100%\"\nlateness_p99_max = \"10s\"\n\
+    timer_p99_max = \"10s\"\nsocket_drops_max = \"100%\"\nudp_errors_max = \"100%\"\nreference_loss_max = \"100%\"\n\
+    reference_delay_p99_max = \"10s\"\nreference_jitter_max = \"10s\"\n";
+
+fn experiment(top: &str, rooms: &str, hold: &str, rest: &str) -> Place {
+    Place::with(&format!(
+        "shape = \"scale-in\"\ntarget = \"embedded\"\nseed = 7\n{top}\n[embedded]\nservers = 3\nparticipants_max = 40\n\
+         [[rooms]]\nname = \"call\"\ncount = 6\nsize = 2\naudio = \"opus@32kbit/s\"\n{rooms}\n\
+         [load]\njoin = \"20/s\"\nwarmup = \"1s\"\nhold = \"{hold}\"\n{rest}\n{TOLERANT}"
+    ))
+}
+
+fn steps(lines: &[Line]) -> Vec<(f64, StepEvent)> {
+    let step = |l: &Line| match &l.event {
+        Event::Step(s) => Some((l.t, s.clone())),
+        _ => None,
+    };
+    lines.iter().filter_map(step).collect()
+}
+
+fn step(lines: &[Line], name: &str, stage: StepStage) -> (f64, StepEvent) {
+    let found = steps(lines).into_iter().find(|(_, s)| s.name == name && s.stage == stage);
+    found.unwrap_or_else(|| panic!("{name} {stage:?} in {:#?}", steps(lines)))
+}
+
+fn servers(lines: &[Line]) -> BTreeMap<ServerId, String> {
+    let server = |l: &Line| match &l.event {
+        Event::Server(s) => Some((s.id, s.name.clone())),
+        _ => None,
+    };
+    lines.iter().filter_map(server).collect()
+}
+
+/// Where each leg landed, and when.
+fn joined(lines: &[Line]) -> BTreeMap<LegId, (f64, String)> {
+    let names = servers(lines);
+    let joined = |l: &Line| match &l.event {
+        Event::Joined { leg, server, .. } => Some((*leg, (l.t, names[server].clone()))),
+        _ => None,
+    };
+    lines.iter().filter_map(joined).collect()
+}
+
+const DRAIN: &str = "[[step]]\nname = \"cordon\"\ndo = \"cordon\"\nserver = \"least_sessions\"\nat = \"4s\"\n\
+    [[step]]\nname = \"late\"\ndo = \"join_existing\"\nafter = \"cordon\"\ndelay = \"500ms\"\nstay = \"4s\"\n\
+    [[step]]\nname = \"new\"\ndo = \"join_new\"\nafter = \"cordon\"\ndelay = \"500ms\"\nstay = \"5s\"\n\
+    [[step]]\nname = \"terminate\"\ndo = \"terminate\"\nafter = \"cordon\"\nwhen = \"server.sessions == 0\"\ndeadline = \"20s\"\n\
+    [[rollback]]\ndo = \"uncordon\"\nserver_of = \"cordon\"\n[expect]\nexclusive = true";
+
+#[test]
+fn a_drained_server_goes_when_its_last_call_is_over() {
+    undisturbed(|| {
+        let place = experiment("", "stay = \"10s..14s\"\nrefill = false\nlate_seats = 1\nlate_rooms = 1", "24s", DRAIN);
+        let run = place.run().finish();
+        let lines = place.lines();
+        let (cordoned, cordon) = step(&lines, "cordon", StepStage::Done);
+        let server = cordon.server.unwrap();
+        let (terminated, begun) = step(&lines, "terminate", StepStage::Begun);
+        assert_eq!((begun.server.as_deref(), &begun.detail[..]), (Some(&server[..]), "server.sessions == 0"));
+        step(&lines, "terminate", StepStage::Done);
+        let joined = joined(&lines);
+        // Who joined an old room after the cordon is on its server; who joined a new one is not.
+        let late: Vec<LegId> = joined.iter().filter(|(_, (t, _))| *t > cordoned).map(|(l, _)| *l).collect();
+        let on = |leg: &LegId| joined[leg].1 == server;
+        assert_eq!(late.iter().filter(|l| on(l)).count(), 1, "{joined:?}");
+        assert_eq!(late.len(), 3, "{joined:?}");
+        // Everybody's call went on to its own end.
+        let ends: Vec<_> = lines
+            .iter()
+            .filter_map(|l| match &l.event {
+                Event::LegEnd(e) => Some((l.t, e.leg, e.cause)),
+                _ => None,
+            })
+            .collect();
+        assert!(ends.iter().all(|(_, _, cause)| *cause == LegCause::Left), "{ends:?}");
+        let drained: Vec<f64> = ends.iter().filter(|(_, leg, _)| on(leg)).map(|(t, ..)| *t).collect();
+        assert!(drained.len() >= 3 && drained.iter().all(|t| *t < terminated), "{drained:?} {terminated}");
+        // The fleet said so, too: cordoned, then gone.
+        let seen = |wanted: &dyn Fn(&roomful::history::ServerSeen) -> bool| {
+            lines.iter().any(|l| match &l.event {
+                Event::Fleet(v) => v.servers.iter().any(|s| s.server == server && wanted(s)),
+                _ => false,
+            })
+        };
+        assert!(seen(&|s| s.cordoned == Some(true)) && seen(&|s| s.alive == Some(false)));
+        // There is nothing to roll back on a server that is gone.
+        assert_eq!(step(&lines, "uncordon", StepStage::Skipped).1.server.as_deref(), Some(&server[..]));
+        assert!(run.stderr.contains("terminate") && run.stderr.contains(" cordoned"), "{}", run.stderr);
+    });
+}
+
+const KILL: &str = "[[step]]\nname = \"cordon\"\ndo = \"cordon\"\nserver = \"most_sessions\"\nat = \"4s\"\n\
+    [[step]]\nname = \"kill\"\ndo = \"kill\"\nafter = \"cordon\"\ndelay = \"2s\"\n[expect]\nexclusive = true";
+
+#[test]
+fn whoever_a_killed_server_drops_comes_back_elsewhere() {
+    undisturbed(|| {
+        let place = experiment("", "", "44s", KILL);
+        place.run().finish();
+        let lines = place.lines();
+        let (killed, kill) = step(&lines, "kill", StepStage::Done);
+        let server = kill.server.unwrap();
+        let joined = joined(&lines);
+        let exposed: BTreeSet<LegId> =
+            joined.iter().filter(|(_, (t, s))| *t < killed && *s == server).map(|(l, _)| *l).collect();
+        assert!(exposed.len() >= 4, "{joined:?}");
+        let fell: BTreeSet<LegId> = lines
+            .iter()
+            .filter_map(|l| match &l.event {
+                Event::LegEnd(e) if e.cause.is_drop() => Some(e.leg),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(fell, exposed);
+        let back: BTreeMap<LegId, LegId> = lines
+            .iter()
+            .filter_map(|l| match &l.event {
+                Event::JoinStart { leg, rejoins: Some(fallen), .. } => Some((*fallen, leg.id)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(back.keys().copied().collect::<BTreeSet<_>>(), exposed);
+        assert!(back.values().all(|leg| joined.get(leg).is_some_and(|(_, s)| *s != server)), "{back:?} {joined:?}");
+    });
+}
+
+#[test]
+fn an_interrupted_experiment_takes_back_what_it_did() {
+    let place = experiment("", "late_seats = 1\nlate_rooms = 1", "60s", DRAIN);
+    let mut run = place.run();
+    run.says("cordoned");
+    run.signal("INT");
+    let run = run.finish();
+    assert_eq!(run.code, Some(130), "{run:?}");
+    let lines = place.lines();
+    let (t, uncordon) = step(&lines, "uncordon", StepStage::Done);
+    assert!(uncordon.rollback && t > step(&lines, "cordon", StepStage::Done).0);
+    assert_eq!(step(&lines, "terminate", StepStage::Skipped).1.detail, "the run was over before");
+    super::assert_ended(&lines, true);
+}
+
+#[test]
+fn a_run_that_only_watches_takes_marks_and_does_nothing() {
+    let place = experiment("control = \"none\"", "", "8s", "");
+    let mut run = place.run();
+    run.says("hold");
+    let mark = |args: &[&str]| {
+        let said = Command::new(ROOMFUL).arg("mark").args(args).arg("--run").arg(place.out()).output().unwrap();
+        (said.status.code(), String::from_utf8_lossy(&said.stderr).into_owned())
+    };
+    assert_eq!(mark(&["cordon", "s2"]), (Some(0), String::new()));
+    assert_eq!(mark(&["drain", "s2"]).0, Some(2));
+    let run = run.finish();
+    assert_eq!(run.code, Some(4), "{run:?}");
+    let lines = place.lines();
+    let marks: Vec<&Line> = lines.iter().filter(|l| matches!(l.event, Event::Mark { .. })).collect();
+    let [Line { event: Event::Mark { action, server }, t }] = marks[..] else { panic!("{marks:?}") };
+    assert!((*action, &server[..]) == (StepAction::Cordon, "s2") && *t > 1000.0, "{marks:?}");
+    assert!(steps(&lines).is_empty());
+    let (code, said) = mark(&["uncordon", "s2"]);
+    assert!(code == Some(1) && said.contains("no run that takes marks goes on"), "{said}");
+}
