@@ -62,6 +62,9 @@ fn render_to(dir: &Path, tail: Vec<u8>, files: Files, paint: terminal::Paint, ou
 /// By the limits of the profile that the history carries.
 fn judge(reading: &Reading) -> Result<(Judgement, Option<capacity::Answer>)> {
     let profile = profile::parse_resolved(&reading.run.resolved)?;
+    if let Some(scale_in) = &profile.scale_in {
+        return Ok((verdict::judge_scale_in(reading, &profile.pass, &profile.health, &scale_in.expect), None));
+    }
     let Some(setting) = capacity::Setting::of(&profile) else {
         return Ok((verdict::judge(reading, &profile.pass, &profile.health), None));
     };

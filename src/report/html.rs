@@ -3,6 +3,7 @@
 use super::Summary;
 use super::capacity;
 use super::charts::{Charts, charts};
+use super::scale_in;
 use crate::verdict::{Judgement, Outcome, Verdict, clock, number};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -35,7 +36,8 @@ pub fn page(s: &Summary, j: &Judgement) -> String {
                     (banner(s))
                     (figures(s))
                     (capacity::section(s.capacity.as_ref(), &objectives(s)))
-                    (limits(s))
+                    (scale_in::section(s.scale_in.as_ref()))
+                    @if s.scale_in.is_none() || !s.pass.is_empty() { (limits(s)) }
                     (over_time(&plots))
                     (servers(s))
                     (rooms(s))

@@ -2,7 +2,7 @@
 
 use crate::verdict::{
     AudioMetrics, FailureRow, Generator, Hold, Joins, Judgement, Legs, NoteRow, Outcome, Participants, RoomRow,
-    ServerRow, SetupMetrics, Verdict, VideoMetrics,
+    ScaleIn, ServerRow, SetupMetrics, Verdict, VideoMetrics,
 };
 use serde::{Serialize, Serializer};
 
@@ -35,7 +35,8 @@ pub struct Summary {
     pub notes: Vec<NoteRow>,
     /// Of shape capacity: everything above describes the load that held. Null for other shapes.
     pub capacity: Option<crate::capacity::Answer>,
-    pub scale_in: Option<()>,
+    /// Of shape scale-in. Null for other shapes.
+    pub scale_in: Option<ScaleIn>,
     pub limits: serde_json::Value,
 }
 
@@ -127,7 +128,7 @@ impl Summary {
             failures: j.failures.clone(),
             notes: j.notes.clone(),
             capacity: None,
-            scale_in: None,
+            scale_in: j.scale_in.clone(),
             limits: j.run.limits.clone(),
         }
     }

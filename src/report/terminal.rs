@@ -50,6 +50,7 @@ pub fn table(s: &Summary, paint: Paint) -> String {
         out.push('\n');
     }
     capacity(s, paint, &mut out);
+    scale_in(s, paint, &mut out);
     let _ = writeln!(out, "seed {}; the profile with every default is run.resolved in summary.json\n", s.run.seed);
     let label = paint.verdict(s.verdict, &format!("{}:", s.verdict.as_str().to_uppercase()));
     let _ = writeln!(out, "{label} {}", printable(&s.sentence));
@@ -90,6 +91,58 @@ fn capacity(s: &Summary, paint: Paint, out: &mut String) {
     if let Some(trigger) = a.cpu_trigger {
         let _ = writeln!(out, "{}\n", trigger.words());
     }
+}
+
+/// What was taken away, and each invariant: the broken ones with what was seen and what a person noticed.
+fn scale_in(s: &Summary, paint: Paint, out: &mut String) {
+    let Some(all) = &s.scale_in else { return };
+    let clock = |t: Option<f64>| t.map_or_else(|| "–".into(), crate::verdict::clock);
+    if !all.removals.is_empty() {
+        let head = "server        cordoned  exposed  late  last leave  asked to end     ended";
+        let _ = writeln!(out, "{}", paint.with("1", head));
+    }
+    for r in &all.removals {
+        let killed = if r.killed { " (killed)" } else { "" };
+        let _ = writeln!(
+            out,
+            "{:<12}  {:>8}  {:>7}  {:>4}  {:>10}  {:>12}  {:>8}{killed}",
+            printable(&r.server),
+            clock(r.cordoned),
+            r.exposed,
+            r.admitted,
+            clock(r.last_leave),
+            clock(r.terminated),
+            clock(r.ended)
+        );
+    }
+    let classes: Vec<String> = all.classes.iter().map(|(c, n)| format!("{n} {}", c.replace('_', " "))).collect();
+    if !classes.is_empty() {
+        let _ = writeln!(out, "legs at risk: {}", classes.join(", "));
+    }
+    out.push('\n');
+    for i in &all.invariants {
+        let (mark, text) = match (i.judged, i.verdict) {
+            (false, _) => ("–".to_owned(), format!("{} (not put to the test: {})", i.title, i.why)),
+            (true, Verdict::Pass) => (paint.verdict(Verdict::Pass, "✓"), format!("{}: {}", i.title, i.why)),
+            (true, v) => {
+                (paint.verdict(v, if v == Verdict::Fail { "✗" } else { "?" }), format!("{}: {}", i.title, i.why))
+            }
+        };
+        let text = if i.judged && i.verdict == Verdict::Fail { i.title.to_owned() } else { text };
+        let _ = writeln!(out, "{mark} {:<9} {}", i.id, printable(&text));
+        for e in i.evidence.iter().take(5) {
+            let lines: Vec<String> = e.lines.iter().take(5).map(u64::to_string).collect();
+            let lines = if lines.is_empty() { String::new() } else { format!("; history lines {}", lines.join(", ")) };
+            let _ = writeln!(out, "            {}", printable(&e.what));
+            let when = crate::verdict::clock(e.from_ms);
+            let _ = writeln!(out, "            at {when}; on that call: {}{lines}", printable(&e.noticed));
+        }
+        let more = (i.evidence.len() as u64).saturating_sub(5) + i.evidence_more;
+        if more > 0 {
+            let _ = writeln!(out, "            and {more} more in report.html");
+        }
+    }
+    out.push('\n');
 }
 
 fn servers(s: &Summary, paint: Paint, out: &mut String) {

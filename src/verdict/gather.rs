@@ -3,26 +3,21 @@
 
 use super::direction::Reported;
 use super::frame::Frame;
+use super::legs::{Classed, LegClass, Tracks};
 use super::metrics::{Sample, SetupTimes, flow_metric};
 use super::series::{JoinPoint, Series};
 use super::windows::Window;
 use crate::history::{
     Event, FailReason, Health, Interval, JoinFailure, LegCause, LegEnd, Line, ReferenceFlow, RoomInterval, Scan, Setup,
-    Silence, UdpErrors,
+    UdpErrors,
 };
 use crate::measure::{Flow, FlowCounters, Hist};
-use crate::profile::{Op, Threshold};
+use crate::profile::{Classes, Op, Threshold};
 use crate::types::{Kind, LegId, RoomId, ServerId};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// RFC 7675: consent is gone after 30 s without an answer.
-const CONSENT_MS: f64 = 30_000.0;
 /// Seconds that one E-model score covers, and a leg's worst stretch.
 const SCORED_SECONDS: f64 = 10.0;
-/// docs/measurement.md: a gap from here on is a glitch.
-const GLITCH_MS: f64 = 1000.0;
-/// docs/measurement.md: a leg that hears nothing at all for so long, while others send, is dropped.
-const DROP_MS: f64 = 15_000.0;
 
 #[derive(Default)]
 pub(super) struct Gathered {
@@ -34,7 +29,8 @@ pub(super) struct Gathered {
     pub failed: Vec<Failed>,
     pub legs: Vec<Leg>,
     pub join_starts: Vec<f64>,
-    pub names: BTreeMap<LegId, String>,
+    pub tracks: Tracks,
+    pub classes: BTreeMap<LegId, Classed>,
     pub rooms: BTreeMap<RoomId, RoomGather>,
     pub notes: BTreeMap<String, Note>,
     pub health: HealthGather,
@@ -80,15 +76,6 @@ pub(super) enum Counts {
     Generator,
     /// Ctrl-C came before it was done.
     Nobody,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum LegClass {
-    Clean,
-    Glitched,
-    UncleanLeave,
-    Dropped,
-    Inconclusive,
 }
 
 pub(super) struct Leg {
@@ -216,14 +203,15 @@ impl<'a> Gatherer<'a> {
         Gatherer { frame, thresholds, out }
     }
 
-    pub fn see(&mut self, line: Line) {
+    /// Lines come in order, each with its number.
+    pub fn see(&mut self, number: u64, line: Line) {
         let t = line.t;
+        self.out.tracks.see(number, &line);
         self.out.last_t = self.out.last_t.max(t);
         match line.event {
             Event::JoinStart { leg, .. } => {
                 self.out.join_starts.push(t);
                 self.out.behind_networks += u64::from(leg.network.is_some());
-                self.out.names.insert(leg.id, leg.name);
             }
             Event::Joined { leg, server, suite, setup, .. } => {
                 self.out.joined_on.insert(leg, server);
@@ -263,7 +251,11 @@ impl<'a> Gatherer<'a> {
         }
     }
 
-    pub fn finish(mut self, scan: Scan) -> Gathered {
+    pub fn finish(mut self, scan: Scan, limits: &Classes) -> Gathered {
+        self.out.classes = self.out.tracks.classify(self.frame, limits);
+        for leg in &mut self.out.legs {
+            leg.class = self.out.classes.get(&leg.leg).map_or(LegClass::Inconclusive, |c| c.class);
+        }
         let by_second = std::mem::take(&mut self.out.joins_by_second);
         self.out.series.joins = by_second
             .into_iter()
@@ -338,21 +330,6 @@ impl<'a> Gatherer<'a> {
     }
 
     fn leg_end(&mut self, t: f64, end: LegEnd) {
-        let gap = Window { from_ms: end.longest_gap_at_ms, until_ms: end.longest_gap_at_ms + end.longest_gap_ms };
-        let consent = Window { from_ms: t - CONSENT_MS, until_ms: t };
-        let span = |s: &Silence| Window { from_ms: s.from_ms, until_ms: s.until_ms };
-        let deaf = end.silences.iter().map(span).find(|w| w.length_ms() >= DROP_MS);
-        let class = match end.cause {
-            // An end that the server sent stands whatever our health was; our own silence might have been ours.
-            LegCause::ConsentExpired if self.frame.unhealthy.touch(&consent) => LegClass::Inconclusive,
-            cause if cause.is_drop() => LegClass::Dropped,
-            _ if deaf.is_some_and(|w| self.frame.unhealthy.touch(&w)) => LegClass::Inconclusive,
-            _ if deaf.is_some() => LegClass::Dropped,
-            _ if end.longest_gap_ms > GLITCH_MS && self.frame.unhealthy.touch(&gap) => LegClass::Inconclusive,
-            _ if end.longest_gap_ms > GLITCH_MS => LegClass::Glitched,
-            LegCause::LeftUnacknowledged => LegClass::UncleanLeave,
-            _ => LegClass::Clean,
-        };
         if let Some(id) = end.server {
             let reported = &mut self.server(id).reported;
             reported[0].add(&end.audio);
@@ -367,7 +344,8 @@ impl<'a> Gatherer<'a> {
             t,
             room: end.room,
             server: end.server,
-            class,
+            // Known when all have ended: it may hang on another one of the room.
+            class: LegClass::Inconclusive,
             cause: end.cause,
             detail: end.detail,
             worst_loss: end.worst_10s_loss.map(|share| share.map(super::metrics::percent)),

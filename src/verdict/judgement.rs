@@ -2,9 +2,11 @@
 
 use super::direction::direction;
 use super::frame::Frame;
-use super::gather::{Counts, Gathered, Gatherer, Leg, LegClass, lossy_limit};
+use super::gather::{Counts, Gathered, Gatherer, Leg, lossy_limit};
 use super::generator::{Generator, diagnosis, generator};
+use super::legs::LegClass;
 use super::metrics::{AudioMetrics, LossyLegs, SetupMetrics, SetupTimes, VideoMetrics, percent};
+use super::scale_in::{self, Recorder, ScaleIn};
 use super::sentence::{Case, sentence};
 use super::series::Series;
 use super::thresholds::{self, Outcome, Whole};
@@ -12,7 +14,7 @@ use super::words::number;
 use super::{Verdict, clock};
 use crate::history::{Reading, RunInfo};
 use crate::measure::Flow;
-use crate::profile::{HealthLimits, Threshold};
+use crate::profile::{Classes, Expect, HealthLimits, Threshold};
 use crate::types::{Kind, RoomId, ServerId};
 use serde::Serialize;
 use serde_json::json;
@@ -51,6 +53,8 @@ pub struct Judgement {
     pub failures: Vec<FailureRow>,
     pub notes: Vec<NoteRow>,
     pub series: Series,
+    /// Of shape scale-in.
+    pub scale_in: Option<ScaleIn>,
 }
 
 /// The judged part, ms since the start of the run.
@@ -168,13 +172,37 @@ pub fn judge_window(
     health: &HealthLimits,
     window: Option<super::Window>,
 ) -> Judgement {
+    judge_all(reading, pass, health, window, None)
+}
+
+/// The same for a scale-in: its invariants decide, and thresholds where there are any.
+pub fn judge_scale_in(reading: &Reading, pass: &[Threshold], health: &HealthLimits, expect: &Expect) -> Judgement {
+    judge_all(reading, pass, health, None, Some(expect))
+}
+
+fn judge_all(
+    reading: &Reading,
+    pass: &[Threshold],
+    health: &HealthLimits,
+    window: Option<super::Window>,
+    expect: Option<&Expect>,
+) -> Judgement {
     let mut frame = Frame::of(reading);
     if let Some(window) = window {
         frame.hold = window;
     }
     let mut gatherer = Gatherer::new(&frame, pass);
-    let scan = reading.each(|_| true, |line| gatherer.see(line));
-    let mut all = gatherer.finish(scan);
+    let mut recorder = Recorder::default();
+    let scan = reading.each_numbered(
+        |_| true,
+        |number, line| {
+            if expect.is_some() {
+                recorder.see(number, &line);
+            }
+            gatherer.see(number, line);
+        },
+    );
+    let mut all = gatherer.finish(scan, &expect.map_or_else(Classes::default, |e| e.classes));
     all.series.names = all.servers.keys().map(|id| (*id, frame.server_name(*id))).collect();
 
     let name = |id: ServerId| frame.server_name(id);
@@ -207,7 +235,11 @@ pub fn judge_window(
         diagnosis: diagnosis(&all, health),
         name: &name,
     };
-    let (verdict, sentence, reasons) = sentence(&case);
+    let (mut verdict, mut sentence, mut reasons) = sentence(&case);
+    let scale_in = expect.map(|e| scale_in::judge(&frame, &all, recorder, e, generator.healthy));
+    if let Some(s) = &scale_in {
+        (verdict, sentence, reasons) = with_limits(s, (verdict, sentence, reasons), &case);
+    }
     let mut setup = SetupTimes::default();
     let (mut audio, mut video, mut suites) = (Flow::default(), Flow::default(), BTreeMap::new());
     let mut lossy_all = [LossyLegs::default(); 2];
@@ -244,8 +276,27 @@ pub fn judge_window(
         participants,
         joins,
         series: all.series,
+        scale_in,
         run: reading.run.clone(),
     }
+}
+
+/// A scale-in passes when its invariants hold and its thresholds too, where the profile sets any. A call that fell is worse
+/// than a limit, so it has the first word.
+fn with_limits(s: &ScaleIn, limits: (Verdict, String, Vec<String>), case: &Case<'_>) -> (Verdict, String, Vec<String>) {
+    let own = (s.verdict, s.sentence.clone(), s.reasons.clone());
+    let cut_short = case.end != Some(false) || case.hold.ended_ms <= case.hold.from_ms;
+    if case.outcomes.is_empty() && !(cut_short && s.verdict == Verdict::Pass) {
+        return own;
+    }
+    let rank = |v: Verdict| match v {
+        Verdict::Fail => 2,
+        Verdict::Unknown => 1,
+        Verdict::Pass => 0,
+    };
+    let (mut first, second) = if rank(limits.0) > rank(own.0) { (limits, own) } else { (own, limits) };
+    first.2.extend(second.2);
+    first
 }
 
 fn hold((from_ms, until_ms): (f64, f64), frame: &Frame, all: &Gathered) -> Hold {
@@ -288,9 +339,9 @@ fn legs(all: &Gathered) -> Legs {
         judged: some(judged),
         clean: some(of(LegClass::Clean)),
         glitched: some(of(LegClass::Glitched)),
-        migrated: some(0),
-        reconnected: some(0),
-        one_way: some(0),
+        migrated: some(of(LegClass::Migrated)),
+        reconnected: some(of(LegClass::Reconnected)),
+        one_way: some(of(LegClass::OneWay)),
         dropped: some(of(LegClass::Dropped)),
         unclean_leave: some(of(LegClass::UncleanLeave)),
         inconclusive: some(of(LegClass::Inconclusive)),
@@ -382,7 +433,7 @@ fn failures(all: &Gathered, frame: &Frame) -> Vec<FailureRow> {
     for f in &all.failed {
         let reason = reason_key(f.reason);
         let row = rows.entry(reason.clone()).or_insert_with(|| {
-            let who = all.names.get(&f.leg).cloned().unwrap_or_else(|| f.leg.to_string());
+            let who = all.tracks.name(f.leg);
             FailureRow { reason, count: 0, detail: format!("{who}: {}", f.detail), servers: BTreeMap::new() }
         });
         row.count += 1;

@@ -6,7 +6,9 @@ mod frame;
 mod gather;
 mod generator;
 mod judgement;
+mod legs;
 mod metrics;
+pub mod scale_in; // did taking servers away end anybody's call?
 mod sentence;
 mod series;
 #[cfg(test)]
@@ -17,12 +19,15 @@ mod words;
 
 pub use generator::{Generator, Lateness, Reference};
 pub use judgement::{
-    FailureRow, Hold, Joins, Judgement, Legs, NoteRow, Participants, RoomRow, ServerRow, judge, judge_window,
+    FailureRow, Hold, Joins, Judgement, Legs, NoteRow, Participants, RoomRow, ServerRow, judge, judge_scale_in,
+    judge_window,
 };
+pub use legs::LegClass;
 pub use metrics::{
     AudioMetrics, E2eCounts, LossSource, MediaMetrics, Mos, Percentiles, PhaseMetrics, RtpCounts, SetupMetrics,
     UpCounts, VideoMetrics, flow_metric,
 };
+pub use scale_in::ScaleIn;
 pub use series::{GeneratorPoint, JoinPoint, KindPoint, MediaPoint, Series, ServerPoint};
 pub use thresholds::Outcome;
 pub use windows::Window;

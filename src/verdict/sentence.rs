@@ -1,9 +1,10 @@
 //! The verdict itself, and the one line that says it: the number, the place, the time and the margin.
 
 use super::direction::direction;
-use super::gather::{Counts, Failed, Gathered, Leg, LegClass};
+use super::gather::{Counts, Failed, Gathered, Leg};
 use super::generator::{Diagnosis, Generator};
 use super::judgement::{Hold, reason_key};
+use super::legs::LegClass;
 use super::thresholds::Outcome;
 use super::windows::Window;
 use super::words::{against, count, metric_words, number};
@@ -217,7 +218,7 @@ impl Case<'_> {
             LegCause::ConsentExpired => "consent expired",
             LegCause::Left | LegCause::LeftUnacknowledged | LegCause::Interrupted => "left",
         };
-        let first_name = self.all.names.get(&most[0].leg).cloned().unwrap_or_else(|| most[0].leg.to_string());
+        let first_name = self.all.tracks.name(most[0].leg);
         let when = span(&Window { from_ms: first(most.iter().map(|l| l.t)), until_ms: last(most.iter().map(|l| l.t)) });
         let detail = if most[0].detail.is_empty() { String::new() } else { format!(" ({})", most[0].detail) };
         let who = match most.len() {

@@ -1,6 +1,7 @@
 //! Thresholds against numbers: per server where the metric exists per server, and the worst decides.
 
-use super::gather::{Counts, Gathered, LegClass, ServerGather, media_path};
+use super::gather::{Counts, Gathered, ServerGather, media_path};
+use super::legs::LegClass;
 use super::metrics::{LossyLegs, PhaseMetrics, Sample, flow_metric, has_data};
 use super::windows::{Window, Windows};
 use super::words::{number, unit_name};

@@ -1,0 +1,231 @@
+//! Histories that lack something: unknown by name, never a pass, and never a fail that the fleet did not earn.
+
+use crate::model::{Control, Model, Sin, Style};
+use crate::sins::{judged, scale_in, with};
+use roomful::history::{Event, LegCause, Line, StepAction};
+use roomful::profile::Expect;
+use roomful::verdict::scale_in::{CordonSource, Invariant};
+use roomful::verdict::{Judgement, Verdict};
+
+const SEEDS: std::ops::RangeInclusive<u64> = 1..=20;
+
+fn judge(model: &Model) -> Judgement {
+    judged(model.lines(), &model.expect())
+}
+
+fn row<'a>(j: &'a Judgement, id: &str) -> &'a Invariant {
+    scale_in(j).invariants.iter().find(|i| i.id == id).unwrap()
+}
+
+fn unknown(j: &Judgement, id: &str, words: &str) {
+    let i = row(j, id);
+    assert_eq!((i.verdict, i.judged), (Verdict::Unknown, true), "{id}: {}", i.why);
+    assert!(i.why.contains(words), "{id}: {}", i.why);
+}
+
+#[test]
+fn nothing_removed_proves_nothing() {
+    for seed in SEEDS {
+        let model = Model { seed, control: Control::Idle, ..Model::default() };
+        let j = judge(&model);
+        assert_eq!((j.verdict, j.exit_code()), (Verdict::Unknown, 4), "{}", j.sentence);
+        assert_eq!(j.sentence, "Nothing proven: the autoscaler: nothing was removed in 02:30.");
+        assert!(with(scale_in(&j), Verdict::Fail).is_empty());
+    }
+}
+
+#[test]
+fn an_unhealthy_generator_is_no_pass_and_a_server_that_ended_calls_stays_one() {
+    for seed in SEEDS {
+        let model = Model { seed, unhealthy: Some(25..80), ..Model::default() };
+        let j = judge(&model);
+        assert_eq!(j.verdict, Verdict::Unknown, "{}", j.sentence);
+        unknown(&j, "I0", "the generator was unhealthy");
+        assert!(with(scale_in(&j), Verdict::Fail).is_empty(), "{}", j.sentence);
+        // What the server closed stands, whatever our health.
+        let model = Model { sin: Some(Sin::KillsNonEmpty), ..model };
+        let j = judge(&model);
+        assert_eq!(j.verdict, Verdict::Fail);
+        assert!(j.sentence.starts_with("I3, I4"), "{}", j.sentence);
+    }
+}
+
+#[test]
+fn gaps_of_unhealthy_seconds_are_nobodys() {
+    let model = Model { style: Style::Move, sin: Some(Sin::OneWayAfterMove), ..Model::default() };
+    assert_eq!(judge(&model).legs.one_way, Some(1));
+    let j = judge(&Model { unhealthy: Some(25..45), ..model });
+    assert_eq!(j.legs.one_way, Some(0), "{:?}", j.legs);
+    assert!(j.legs.inconclusive > Some(0));
+    assert_ne!(row(&j, "I4").verdict, Verdict::Fail);
+    unknown(&j, "I4", "inconclusive");
+}
+
+#[test]
+fn what_no_backend_can_observe_is_unknown_by_name() {
+    for seed in SEEDS {
+        let model = Model { seed, tells_counts: false, ..Model::default() };
+        let j = judge(&model);
+        unknown(&j, "I5", "no backend counts participants or sessions");
+        assert_eq!(j.verdict, Verdict::Unknown);
+        let model = Model { seed, tells_registry: false, ..Model::default() };
+        unknown(&judge(&model), "I8", "no backend shows a registry");
+        let model = Model { seed, tells_life: false, tells_registry: false, ..Model::default() };
+        unknown(&judge(&model), "I7", "no backend tells whether");
+        let j = judged(model.lines(), &Expect { exclusive: false, ..model.expect() });
+        unknown(&j, "I5", "others may be on the fleet too");
+    }
+}
+
+#[test]
+fn a_backend_that_fails_never_counts_zero() {
+    for seed in SEEDS {
+        let model = Model { seed, blank_from: Some(30), ..Model::default() };
+        let j = judge(&model);
+        assert!(with(scale_in(&j), Verdict::Fail).is_empty(), "{}", j.sentence);
+        assert_eq!(j.verdict, Verdict::Unknown);
+        unknown(&j, "I5", "no look at");
+        let failed = &scale_in(&j).audit.failed_looks;
+        assert_eq!((failed.len(), failed[0].backend.as_str()), (1, "metrics"));
+        assert!(failed[0].error.contains("connection refused"));
+        // It never worked at all: the error is the reason.
+        let model = Model { blank_from: Some(1), ..model };
+        unknown(&judge(&model), "I5", "metrics: connection refused");
+    }
+}
+
+#[test]
+fn in_observe_only_the_fleets_own_state_is_the_cordon() {
+    let model = Model { control: Control::Observed, ..Model::default() };
+    let j = judge(&model);
+    let removal = &scale_in(&j).removals[0];
+    assert_eq!(removal.source, Some(CordonSource::Fleet));
+    assert!(removal.ended.is_some() && removal.drain.is_some());
+    // Without a registry nobody knows when it was cordoned: I1 and I7 are unknown, the rest is judged.
+    let model = Model { tells_registry: false, ..model };
+    let j = judge(&model);
+    unknown(&j, "I1", "nobody saw when");
+    unknown(&j, "I7", "nobody saw when");
+    assert_eq!(row(&j, "I3").verdict, Verdict::Pass);
+    // Somebody says so: `roomful mark`.
+    let mut lines = model.lines();
+    let known = judge(&Model { tells_registry: true, ..model.clone() });
+    let (server, t) = (scale_in(&known).removals[0].server.clone(), scale_in(&known).removals[0].cordoned.unwrap());
+    let at = lines.partition_point(|l| l.t < t);
+    lines.insert(at, Line { t, event: Event::Mark { action: StepAction::Cordon, server } });
+    let j = judged(lines, &model.expect());
+    assert_eq!(scale_in(&j).removals[0].source, Some(CordonSource::Mark));
+    assert_eq!((row(&j, "I1").verdict, row(&j, "I7").verdict), (Verdict::Pass, Verdict::Pass), "{}", j.sentence);
+}
+
+#[test]
+fn a_killed_roomful_is_judged_for_what_is_there() {
+    for seed in SEEDS {
+        let model = Model { seed, killed: Some(50), ..Model::default() };
+        let j = judge(&model);
+        assert_eq!((j.verdict, j.ended), (Verdict::Unknown, false), "{}", j.sentence);
+        unknown(&j, "I0", "the history has no end");
+        unknown(&j, "I4", "still up when the history ends");
+        let model = Model { sin: Some(Sin::KillsNonEmpty), ..model };
+        let j = judge(&model);
+        assert_eq!(j.verdict, Verdict::Fail, "{}", j.sentence);
+    }
+}
+
+#[test]
+fn an_interrupted_run_is_no_pass() {
+    let model = Model::default();
+    let mut lines = model.lines();
+    for line in &mut lines {
+        if let Event::End { interrupted } = &mut line.event {
+            *interrupted = true;
+        }
+    }
+    let j = judged(lines, &model.expect());
+    assert_eq!((j.verdict, j.exit_code()), (Verdict::Unknown, 130), "{}", j.sentence);
+}
+
+#[test]
+fn too_few_exposed_legs_prove_nothing() {
+    let model = Model::default();
+    let j = judged(model.lines(), &Expect { exposed_legs: 1000, ..model.expect() });
+    assert_eq!(j.verdict, Verdict::Unknown);
+    unknown(&j, "exposed", "(at least 1000)");
+    let j = judged(model.lines(), &Expect { removed: Some(2), ..model.expect() });
+    unknown(&j, "removed", "1 of 2 servers were removed");
+}
+
+#[test]
+fn what_the_profile_skips_decides_nothing() {
+    let model = Model { sin: Some(Sin::KeepsGhosts), ..Model::default() };
+    let j = judged(model.lines(), &Expect { skip: vec!["I5".into()], ..model.expect() });
+    assert_eq!(j.verdict, Verdict::Pass, "{}", j.sentence);
+    assert_eq!((row(&j, "I5").judged, row(&j, "I5").why.as_str()), (false, "skipped by the profile"));
+    assert!(j.sentence.contains("not put to the test: I5"), "{}", j.sentence);
+}
+
+#[test]
+fn legs_whose_ends_are_missing_and_wild_numbers_do_no_harm() {
+    let model = Model::default();
+    let mut lines = model.lines();
+    lines.retain(|l| !matches!(&l.event, Event::JoinStart { leg, .. } if leg.id.0 % 5 == 0));
+    for line in &mut lines {
+        if let Event::LegEnd(end) = &mut line.event {
+            if end.leg.0.is_multiple_of(7) {
+                end.leg.0 = u32::MAX - end.leg.0;
+                (end.longest_gap_ms, end.longest_gap_at_ms) = (f64::MAX, -1e300);
+            }
+            if end.leg.0.is_multiple_of(11) {
+                end.cause = LegCause::ConsentExpired;
+            }
+        }
+        if let Event::Fleet(view) = &mut line.event {
+            view.servers.iter_mut().for_each(|s| s.sessions = s.sessions.map(|_| u64::MAX));
+        }
+    }
+    let j = judged(lines, &model.expect());
+    assert_ne!(j.verdict, Verdict::Pass);
+    let empty = judged(model.lines().into_iter().take(1).collect(), &Expect::default());
+    assert_eq!(empty.verdict, Verdict::Unknown, "{}", empty.sentence);
+}
+
+#[test]
+fn a_server_that_comes_back_under_another_id_is_told() {
+    let model = Model::default();
+    let mut lines = model.lines();
+    let gone = scale_in(&judge(&model)).removals[0].server.clone();
+    for line in &mut lines {
+        if let Event::Routed { server: Some(server), url, .. } = &mut line.event
+            && line.t > 110_000.0
+            && *server != gone
+        {
+            "s9".clone_into(server);
+            *url = format!("ws://10.77.0.{}:8188", gone.trim_start_matches('s'));
+        }
+    }
+    let j = judged(lines, &model.expect());
+    let renamed = &scale_in(&j).audit.renamed;
+    assert!(renamed.iter().any(|r| r.contains(&gone) && r.contains("s9")), "{renamed:?}");
+}
+
+#[test]
+fn judging_again_from_a_file_gives_the_same_bytes() {
+    let model = Model { sin: Some(Sin::KillsNonEmpty), ..Model::default() };
+    let dir = tempfile::tempdir().unwrap();
+    let mut w = roomful::history::Writer::create(dir.path()).unwrap();
+    model.lines().iter().for_each(|l| w.append(l));
+    let path = w.path().to_owned();
+    assert_eq!(w.finish(), (Vec::new(), None));
+    let reading = roomful::history::read(&path).unwrap();
+    let health = roomful::profile::HealthLimits::default();
+    let again = || format!("{:?}", roomful::verdict::judge_scale_in(&reading, &[], &health, &model.expect()));
+    assert!(again() == again());
+    assert!(again() == format!("{:?}", judge(&model)), "from memory and from the file");
+    // Evidence names lines that tell of it.
+    let j = judge(&model);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let e = &row(&j, "I3").evidence[0];
+    let told = |words: &str| e.lines.iter().any(|n| lines[*n as usize - 1].contains(words));
+    assert!(told("\"kill\"") && told("leg_end"), "{:?}", e.lines);
+}

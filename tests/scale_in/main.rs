@@ -1,0 +1,7 @@
+//! The judge of scale-ins against a fleet that is only a model: seeded loads in virtual time, histories as a run would
+//! write them, and each sin that such a fleet can commit.
+
+mod damaged; // histories that lack something
+mod model;
+mod sins; // the matrix: each sin fails for its own reason alone
+mod size; // 10,000 legs over an hour
