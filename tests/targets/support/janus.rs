@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-const ADMIN_SECRET: &str = "admin-of-the-test";
+pub const ADMIN_SECRET: &str = "admin-of-the-test";
 pub const ADMIN_KEY: &str = "key-of-the-test";
 /// The room that every instance has from its start.
 pub const ROOM: u64 = 1234;
@@ -105,6 +105,10 @@ impl Janus {
             self.admin.answers().await.then_some(())
         })
         .await;
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal by name: TERM, KILL, STOP, CONT.

@@ -1,6 +1,6 @@
 //! The `roomful` binary as a user starts it, and what its run folder says.
 
-use super::janus::{ADMIN_KEY, Janus};
+use super::janus::{ADMIN_KEY, ADMIN_SECRET, Janus};
 use super::{artifacts, folder, until};
 use roomful::history::{Event, Line, Phase};
 use serde_json::Value;
@@ -28,7 +28,11 @@ pub struct Ended {
 fn binary(janus: &Janus) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_roomful"));
     // As from the repository's root, where users start it.
-    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR"))).env("JANUS_ADMIN_KEY", ADMIN_KEY).stdin(Stdio::null());
+    command
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
+        .env("JANUS_ADMIN_KEY", ADMIN_KEY)
+        .env("JANUS_ADMIN_SECRET", ADMIN_SECRET)
+        .stdin(Stdio::null());
     command.env("NO_COLOR", "1").env_remove("RUST_LOG");
     assert_eq!(janus.url, "ws://10.77.0.1:8188", "as profiles/targets/janus.toml says");
     command
