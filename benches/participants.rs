@@ -226,6 +226,7 @@ impl Bench {
             leg: planned,
             clips,
             lower_layers: vec![],
+            steps: Vec::new(),
             seed,
             planned_ns,
             network_delay_max: Duration::ZERO,

@@ -75,7 +75,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(suite: Suite, client: Client, codec: Codec) -> Pair {
+    fn new(suite: Suite, client: Client, codec: Codec, adapts: bool) -> Pair {
         CLOCK.set(EPOCH_NS);
         let now = Instant::now();
         let common = Arc::new(Common {
@@ -100,11 +100,14 @@ impl Pair {
                 video: encoding(codec, 500),
                 network: None,
             };
+            let below = leg.video.filter(|_| adapts).map(|e| Encoding { bitrate: Bitrate(150_000), ..e });
+            let steps = below.map(|e| clips.clip(e).unwrap()).into_iter().collect();
             let clips = [leg.audio, leg.video].map(|e| e.map(|e| clips.clip(e).unwrap()));
             let spec = Spec {
                 leg,
                 clips,
                 lower_layers: Vec::new(),
+                steps,
                 seed: 3,
                 planned_ns: EPOCH_NS,
                 network_delay_max: Duration::ZERO,
@@ -212,13 +215,15 @@ impl Pair {
 
 #[test]
 fn participants_allocate_nothing_per_media_packet() {
-    for (suite, client, codec) in [
-        (Suite::AeadAes128Gcm, Client::Light, Codec::Vp8),
-        (Suite::Aes128CmSha1_80, Client::Chrome, Codec::Vp8),
-        (Suite::AeadAes128Gcm, Client::Chrome, Codec::H264),
+    for (suite, client, codec, adapts) in [
+        (Suite::AeadAes128Gcm, Client::Light, Codec::Vp8, false),
+        (Suite::Aes128CmSha1_80, Client::Chrome, Codec::Vp8, false),
+        (Suite::AeadAes128Gcm, Client::Chrome, Codec::H264, false),
+        (Suite::AeadAes128Gcm, Client::Chrome, Codec::Vp8, true),
+        (Suite::AeadAes128Gcm, Client::Light, Codec::Vp8, true),
     ] {
-        let name = format!("{suite:?} {client:?} {codec:?}");
-        let mut pair = Pair::new(suite, client, codec);
+        let name = format!("{suite:?} {client:?} {codec:?} adapts: {adapts}");
+        let mut pair = Pair::new(suite, client, codec, adapts);
         pair.negotiate();
         // Buffers find their size, and every source is met.
         for _ in 0..5 {
@@ -232,12 +237,14 @@ fn participants_allocate_nothing_per_media_packet() {
         let mut flowed = [FlowCounters::default(); 2];
         for _ in 0..10 {
             pair.run(Duration::from_secs(1));
-            pair.sample(0);
+            let sent = pair.sample(0);
             let delta = pair.sample(1);
             (0..2).for_each(|k| flowed[k] += &delta[k]);
+            flowed[1].adaptive_ms += sent[1].adaptive_ms;
         }
         assert!(flowed[0].e2e_received > 450 && flowed[1].frames > 280, "{name}: {flowed:?}");
         assert!(pair.sent > 1000 && pair.received > 1000, "{name}: {} {}", pair.sent, pair.received);
+        assert_eq!(flowed[1].adaptive_ms > 9_000, adapts, "{name}: {flowed:?}");
         assert_eq!(pair.allocations, 0, "{name}: in {} packets sent and {} received", pair.sent, pair.received);
     }
 }

@@ -8,6 +8,7 @@ use counting::ALLOCATIONS;
 use roomful::media::clip::{ClipLibrary, PAYLOAD_MAX};
 use roomful::media::send::MediaSender;
 use roomful::media::stamp;
+use roomful::types::Codec;
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -22,6 +23,11 @@ fn next_repeat_and_find_allocate_nothing() {
         let start = Instant::now();
         let mut sender = MediaSender::new(clip, 1, 2, 1, 3, start);
         let mut buf = [0; PAYLOAD_MAX];
+        let video = encoding.codec != Codec::Opus;
+        if video {
+            let below = library.encodings().filter(|e| e.bitrate.0 < encoding.bitrate.0);
+            sender.add_steps(below.map(|e| library.clip(e).unwrap()));
+        }
         sender.start(start);
         let before = ALLOCATIONS.get();
         for n in 0..3000 {
@@ -29,6 +35,9 @@ fn next_repeat_and_find_allocate_nothing() {
             let out = sender.next(now, 1_700_000_000_000_000_000, &mut buf).unwrap();
             black_box(stamp::find(encoding.codec, &buf[..out.len]));
             assert!(sender.repeat(now, out.seq, &mut buf).is_some());
+            if n % 150 == 0 && video {
+                sender.step_to(n / 150 % sender.steps().len().max(1));
+            }
             if n % 100 == 0 {
                 sender.request_key_frame(now);
             }

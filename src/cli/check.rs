@@ -184,9 +184,11 @@ fn describe_target(target: &Target) -> String {
     }
 }
 
-/// The layers beside a group's video.
+/// The layers beside a group's video, or how far down it may adapt.
 fn layers(group: &crate::profile::RoomGroup) -> String {
-    group.lower_layers().iter().rev().map(|e| format!(" + {}", e.bitrate)).collect()
+    let layers: String = group.lower_layers().iter().rev().map(|e| format!(" + {}", e.bitrate)).collect();
+    let down_to = group.steps().first().map(|e| format!(", adapts down to {}", e.bitrate));
+    layers + &down_to.unwrap_or_default()
 }
 
 fn room_table(profile: &Profile, plan: &Plan) -> String {
@@ -335,8 +337,9 @@ mod tests {
     #[test]
     fn networks_are_printed_with_who_is_behind_them() {
         let text = PROFILE.replace("size = 4", "size = 4\nnetwork = { preset = \"bad-wifi\", share = \"25%\" }");
-        let (code, out, err) = check(&text, &[], false, &Machine::default());
+        let (code, out, err) = check(&text, &["rooms.meeting.adapt=true"], false, &Machine::default());
         assert_eq!((code, err.as_str()), (0, ""), "{out}");
+        assert!(out.contains("vp8@500kbit/s, adapts down to 150kbit/s"), "{out}");
         assert!(out.contains("networks      3 stays of meeting behind bad-wifi"), "{out}");
     }
 

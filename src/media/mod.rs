@@ -1,5 +1,6 @@
 //! Media, both ways. Pure: time comes in as an argument, nothing here does I/O, and nothing allocates per packet.
 
+pub mod adapt; // what the network carries, and which clip goes through it
 pub mod clip; // short encoded clips, packetized once, shared by all senders
 pub mod receive; // one SSRC, one source: statistics, NACK, frames, end-to-end accounting
 pub mod red; // redundant audio: frames of earlier packets along with the newest

@@ -10,12 +10,15 @@
 //! decodes. Frame and packet numbers and PictureIDs never leave out anything; timestamps do.
 
 mod history; // what was sent, to send it again
+mod ladder; // clips to step between
 mod pacer; // spreads the packets of a frame
 mod voice; // speech, silence and DTX
 
+pub use self::ladder::Stepped;
 pub use self::voice::{BACKGROUND_DBOV, Silence, Voice, WhileMuted};
 
-use self::history::{History, Sent};
+use self::history::{History, Place, Sent};
+use self::ladder::Ladder;
 use self::pacer::Pacer;
 use self::voice::Play;
 use super::clip::{Clip, Marks};
@@ -61,6 +64,8 @@ pub struct MediaSender {
     play: Play,
     /// Payload type of the frames inside redundant packets, where these are sent.
     red: Option<u8>,
+    /// Where it may step to clips of less bits.
+    ladder: Option<Box<Ladder>>,
 }
 
 /// A media packet to send now.
@@ -141,8 +146,34 @@ impl MediaSender {
             voice: None,
             play: Play::default(),
             red: None,
+            ladder: None,
             clip,
         }
+    }
+
+    /// Video, before the first packet: may step down to these clips, and up again, by [`MediaSender::step_to`]. Those of
+    /// another codec or frame rate, and those of no fewer bits than its own, are left out.
+    pub fn add_steps(&mut self, lower: impl IntoIterator<Item = Arc<Clip>>) {
+        debug_assert!(self.packets == 0 && self.clip.codec().kind() == Kind::Video);
+        self.ladder = Ladder::new(lower, &self.clip).map(Box::new);
+    }
+
+    /// The clips that it steps between, the lowest first; none where it sends the same one all the time.
+    pub fn steps(&self) -> &[Arc<Clip>] {
+        self.ladder.as_deref().map_or(&[], Ladder::clips)
+    }
+
+    /// From the next frame on, clip number `to` of [`MediaSender::steps`] is sent, beginning with a key frame. Frame and
+    /// packet numbers, timestamps and PictureIDs go on.
+    pub fn step_to(&mut self, to: usize) {
+        if let Some(ladder) = &mut self.ladder {
+            ladder.wanted = to.min(ladder.clips().len() - 1);
+        }
+    }
+
+    /// `None` where it sends the same clip all the time.
+    pub fn stepped(&self) -> Option<Stepped> {
+        self.ladder.as_deref().map(Ladder::stepped)
     }
 
     /// Audio, before the first packet: speaks by this from now on. `epoch` is when the room's conversation began.
@@ -220,7 +251,7 @@ impl MediaSender {
             at_ms: self.elapsed(now).as_millis() as u32,
             timestamp: self.timestamp_of_slot(),
             frame: self.frame,
-            packet,
+            place: Place::new(self.ladder.as_deref().map_or(0, |l| l.at), packet),
         };
         self.packets += 1;
         self.history.push(self.packets, sent);
@@ -257,8 +288,9 @@ impl MediaSender {
             return None;
         }
         let len = self.write(number, &sent, buf)?;
-        let frame = self.clip.frame_of(sent.packet);
-        let marker = self.marker(number, &sent, sent.packet + 1 == frame.packets().end);
+        let packet = sent.place.packet();
+        let frame = self.clip_of(&sent).frame_of(packet);
+        let marker = self.marker(number, &sent, packet + 1 == frame.packets().end);
         let index = self.sequence_before + number;
         let (seq, roc) = (index as u16, (index >> 16) as u32);
         Some(Repeat { len, marker, seq, roc, timestamp: sent.timestamp })
@@ -335,8 +367,21 @@ impl MediaSender {
             self.pacer.reset();
             self.settle_slot();
         }
+        if let Some(clip) = self.ladder.as_mut().and_then(|l| l.begin_frame()) {
+            self.clip = clip.clone();
+            self.pacer.set_rate(clip.payload_bitrate());
+            self.key_frame_wanted = true;
+        }
         if std::mem::take(&mut self.key_frame_wanted) {
             self.position = self.clip.key_frame_from(self.position);
+        }
+    }
+
+    /// The clip that a packet came from.
+    fn clip_of(&self, sent: &Sent) -> &Clip {
+        match &self.ladder {
+            None => &self.clip,
+            Some(ladder) => &ladder.clips()[sent.place.clip()],
         }
     }
 
@@ -372,7 +417,7 @@ impl MediaSender {
         let mut at = 0;
         if let Some(before) = before {
             let offset = sent.timestamp.wrapping_sub(before.timestamp);
-            let len = self.clip.payload_len(before.packet);
+            let len = self.clip_of(before).payload_len(before.place.packet());
             if red::fits(offset, len) {
                 red::write_earlier(buf.first_chunk_mut()?, inner, offset, len);
                 let head = red::EARLIER_HEADER + red::NEWEST_HEADER;
@@ -397,7 +442,7 @@ impl MediaSender {
             sent_ns: sent.sent_ns,
         };
         let picture_id = self.first_picture_id.wrapping_add(sent.frame as u16);
-        self.clip.write(sent.packet, &Marks { stamp, picture_id }, buf)
+        self.clip_of(sent).write(sent.place.packet(), &Marks { stamp, picture_id }, buf)
     }
 
     fn timestamp_of_slot(&self) -> u32 {

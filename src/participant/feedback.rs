@@ -62,8 +62,14 @@ impl Participant {
                         }
                     }
                 }
-                Packet::Remb(_) => self.loose[1].remb_received += 1,
-                Packet::Twcc(_) => self.loose[1].twcc_received += 1,
+                Packet::Remb(remb) => {
+                    self.loose[1].remb_received += 1;
+                    self.on_remb(w, &remb);
+                }
+                Packet::Twcc(twcc) => {
+                    self.loose[1].twcc_received += 1;
+                    self.on_twcc(w, slot, &twcc);
+                }
                 Packet::Sdes(_) | Packet::Bye(_) => {}
             }
         }
@@ -78,9 +84,13 @@ impl Participant {
 
     fn on_report_block(&mut self, w: &mut World<'_>, slot: u8, arrived: u32, b: &ReportBlock) {
         let Some(t) = self.tracks.iter_mut().find(|t| t.ssrc == b.ssrc) else { return };
-        t.on_report(b.highest_seq, b.cumulative_lost);
+        let reported = t.on_report(b.highest_seq, b.cumulative_lost);
+        let (kind, adapts) = (t.kind, t.sender.stepped().is_some());
+        if let Some((expected, lost)) = reported.filter(|_| adapts) {
+            self.on_reported(w, expected, lost);
+        }
         let Some(us) = rtcp::rtt_us(arrived, b.lsr, b.dlsr) else { return };
-        w.meter.rtt[t.kind.index()].record_us(us);
+        w.meter.rtt[kind.index()].record_us(us);
         if let Ok(s) = self.slot(slot) {
             s.rtt = Some(Duration::from_micros(us));
         }

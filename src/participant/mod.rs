@@ -1,6 +1,7 @@
 //! One participant's life on its transports: opens them, negotiates, sends, receives, reports, leaves. Pure: datagrams
 //! and time come in as arguments, datagrams and events go out through [`World`].
 
+mod adaptation;
 mod batch;
 mod feedback;
 mod flow_gaps;
@@ -23,6 +24,7 @@ use crate::sdp::{LocalTrack, Negotiation};
 use crate::signaling::{MediaError, OfferWant, TransportState};
 use crate::transport::{AllowList, Setup as DtlsSetup, Shared, Transport, TransportError};
 use crate::types::{Client, Kind, LegId, RoomId};
+use adaptation::Adaptation;
 use flow_gaps::FlowGaps;
 use inbound::SourceEntry;
 use outbound::{Layer, TxTrack};
@@ -127,6 +129,8 @@ pub struct Spec {
     pub clips: [Option<Arc<Clip>>; 2],
     /// Simulcast: layers below the video's own clip, the lowest first.
     pub lower_layers: Vec<Arc<Clip>>,
+    /// Adaptation: clips that its video may step down to; with none it always sends the same one.
+    pub steps: Vec<Arc<Clip>>,
     pub seed: u64,
     /// Planned start, in ns of CLOCK_REALTIME, the clock of stamps.
     pub planned_ns: u64,
@@ -156,6 +160,8 @@ pub struct Participant {
     /// In place: one pointer less to follow for each packet.
     slots: [Option<Box<Slot>>; SLOTS_MAX as usize],
     tracks: Vec<TxTrack>,
+    /// Where its video is adapted to the network.
+    adaptation: Option<Box<Adaptation>>,
     sources: Vec<SourceEntry>,
     network_delay_max: Duration,
     /// When the next media packet of any track is due.
@@ -212,6 +218,14 @@ impl Participant {
             }
             tracks.extend(video);
         }
+        let mut adaptation = None;
+        if !spec.steps.is_empty()
+            && let Some(video) = tracks.iter_mut().find(|t| t.kind == Kind::Video)
+        {
+            video.sender.add_steps(spec.steps);
+            let clips = video.sender.steps();
+            adaptation = (!clips.is_empty()).then(|| Box::new(Adaptation::new(spec.planned_ns, clips, rng.random())));
+        }
         // Feedback of thousands that joined together must not come in step.
         let phase = |rng: &mut ChaCha12Rng, d: Duration| now + d.mul_f64(rng.random_range(0.0..1.0));
         Participant {
@@ -222,6 +236,7 @@ impl Participant {
             planned_ns: spec.planned_ns,
             slots: Default::default(),
             tracks,
+            adaptation,
             sources: Vec::new(),
             network_delay_max: spec.network_delay_max,
             media_at: None,
@@ -384,6 +399,7 @@ impl Participant {
         if self.care_at <= w.now {
             self.care_at = w.now + CARE_INTERVAL;
             self.care(w);
+            self.adapt(w);
         }
         self.send_nacks(w);
         if self.report_at <= w.now {

@@ -110,8 +110,9 @@ impl TxTrack {
     }
 
     /// What the server reports of this track (RFC 3550 6.4.1): from one report to the next, so that lost reports cost
-    /// nothing. The first one is about all that was sent until then, but for what is under way.
-    pub fn on_report(&mut self, highest: u32, lost: i32) {
+    /// nothing. The first one is about all that was sent until then, but for what is under way. Gives packets expected
+    /// since the report before, and of these, lost.
+    pub fn on_report(&mut self, highest: u32, lost: i32) -> Option<(i64, i64)> {
         let (highest_before, lost_before) = match self.reported.replace((highest, lost)) {
             Some(before) => before,
             None => (highest.wrapping_sub((self.count.sent - self.sent_before).min(REPORTED_MAX) as u32), 0),
@@ -119,10 +120,12 @@ impl TxTrack {
         let expected = i64::from(highest.wrapping_sub(highest_before) as i32);
         // A server that begins to count anew.
         if !(0..=REPORTED_MAX).contains(&expected) {
-            return;
+            return None;
         }
+        let lost = i64::from(lost) - i64::from(lost_before);
         self.count.reported_expected += expected;
-        self.count.reported_lost += i64::from(lost) - i64::from(lost_before);
+        self.count.reported_lost += lost;
+        Some((expected, lost))
     }
 
     /// For the negotiation; of layers, the highest stands for all.
@@ -151,6 +154,13 @@ impl TxTrack {
     }
 
     pub fn take_counters(&mut self) -> FlowCounters {
+        if let Some(s) = self.sender.stepped() {
+            let frame_us = self.sender.clip().frame_time().as_micros() as u64;
+            let ms = |frames: u64| (frames * frame_us / 1000) as i64;
+            let c = &mut self.count;
+            (c.steps_down, c.steps_up) = (s.down as i64, s.up as i64);
+            (c.adaptive_ms, c.below_ms) = (ms(s.frames), ms(s.frames_below));
+        }
         let d = self.count - self.taken;
         self.taken = self.count;
         d
@@ -334,6 +344,12 @@ impl Participant {
                 if let Some(l) = w.room.ledger_mut(&mut t.room_hint, t.leg, t.stream) {
                     l.on_sent(now_ns, t.sender.packets_sent());
                 }
+                if wire.twcc
+                    && t.kind == Kind::Video
+                    && let Some(a) = self.adaptation.as_deref_mut()
+                {
+                    a.on_sent(now_ns, slot, twcc, n);
+                }
                 w.sink.send(slot, to, &w.buf[..n]);
             }
         }
@@ -362,6 +378,11 @@ impl Participant {
             // RFC 4588 4: the original sequence number leads the payload.
             w.buf[h..h + 2].copy_from_slice(&seq.to_be_bytes());
             let sealed = srtp.rtp_out.seal(w.buf, h + 2 + r.len, h, t.rtx_roc);
+            if wire.twcc
+                && let (Some(a), Ok(n)) = (self.adaptation.as_deref_mut(), sealed)
+            {
+                a.on_sent((w.clock)(), slot, now_twcc, n);
+            }
             t.rtx_seq = t.rtx_seq.wrapping_add(1);
             t.rtx_roc += u32::from(t.rtx_seq == 0);
             sealed

@@ -197,6 +197,7 @@ pub const KEYS: &[Key] = &[
     key("rooms[]", "audio", Encoding(Kind::Audio), Or("\"none\""), "What senders send: \"opus@32kbit/s\" or \"none\"."),
     key("rooms[]", "video", Encoding(Kind::Video), Or("\"none\""), "What senders send: \"vp8@500kbit/s\", \"h264@1500kbit/s\" … or \"none\"."),
     key("rooms[]", "simulcast", Flag, Or("false"), "Senders send their video in layers (simulcast): the clips of its codec up to the bit rate that `video` gives, 150, 500 and 1500 kbit/s. The server chooses one for each receiver."),
+    key("rooms[]", "adapt", Flag, Or("false"), "Senders step down to the clips of their codec with fewer bits, and up again, by what the server's feedback says of the network. false: always the bit rate that `video` gives, which makes loads repeatable."),
     key("rooms[]", "stay", Stay, Or("\"hold\""), "How long one participant stays: \"hold\" (to the end), \"3m\", \"3m..6m\", \"exponential(3m)\" (mean; leave and rejoin at random), \"lognormal(3m, 0.6)\" (median, sigma of the logarithm). A successor takes the seat."),
     key("rooms[]", "refill", Flag, Or("true"), "Whether a successor takes the seat after a stay. false: the seat stays empty, so that the load ebbs."),
     key("rooms[]", "late_seats", Count { min: 0, max: 10_000 }, Or("0"), "Shape scale-in: seats of each room, beside `size`, that stay empty until a step joins somebody (`join_existing`)."),

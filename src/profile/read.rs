@@ -166,7 +166,7 @@ fn room_group(v: &mut View<'_>) -> Option<RoomGroup> {
     let size = v.size("size");
     let send = v.count_or("send");
     let (audio, video) = (v.encoding("audio"), v.encoding("video"));
-    let simulcast = v.flag("simulcast");
+    let (simulcast, adapt) = (v.flag("simulcast"), v.flag("adapt"));
     let stay = v.parsed("stay", |t| parse_stay(t).and_then(check_stay));
     let refill = v.flag("refill");
     if let (Some(false), Some(Stay::WholeHold)) = (refill, stay) {
@@ -194,6 +194,21 @@ fn room_group(v: &mut View<'_>) -> Option<RoomGroup> {
             _ => {}
         }
     }
+    if adapt == Some(true) {
+        match video {
+            Some(None) => v.wrong("adapt", "there is no video to adapt: give `video`"),
+            Some(Some(e)) if layers_below(e).is_empty() => {
+                v.wrong("adapt", format!("{e} is the lowest there is: give `video` more bits"));
+            }
+            _ if simulcast == Some(true) => {
+                v.wrong(
+                    "adapt",
+                    "with `simulcast` all layers are sent, and the server chooses: only one of both may be true",
+                );
+            }
+            _ => {}
+        }
+    }
     Some(RoomGroup {
         name: name?,
         count: count? as u32,
@@ -202,6 +217,7 @@ fn room_group(v: &mut View<'_>) -> Option<RoomGroup> {
         audio: audio?,
         video: video?,
         simulcast: simulcast?,
+        adapt: adapt?,
         stay: stay?,
         refill: refill?,
         late_seats: late_seats? as u32,

@@ -181,6 +181,8 @@ pub struct RoomGroup {
     pub video: Option<Encoding>,
     /// Video in layers; [`RoomGroup::lower_layers`] are those below `video`.
     pub simulcast: bool,
+    /// Senders step between `video` and [`RoomGroup::steps`] by the network.
+    pub adapt: bool,
     pub stay: Stay,
     /// A successor takes the seat after a stay.
     pub refill: bool,
@@ -198,6 +200,11 @@ impl RoomGroup {
     /// The layers that are sent beside `video`, the lowest first; none without simulcast.
     pub fn lower_layers(&self) -> Vec<Encoding> {
         self.video.filter(|_| self.simulcast).map_or_else(Vec::new, layers_below)
+    }
+
+    /// What senders may step down to, the lowest first; none where they do not adapt.
+    pub fn steps(&self) -> Vec<Encoding> {
+        self.video.filter(|_| self.adapt).map_or_else(Vec::new, layers_below)
     }
 
     /// Longest time that the impaired networks of two of its participants add to a datagram's way.

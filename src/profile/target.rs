@@ -127,6 +127,9 @@ pub(super) fn read(
     };
     let fleet = read::fleet::fleet(&mut v, driver.as_deref(), servers.as_deref(), &url);
     let join_hook = read::fleet::join(&mut v, &url);
+    if driver.as_deref() == Some("embedded") && v.node("join").is_some() {
+        v.wrong("join", "is not for driver = \"embedded\": its director says where participants go");
+    }
     let secrets = secrets(&mut v, path, surroundings);
     distinct(node, "servers", "id", v.errors);
     let (values, sources) = secrets?;

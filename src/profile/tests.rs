@@ -784,6 +784,27 @@ fn deep_nesting_is_an_error_and_no_overflow() {
 }
 
 #[test]
+fn adaptation_needs_video_with_room_below_it_and_no_layers() {
+    let with = |keys: &str| {
+        let profile = EVERYTHING.replace("video = \"h264@1500kbit/s\"", keys);
+        let files = [("dir/p.toml", profile.as_str()), ("dir/t/janus.toml", JANUS), ("dir/t/api.key", "key")];
+        load_files(&files, &[("ADMIN", "adminpw")], &[])
+    };
+    let (p, _) = with("video = \"vp8@1500kbit/s\"\nadapt = true").unwrap();
+    let steps = |n: usize| -> Vec<u64> { p.rooms[n].steps().iter().map(|e| e.bitrate.0 / 1000).collect() };
+    assert_eq!((steps(0), steps(1)), (vec![150, 500], vec![]));
+    assert!(p.rooms[0].lower_layers().is_empty());
+    for (keys, words) in [
+        ("adapt = true", "no video to adapt"),
+        ("video = \"vp8@150kbit/s\"\nadapt = true", "the lowest there is"),
+        ("video = \"vp8@500kbit/s\"\nsimulcast = true\nadapt = true", "only one of both"),
+    ] {
+        let errors = with(keys).unwrap_err().to_string();
+        assert!(errors.contains("rooms[0].adapt") && errors.contains(words), "{errors}");
+    }
+}
+
+#[test]
 fn layers_need_video_with_room_below_it() {
     let with = |video: &str| {
         let profile = EVERYTHING.replace("video = \"h264@1500kbit/s\"", &format!("{video}\nsimulcast = true"));

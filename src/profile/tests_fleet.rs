@@ -90,6 +90,13 @@ fn what_is_wrong_with_a_fleet_is_named() {
 }
 
 #[test]
+fn the_embedded_fleet_has_its_own_router() {
+    let text = format!("{}[target_file.join]\nexec = [\"./join.sh\"]\n", PROFILE.replace("\"janus\"", "\"embedded\""));
+    let got = parse_resolved(&text).map(|_| ()).unwrap_err().to_string();
+    assert!(got.contains("join: is not for driver = \"embedded\""), "{got}");
+}
+
+#[test]
 fn all_errors_of_a_fleet_come_at_once() {
     let whole = format!("{PROFILE}{FLEET}")
         .replace("sfu_sessions", "sfu sessions")

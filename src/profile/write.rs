@@ -133,7 +133,7 @@ fn room_group(g: &RoomGroup) -> String {
         format!("\n[[rooms]]\nname = {}\ncount = {}\nsize = {}", quote(&g.name), g.count, print_size(g.size)),
         format!("send = {}", print_senders(g.send)),
         format!("audio = {}\nvideo = {}", encoding(g.audio), encoding(g.video)),
-        format!("simulcast = {}", g.simulcast),
+        format!("simulcast = {}\nadapt = {}", g.simulcast, g.adapt),
         format!("stay = {}\nrefill = {}", quote(&print_stay(g.stay)), g.refill),
         format!("late_seats = {}\nlate_rooms = {}", g.late_seats, g.late_rooms),
         format!("talk = {}", if g.talk == Talk::P59 { "\"p59\"" } else { "\"all\"" }),

@@ -118,6 +118,10 @@ fn figures(s: &Summary) -> Markup {
             @if let Some(switches) = s.video.layer_switches.filter(|n| *n > 0) {
                 (figure("layer switches", "video.layer_switches", Some(switches as f64), ""))
             }
+            @if let Some(steps) = s.video.steps {
+                (figure("steps down", "video.steps.down", Some(steps.down as f64), ""))
+                (figure("below bit rate", "video.steps.below_share", steps.below_share, " %"))
+            }
             (figure("set-up p95", "setup.total.p95", s.setup.total.p95, " ms"))
         }
     }

@@ -122,7 +122,8 @@ fn invariants(s: &ScaleIn) -> Markup {
 fn broken(i: &Invariant) -> Markup {
     html! {
         details open[i.evidence.len() <= 5] {
-            summary { strong { (i.id) } " broken: " (i.title) ", " (i.evidence.len()) " pieces of evidence"
+            summary { strong { (i.id) } " broken: " (i.title)
+                @if i.evidence.len() > 1 { ", " (i.evidence.len()) " pieces of evidence" }
                 @if i.evidence_more > 0 { " and " (i.evidence_more) " more" } }
             @for e in &i.evidence { (evidence(e)) }
         }

@@ -86,12 +86,13 @@ impl Serialize for Units {
             ("rooms_worst[].delay_max", "ms"),
             ("rooms_worst[].silence_max", "ms"),
         ];
-        s.collect_map(bare.into_iter().map(own).chain(metric_paths()).chain(mos).chain(rooms.into_iter().map(own)))
+        let steps =
+            [("video.steps.down", "count"), ("video.steps.up", "count"), ("video.steps.below_share", "percent")];
+        let own =
+            |all: Vec<(&str, &'static str)>| all.into_iter().map(|(path, unit)| (path.to_owned(), unit)).collect();
+        let [bare, rooms, steps]: [Vec<_>; 3] = [bare.to_vec(), rooms.to_vec(), steps.to_vec()].map(own);
+        s.collect_map(bare.into_iter().chain(metric_paths()).chain(mos).chain(steps).chain(rooms))
     }
-}
-
-fn own((path, unit): (&str, &'static str)) -> (String, &'static str) {
-    (path.to_owned(), unit)
 }
 
 impl Summary {

@@ -94,9 +94,9 @@ pub struct ServerView {
     pub pid: u32,
     pub http: String,
     pub media: SocketAddr,
-    /// Its process runs, and it has answered within the last 2 s.
+    /// Its process runs.
     pub alive: bool,
-    /// The registry offers it, for new rooms or for those that it has.
+    /// The registry offers it, for new rooms or for those that it has: it has answered within the last 2 s.
     pub listed: bool,
     /// Takes no new rooms.
     pub cordoned: bool,

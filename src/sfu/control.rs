@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Rooms move one after the other, so that their joins do not come in one heap.
 const BETWEEN_MOVES: Duration = Duration::from_millis(100);
-const BETWEEN_REJOINS: Duration = Duration::from_millis(1000);
+const BETWEEN_REJOINS: Duration = Duration::from_secs(2);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 /// Why an order was not carried out.
@@ -168,7 +168,7 @@ enum Decision {
 
 /// One server more or less at a time; the least used one goes, of equals the last.
 fn decide(how: &Autoscale, view: &RegistryView) -> Option<Decision> {
-    let serving = || view.servers.iter().enumerate().filter(|(_, s)| s.alive && !s.cordoned);
+    let serving = || view.servers.iter().enumerate().filter(|(_, s)| s.listed && !s.cordoned);
     let participants: u64 = serving().map(|(_, s)| s.participants).sum();
     let needed = participants.div_ceil(u64::from(how.per_server.max(1)));
     let wanted = needed.clamp(how.servers_min.into(), how.servers_max.max(how.servers_min).into());

@@ -5,7 +5,7 @@ use crate::types::Sin;
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-/// A server that has not answered for so long is not alive.
+/// A server that has not answered for so long is not offered.
 pub const TTL: Duration = Duration::from_secs(2);
 /// A room that moves must be on its new server within this, or its entry is forgotten.
 const MOVE_TIME: Duration = Duration::from_secs(8);
@@ -195,7 +195,7 @@ impl Registry {
         let open = |i: &ServerIndex| {
             let s = &self.servers[*i];
             let fits = wanted.is_none_or(|id| s.ready.id == id);
-            fits && !tried.contains(i) && (sins || !s.cordoned) && !s.ending && s.is_alive(now)
+            fits && !tried.contains(i) && (sins || !s.cordoned) && !s.ending && s.answers(now)
         };
         let rank = |i: &ServerIndex| {
             let s = &self.servers[*i];
@@ -217,7 +217,7 @@ impl Registry {
         tried: &[ServerIndex],
         now: Instant,
     ) -> Option<ServerIndex> {
-        let known = self.rooms.get(room).map(|r| r.server).filter(|s| self.servers[*s].is_alive(now));
+        let known = self.rooms.get(room).map(|r| r.server).filter(|s| self.servers[*s].answers(now));
         let server = match known {
             Some(server) if tried.contains(&server) => return None,
             Some(server) => server,
@@ -302,7 +302,7 @@ impl Registry {
 
     pub fn view(&self, now: Instant) -> RegistryView {
         let view = |s: &Server| {
-            let alive = s.is_alive(now);
+            let answers = s.answers(now);
             let seen = |count: u64| if s.blank { 0 } else { count + s.ghosts };
             let headroom = self.participants_max as i64 - s.load() as i64;
             ServerView {
@@ -310,14 +310,14 @@ impl Registry {
                 pid: s.ready.pid,
                 http: s.ready.http.clone(),
                 media: s.ready.media,
-                alive,
-                listed: alive || self.sin == Some(Sin::StaleRegistry),
+                alive: s.seen.is_some(),
+                listed: answers || self.sin == Some(Sin::StaleRegistry),
                 cordoned: s.cordoned,
                 terminating: s.terminating,
                 sessions: seen(s.participants),
                 participants: seen(s.load()),
                 participants_max: self.participants_max,
-                headroom: if alive { headroom } else { 0 },
+                headroom: if answers { headroom } else { 0 },
                 rooms: 0,
             }
         };
@@ -333,7 +333,7 @@ impl Registry {
 }
 
 impl Server {
-    fn is_alive(&self, now: Instant) -> bool {
+    fn answers(&self, now: Instant) -> bool {
         self.seen.is_some_and(|seen| now <= seen + TTL)
     }
 
@@ -430,7 +430,7 @@ mod tests {
         assert!(!r.view(start).servers[0].alive, "a late answer does not wake the dead");
 
         let later = start + TTL + Duration::from_millis(1);
-        assert!(!r.view(later).servers[1].alive);
+        assert!(r.view(later).servers[1].alive && !r.view(later).servers[1].listed, "it runs, and does not answer");
         assert_eq!(join(&mut r, "b", later), None);
         r.heartbeat(1, later, said(1, 1, &["a".into()]));
         assert_eq!(join(&mut r, "b", later), Some(1));
@@ -564,11 +564,11 @@ mod tests {
         assert_eq!(r.view(now).servers[0].sessions, 1);
         r.heartbeat_failed(0, now + TTL);
         let server = &r.view(now + TTL).servers[0];
-        assert_eq!((server.alive, server.sessions, server.participants), (true, 0, 0));
+        assert_eq!((server.listed, server.sessions, server.participants), (true, 0, 0));
         r.terminate(0).unwrap();
         assert!(!r.drained(0), "it lies, and knows better");
         let mut honest = registry(1, 10, now);
         honest.heartbeat_failed(0, now + TTL);
-        assert!(!honest.view(now + TTL * 2).servers[0].alive, "a failure is no news");
+        assert!(!honest.view(now + TTL * 2).servers[0].listed, "a failure is no news");
     }
 }

@@ -11,6 +11,8 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// RFC 7675: consent is gone after 30 s without an answer.
+/// A gap that begins or ends so near to a move belongs to it.
+const MOVE_REACH_MS: f64 = 500.0;
 const CONSENT_MS: f64 = 30_000.0;
 /// The history keeps gaps of single flows from here on.
 const FLOW_GAP_MS: f64 = 1000.0;
@@ -127,6 +129,16 @@ pub(super) struct Ending {
 }
 
 impl Ending {
+    /// A move by what its media tell of it: who moved knows when it went over, not when it heard the others again.
+    fn stood_still(&self, moved: Window) -> Window {
+        let silences = self.silences.iter().map(|s| Window { from_ms: s.from_ms, until_ms: s.until_ms });
+        let gaps = self.flow_gaps.iter().map(|g| Window { from_ms: g.from_ms, until_ms: g.until_ms });
+        let touches =
+            |w: &Window| w.from_ms <= moved.until_ms + MOVE_REACH_MS && w.until_ms >= moved.from_ms - MOVE_REACH_MS;
+        let longer = |a: Window, b: Window| if b.length_ms() > a.length_ms() { b } else { a };
+        silences.chain(gaps).filter(touches).fold(moved, longer)
+    }
+
     /// When its media stopped for good; its end where that was not before.
     pub fn media_until(&self) -> f64 {
         let open = self.silences.iter().find(|s| s.until_ms >= self.at.t - FALL_MS);
@@ -253,7 +265,8 @@ impl Judge<'_> {
             let classed = or_ours(LegClass::OneWay, gap)?;
             return Some(Classed { about: Some(from), ..classed });
         }
-        let longest_move = track.moves.iter().map(|m| m.gap).max_by(|a, b| a.length_ms().total_cmp(&b.length_ms()));
+        let longest_move =
+            track.moves.iter().map(|m| end.stood_still(m.gap)).max_by(|a, b| a.length_ms().total_cmp(&b.length_ms()));
         if let Some(gap) = longest_move {
             let long = gap.length_ms() > ms(self.limits.glitch);
             return if long { or_ours(LegClass::Migrated, gap) } else { of(LegClass::Migrated, gap) };

@@ -138,6 +138,17 @@ pub struct VideoMetrics {
     pub frozen_share: Option<f64>,
     /// Times that a receiver saw the server go on with another simulcast layer; `None` where no video flowed.
     pub layer_switches: Option<i64>,
+    /// Of senders that adapt to their network; `None` without any.
+    pub steps: Option<StepMetrics>,
+}
+
+/// What senders did that step between clips by their network.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct StepMetrics {
+    pub down: i64,
+    pub up: i64,
+    /// Share of their sending time in which they sent less than the profile's bit rate.
+    pub below_share: Option<f64>,
 }
 
 /// True when the kind had to flow at all: otherwise none of its metrics has data.
@@ -250,7 +261,20 @@ impl VideoMetrics {
             freezes: flow_metric(flow, Kind::Video, "freezes"),
             frozen_share: flow_metric(flow, Kind::Video, "frozen_share"),
             layer_switches: has_data(flow).then_some(flow.count.layer_switches),
+            steps: StepMetrics::of(flow),
         }
+    }
+}
+
+impl StepMetrics {
+    fn of(flow: &Flow) -> Option<StepMetrics> {
+        let c = &flow.count;
+        let below = c.below_ms.max(0) as f64 / c.adaptive_ms as f64;
+        (c.adaptive_ms > 0).then(|| StepMetrics {
+            down: c.steps_down,
+            up: c.steps_up,
+            below_share: Some(percent(below)),
+        })
     }
 }
 

@@ -269,15 +269,15 @@ async fn a_killed_server_is_dead_and_its_rooms_start_anew_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_paused_server_is_not_alive_until_it_goes_on() {
+async fn a_paused_server_is_not_listed_until_it_goes_on() {
     let (http, fleet) = (Client::new(), fleet(2, 10).await);
     let pid = fleet.servers()[0].pid;
     kill(pid, "STOP");
-    let view = registry_becomes(&http, &fleet, |r| r.servers.iter().any(|s| !s.alive)).await;
-    assert_eq!(view.servers.iter().find(|s| !s.alive).unwrap().pid, pid);
+    let view = registry_becomes(&http, &fleet, |r| r.servers.iter().any(|s| !s.listed)).await;
+    assert_eq!(view.servers.iter().find(|s| !s.listed).unwrap().pid, pid);
     assert_eq!(join(&http, &fleet, "a", "1", true, 1).await.server, "s2");
     kill(pid, "CONT");
-    registry_becomes(&http, &fleet, |r| r.servers.iter().all(|s| s.alive)).await;
+    registry_becomes(&http, &fleet, |r| r.servers.iter().all(|s| s.listed)).await;
     fleet.stop().await;
 }
 
@@ -334,9 +334,9 @@ async fn orders_that_make_no_sense_are_refused_and_the_others_obeyed() {
     assert_eq!(join(&http, &fleet, "a", "1", true, 1).await.server, "s1", "it takes rooms again");
 
     assert_eq!(order(&http, &fleet, "s2", "pause").await.0, 200);
-    registry_becomes(&http, &fleet, |r| !r.servers[1].alive).await;
+    registry_becomes(&http, &fleet, |r| r.servers[1].alive && !r.servers[1].listed).await;
     assert_eq!(order(&http, &fleet, "s2", "resume").await.0, 200);
-    registry_becomes(&http, &fleet, |r| r.servers[1].alive).await;
+    registry_becomes(&http, &fleet, |r| r.servers[1].listed).await;
     assert_eq!(order(&http, &fleet, "s1", "kill").await, (200, json("s1", "kill", 1)));
     registry_becomes(&http, &fleet, |r| !r.servers[0].alive).await;
     assert_eq!(order(&http, &fleet, "s1", "kill").await.0, 409);

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod adaptation;
 mod bad_input;
 mod capacity;
 mod clients;

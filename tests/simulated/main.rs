@@ -1,6 +1,7 @@
 //! The simulated ring: whole participants against the sans-I/O embedded SFU, linked in memory, in virtual time. No
 //! sockets, seeded, minutes of calls in seconds.
 
+mod adaptation;
 mod clients;
 mod layers;
 mod rooms;

@@ -117,6 +117,8 @@ pub struct Sim {
     /// Of who joins next.
     pub talk: TalkSpec,
     pub lower_layers: Vec<Encoding>,
+    /// What senders who join next may step down to.
+    pub steps: Vec<Encoding>,
     /// When participants were sampled, CLOCK_REALTIME in ns.
     pub sampled_ns: Vec<u64>,
 }
@@ -161,6 +163,7 @@ impl Sim {
             next_second: now + Duration::from_secs(1),
             talk: TalkSpec::default(),
             lower_layers: Vec::new(),
+            steps: Vec::new(),
             sampled_ns: Vec::new(),
         }
     }
@@ -194,6 +197,7 @@ impl Sim {
                 .map(|e| clip(Some(*e)).unwrap())
                 .filter(|_| video.is_some())
                 .collect(),
+            steps: self.steps.iter().map(|e| clip(Some(*e)).unwrap()).filter(|_| video.is_some()).collect(),
             seed: self.rng.random(),
             planned_ns,
             network_delay_max: self.network_delay_max,

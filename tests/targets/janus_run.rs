@@ -371,6 +371,36 @@ fn janus_switches_layers_and_nothing_is_lost() {
     });
 }
 
+/// Senders behind a bottleneck learn of it by Janus's own feedback.
+#[test]
+fn janus_feedback_brings_senders_down() {
+    beside_others("janus_feedback_brings_senders_down", async || {
+        let janus = Janus::start(0).await;
+        let sets = [
+            "rooms.meeting.count=1",
+            "rooms.meeting.size=2",
+            "rooms.meeting.video=h264@500kbit/s",
+            "rooms.meeting.adapt=true",
+            "rooms.meeting.network.up.rate=400kbit/s",
+            "rooms.meeting.network.up.after=4s",
+            "load.hold=12s",
+            BUSY_MACHINE,
+        ];
+        let run = Run::start(&janus, "janus_run-adapt", PROFILE, &sets).ended().await;
+        print_figures(&run);
+        println!("{}", run.summary["video"]["steps"]);
+        assert_eq!(run.number("participants.joined"), 2.0);
+        for end in run.leg_ends() {
+            let v = &end.video;
+            println!("{v:?}");
+            assert!(v.steps_down >= 1 && v.below_ms > 3_000, "{v:?}");
+            assert!(v.twcc_received > 50, "Janus gives transport-wide feedback: {v:?}");
+            assert_eq!((v.unstamped, v.foreign_stamps, v.malformed), (0, 0, 0), "{v:?}");
+        }
+        janus.stop().await;
+    });
+}
+
 /// Session and handle of those that receive, and the mids of their video.
 async fn video_subscribers(janus: &Janus) -> Vec<(u64, u64, Vec<String>)> {
     let mut all = Vec::new();

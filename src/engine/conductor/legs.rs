@@ -108,14 +108,15 @@ impl Run<'_> {
         let late_ms = now.saturating_duration_since(planned).as_secs_f64() * 1000.0;
         self.note_event(Event::JoinStart { leg: leg.clone(), late_ms, rejoins });
         let clip = |e: Option<Encoding>| e.and_then(|e| self.c.clips.clip(e));
+        let below = |encodings: Vec<Encoding>| {
+            let sent = leg.video.map_or(Vec::new(), |_| encodings);
+            sent.into_iter().filter_map(|e| clip(Some(e))).collect()
+        };
         let spec = Spec {
             leg: leg.clone(),
             clips: [clip(leg.audio), clip(leg.video)],
-            lower_layers: if leg.video.is_some() {
-                group.lower_layers().into_iter().filter_map(|e| clip(Some(e))).collect()
-            } else {
-                Vec::new()
-            },
+            lower_layers: below(group.lower_layers()),
+            steps: below(group.steps()),
             seed: self.c.plan.seed ^ (u64::from(leg.id.0) << 32 | 0x5eed),
             // From now, not from the start: the clock may have been set meanwhile.
             planned_ns: realtime_ns().saturating_sub(now.saturating_duration_since(planned).as_nanos() as u64),

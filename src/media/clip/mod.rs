@@ -138,6 +138,11 @@ impl Clip {
         self.frame_ticks
     }
 
+    /// Duration of each frame.
+    pub fn frame_time(&self) -> Duration {
+        self.duration() / self.frames.len() as u32
+    }
+
     /// Of one round.
     pub fn duration(&self) -> Duration {
         let ticks = self.frames.len() as u64 * u64::from(self.frame_ticks);

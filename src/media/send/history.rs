@@ -11,8 +11,31 @@ pub struct Sent {
     pub at_ms: u32,
     pub timestamp: u32,
     pub frame: u32,
-    /// Index in the clip.
-    pub packet: u32,
+    pub place: Place,
+}
+
+/// A packet of one of a sender's clips: the clip's number in the upper bits, the packet's index in it below.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Place(u32);
+
+/// Clips that a [`Place`] can tell apart.
+pub const CLIPS_MAX: usize = 1 << (32 - INDEX_BITS);
+
+const INDEX_BITS: u32 = 24;
+
+impl Place {
+    pub fn new(clip: usize, packet: u32) -> Place {
+        debug_assert!(clip < CLIPS_MAX && packet >> INDEX_BITS == 0);
+        Place((clip as u32) << INDEX_BITS | packet)
+    }
+
+    pub fn clip(self) -> usize {
+        (self.0 >> INDEX_BITS) as usize
+    }
+
+    pub fn packet(self) -> u32 {
+        self.0 & ((1 << INDEX_BITS) - 1)
+    }
 }
 
 /// The last packets by their number in the stream, from 1.

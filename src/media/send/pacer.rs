@@ -18,8 +18,12 @@ const BURST_NS: u64 = 5_000_000;
 impl Pacer {
     /// For a stream of so many bits of payload a second; `None` paces nothing.
     pub fn new(bits_per_second: Option<f64>) -> Pacer {
-        let ns_per_byte = bits_per_second.map_or(0, |rate| (8e9 / (rate * RATE_FACTOR)) as u64);
-        Pacer { ns_per_byte, empty_at_ns: 0 }
+        Pacer { ns_per_byte: bits_per_second.map_or(0, ns_per_byte), empty_at_ns: 0 }
+    }
+
+    /// From now on the stream has so many bits of payload a second. What has not drained yet drains as before.
+    pub fn set_rate(&mut self, bits_per_second: f64) {
+        self.ns_per_byte = ns_per_byte(bits_per_second);
     }
 
     /// When a packet of a frame due at `due_ns` may go out.
@@ -36,6 +40,10 @@ impl Pacer {
     pub fn reset(&mut self) {
         self.empty_at_ns = 0;
     }
+}
+
+fn ns_per_byte(bits_per_second: f64) -> u64 {
+    (8e9 / (bits_per_second * RATE_FACTOR)) as u64
 }
 
 #[cfg(test)]

@@ -197,6 +197,75 @@ fn a_repeat_is_the_same_packet() {
     }
 }
 
+/// Between clips, everything a receiver counts by goes on, and what was sent before can still be sent again.
+#[test]
+fn stepping_between_clips_begins_with_a_key_frame_and_goes_on() {
+    for codec in [Codec::Vp8, Codec::H264] {
+        let mut run = Run::new((codec, 1_500_000), 17);
+        let all: Vec<Arc<Clip>> = LIBRARY.encodings().map(|e| LIBRARY.clip(e).unwrap()).collect();
+        run.sender = MediaSender::new(run.sender.clip().clone(), 77, 5, 1, 17, run.start);
+        run.sender.add_steps(all);
+        run.sender.start(run.start);
+        let rates: Vec<u64> = run.sender.steps().iter().map(|c| c.encoding().bitrate.0).collect();
+        assert_eq!(rates, [150_000, 500_000, 1_500_000], "its own codec, up to its own rate");
+
+        let mut sent = run.steps(Duration::from_millis(1100));
+        let mut buf = [0; PAYLOAD_MAX];
+        for to in [1, 0, 2, 9, 0, 1] {
+            let (from, asked) = (run.sender.clip().encoding(), sent.len());
+            let under_way = sent.last().is_some_and(|(o, _)| !o.marker);
+            run.sender.step_to(to);
+            sent.extend(run.steps(Duration::from_millis(700)));
+            let to = to.min(2);
+            assert_eq!(run.sender.clip().encoding().bitrate.0, rates[to]);
+            let first = (asked..sent.len()).find(|i| !under_way || sent[i - 1].0.marker).unwrap();
+            let same = from.bitrate.0 == rates[to];
+            assert!(sent[first].0.key || same, "{from} to {to}");
+            let bits = sent[asked..].iter().map(|(o, _)| o.len as f64 * 8.0).sum::<f64>() / 0.7;
+            let nominal = run.sender.clip().payload_bitrate();
+            assert!((0.6..2.0).contains(&(bits / nominal)), "{from} to {to}: {bits} of {nominal}");
+            // Packets of the clip before, too.
+            let now = run.now;
+            for (out, payload) in sent.iter().rev().take(100) {
+                let r = run.sender.repeat(now, out.seq, &mut buf).unwrap();
+                assert_eq!(&buf[..r.len], payload);
+                assert_eq!((r.marker, r.seq, r.roc, r.timestamp), (out.marker, out.seq, out.roc, out.timestamp));
+            }
+        }
+        let ticks = run.sender.clip().frame_ticks();
+        let frames = frames(&sent);
+        assert!(frames.windows(2).all(|w| w[1][0].0.timestamp == w[0][0].0.timestamp.wrapping_add(ticks)));
+        assert!(frames.iter().all(|f| f.last().unwrap().0.marker || f.last() == sent.last()));
+        assert!(sent.windows(2).all(|w| w[1].0.seq == w[0].0.seq.wrapping_add(1)));
+        let stamps = run.stamps(&sent);
+        assert!(stamps.windows(2).all(|w| w[1].frame == w[0].frame + 1 && w[1].packet > w[0].packet));
+        if codec == Codec::Vp8 {
+            let id = |(_, p): &(Outgoing, Vec<u8>)| u16::from_be_bytes([p[2], p[3]]) & 0x7fff;
+            assert!(frames.windows(2).all(|w| id(&w[1][0]) == (id(&w[0][0]) + 1) & 0x7fff));
+        }
+        let stepped = run.sender.stepped().unwrap();
+        assert_eq!((stepped.down, stepped.up), (3, 2), "from 2 to 1, 0, 2, 2, 0, 1");
+        assert!(stepped.frames as usize >= frames.len() && stepped.frames <= frames.len() as u64 + 1);
+        let below = 4.0 * 0.7 / (1.1 + 6.0 * 0.7);
+        assert!((stepped.frames_below as f64 / stepped.frames as f64 - below).abs() < 0.03, "{stepped:?}");
+    }
+}
+
+#[test]
+fn a_step_that_is_taken_back_before_its_frame_is_none() {
+    let mut run = Run::new(VP8, 18);
+    assert_eq!((run.sender.steps().len(), run.sender.stepped()), (0, None));
+    run.sender.add_steps([run.sender.clip().clone()]);
+    assert_eq!(run.sender.stepped(), None, "nothing below");
+    run.sender.add_steps([LIBRARY.clip(Encoding { codec: Codec::Vp8, bitrate: Bitrate(150_000) }).unwrap()]);
+    run.steps(Duration::from_millis(500));
+    run.sender.step_to(0);
+    run.sender.step_to(1);
+    run.steps(Duration::from_millis(500));
+    let stepped = run.sender.stepped().unwrap();
+    assert_eq!((stepped.down, stepped.up, stepped.frames_below), (0, 0, 0));
+}
+
 #[test]
 fn what_is_too_old_or_was_never_sent_is_not_repeated() {
     let mut run = Run::new(VP8, 6);

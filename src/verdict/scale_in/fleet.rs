@@ -9,6 +9,9 @@ use crate::verdict::words::{count, number};
 use crate::verdict::{Window, clock};
 use std::collections::BTreeMap;
 
+/// A look is stamped when it is asked for; what it tells may be so much younger.
+const LOOK_MS: f64 = 1000.0;
+
 /// How many there were, as it changed.
 struct Steps(Vec<(f64, i64)>);
 
@@ -81,8 +84,8 @@ pub(super) fn sessions(scene: &Scene<'_>, incidents: &[Incident]) -> (Finding, u
                     continue;
                 }
                 (looked, last_look) = (looked + 1, look.t);
-                let (_, most) = most.range(look.t - allowance, look.t);
-                let (least, _) = least.range(look.t - allowance, look.t);
+                let (_, most) = most.range(look.t - allowance, look.t + LOOK_MS);
+                let (least, _) = least.range(look.t - allowance, look.t + LOOK_MS);
                 let wrong = [(theirs > most as f64 + 0.01, most), (theirs < least as f64 - 0.01, least)];
                 for (slot, (is_off, ours)) in off.iter_mut().zip(wrong) {
                     if !is_off {
