@@ -3,12 +3,13 @@
 use crate::capacity::Setting;
 use crate::plan::{Flows, Limits, Machine, Need, Plan, PlanTotals, limits, plan, totals};
 use crate::profile::units::{self, print_duration, print_join, print_senders, print_size, print_stay};
-use crate::profile::{Explained, Profile, Stay, Target, load_explained};
+use crate::profile::{Explained, Next, Profile, Selector, Start, Stay, Step, Target, load_explained};
 use crate::signaling;
 use anyhow::Result;
 use std::fmt::Write as _;
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Bad usage or profile, or a machine that cannot carry it.
 const EXIT_BAD: i32 = 2;
@@ -91,9 +92,13 @@ pub fn overview(profile: &Profile, plan: &Plan, totals: &PlanTotals, limits: &Li
         ),
         ("up", flows(&totals.up)),
         ("down", flows(&totals.down)),
-        ("judged by", profile.pass.iter().map(|t| t.expr.as_str()).collect::<Vec<_>>().join("; ")),
+        ("judged by", judged_by(profile)),
     ];
     let mut rows = rows.to_vec();
+    if let Some(s) = &profile.scale_in {
+        rows.extend(s.steps.iter().map(|step| ("step", step_text(step, &s.steps))));
+        rows.extend(s.rollback.iter().map(|r| ("rollback", r.name.clone())));
+    }
     rows.extend(networks(profile, plan).map(|text| ("networks", text)));
     out.push('\n');
     for (name, text) in rows {
@@ -248,6 +253,56 @@ fn explanation(explained: &[Explained]) -> String {
         let _ = writeln!(out, "{:<keys$} = {:<values$}  # {}", e.key, e.value, e.from);
     }
     out
+}
+
+fn judged_by(profile: &Profile) -> String {
+    let mut by: Vec<&str> = profile.pass.iter().map(|t| t.expr.as_str()).collect();
+    let skipped = profile.scale_in.as_ref().map(|s| s.expect.skip.join(", "));
+    let invariants = match skipped.as_deref() {
+        None => String::new(),
+        Some("") => "invariants I0 to I13".to_owned(),
+        Some(skipped) => format!("invariants I0 to I13 without {skipped}"),
+    };
+    if !invariants.is_empty() {
+        by.insert(0, &invariants);
+    }
+    by.join("; ")
+}
+
+/// `terminate: after cordon, once server.sessions == 0 (within 35s)`.
+fn step_text(step: &Step, all: &[Step]) -> String {
+    let name = |i: usize| all.get(i).map_or("", |s| s.name.as_str());
+    let delayed = |delay: Duration| match delay.is_zero() {
+        true => String::new(),
+        false => format!("{} ", print_duration(delay)),
+    };
+    let mut text = format!("{}: {}", step.name, step.action.as_str());
+    text += &match &step.server {
+        Selector::None => String::new(),
+        Selector::Of(i) => format!(" the server of {}", name(*i)),
+        Selector::Id(id) => format!(" {id}"),
+        Selector::MostSessions => " the server with most sessions".to_owned(),
+        Selector::LeastSessions => " the server with least sessions".to_owned(),
+        Selector::All => " all servers".to_owned(),
+        Selector::Random => " a server drawn by the seed".to_owned(),
+        Selector::Each => " one server after the other".to_owned(),
+    };
+    text += &match step.start {
+        Start::At(at) => format!(", {} into the hold", print_duration(at)),
+        Start::Clock(at) => format!(", at {at} UTC"),
+        Start::After { step, delay } => format!(", {}after {}", delayed(delay), name(step)),
+    };
+    if let (Some(condition), Some(deadline)) = (&step.condition, step.deadline) {
+        text += &format!(", once {condition} (within {})", print_duration(deadline));
+    }
+    if let Some(repeat) = step.repeat {
+        let rounds = repeat.rounds.map_or("a round for each server".to_owned(), |n| format!("{n} rounds"));
+        text += &match repeat.next {
+            Next::Every(d) => format!(", {rounds}, every {}", print_duration(d)),
+            Next::After { step, delay } => format!(", {rounds}, each {}after {}", delayed(delay), name(step)),
+        };
+    }
+    text
 }
 
 #[cfg(test)]

@@ -250,6 +250,13 @@ impl Course for Deciding {
             Deciding::Script(experiment, _) => experiment.script.borrow_mut().interrupt(now),
         }
     }
+
+    fn linger(&self) -> Duration {
+        match self {
+            Deciding::Search(_) => Duration::ZERO,
+            Deciding::Script(experiment, _) => experiment.script.borrow().linger(),
+        }
+    }
 }
 
 /// Ctrl-C or SIGTERM.

@@ -38,6 +38,10 @@ pub trait Course {
         let _ = now;
         false
     }
+    /// How long to go on watching after everybody has left, in a run that is not interrupted.
+    fn linger(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// One load step of a search. Times in ms since the start of the run.

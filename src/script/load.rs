@@ -54,6 +54,8 @@ pub(super) struct Load {
     todo: BTreeMap<(Duration, u64), Todo>,
     next_todo: u64,
     chairs: Vec<Chair>,
+    /// By group: the last seats of each room that are for late joiners.
+    late_seats: Vec<u32>,
     /// Rooms of which somebody is or was in.
     used: BTreeSet<RoomId>,
 }
@@ -77,6 +79,7 @@ impl Load {
             todo: BTreeMap::new(),
             next_todo: 0,
             chairs: late_legs(profile, plan).into_iter().map(chair).collect(),
+            late_seats: profile.rooms.iter().map(|g| g.late_seats).collect(),
             used: BTreeSet::new(),
         };
         for leg in &plan.legs {
@@ -230,7 +233,11 @@ impl Load {
             self.chairs.iter().map(|c| c.leg.room).filter(|r| !self.used.contains(r)).collect();
         rooms.dedup();
         rooms.truncate(count as usize);
-        let chosen: Vec<usize> = (0..self.chairs.len()).filter(|i| rooms.contains(&self.chairs[*i].leg.room)).collect();
+        let of_room = |leg: &PlannedLeg| {
+            let room = &self.plan.rooms[leg.room.index()];
+            rooms.contains(&leg.room) && leg.seat < room.size - self.late_seats[room.group]
+        };
+        let chosen: Vec<usize> = (0..self.chairs.len()).filter(|i| of_room(&self.chairs[*i].leg)).collect();
         self.used.extend(rooms);
         self.take(op, &chosen, stay, now)
     }

@@ -16,6 +16,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use steps::Steps;
 
+/// By then a backend has been looked at again, and that is written though nothing changed.
+const LOOKED_AGAIN: Duration = Duration::from_secs(7);
+
 /// See the module.
 pub struct Script {
     load: Load,
@@ -23,6 +26,8 @@ pub struct Script {
     steps: Steps,
     /// End of the hold.
     until: Duration,
+    /// So long after the last leave, what the fleet still counts is a ghost.
+    linger: Duration,
     stage: Stage,
 }
 
@@ -43,6 +48,10 @@ impl Script {
             sight: Sight::new(profile),
             steps: Steps::new(setting, plan.hold_from, epoch_ns, plan.seed),
             until: plan.hold_until,
+            linger: match setting.expect.exclusive {
+                true => setting.expect.ghost_allowance + LOOKED_AGAIN,
+                false => Duration::ZERO,
+            },
             stage: Stage::Running,
         })
     }
@@ -112,6 +121,10 @@ impl Course for Script {
     fn interrupt(&mut self, now: Duration) -> bool {
         self.end(now);
         true
+    }
+
+    fn linger(&self) -> Duration {
+        self.linger
     }
 }
 

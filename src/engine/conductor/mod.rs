@@ -214,6 +214,7 @@ impl Run<'_> {
             None => Agenda::new(self.c.plan.clone(), self.c.epoch, network_delay),
         };
         let mut interrupted = false;
+        let mut deserted = None;
         let mut check = tokio::time::interval(CHECK);
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         tokio::pin!(stop);
@@ -237,7 +238,10 @@ impl Run<'_> {
                 continue;
             }
             if agenda.is_done() && nobody_here(self) {
-                break;
+                let linger = course.as_ref().filter(|_| !interrupted).map_or(Duration::ZERO, |c| c.linger());
+                if now >= *deserted.get_or_insert(now) + linger {
+                    break;
+                }
             }
             let ask = course.as_ref().filter(|_| agenda.is_open()).map(|c| self.c.epoch + c.wake(elapsed));
             let wake = ask.map_or(agenda.wake(now), |t| agenda.wake(now).min(t));
