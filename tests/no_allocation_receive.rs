@@ -17,7 +17,7 @@ const OWNER: Owner = Owner { sender: 4, stream: 0 };
 #[test]
 fn packets_frames_losses_and_nacks_allocate_nothing() {
     for codec in [Codec::Opus, Codec::Vp8, Codec::H264] {
-        let mut rx = RxStream::new(codec.kind(), codec, 77, codec.clock_rate());
+        let mut rx = RxStream::new(codec.kind(), codec, 77, codec.clock_rate()).with_rtx();
         let mut source = Source::new(OWNER, codec, 0, Timing::default());
         let mut ledger = Ledger::new();
         let mut window = Window10s::default();

@@ -247,14 +247,14 @@ fn nothing_outlives_a_killed_roomful_and_its_history_can_be_judged() {
     assert_eq!((&summary["run"]["ended"], &summary["participants"]["joined"]), (&false.into(), &8.into()));
 }
 
-/// `hold` and when of it the server is killed; then all its legs end, and the others' don't notice.
-fn a_server_is_killed(hold: &str) -> (Place, Vec<LegEnd>, String) {
+/// 3 s into the hold one of two servers gets a signal; then all its legs end, and the others' don't notice.
+fn a_server_gets(name_of_signal: &str, hold: &str) -> (Place, Vec<LegEnd>, String) {
     let place = pairs(hold);
     let mut run = place.run();
     run.says("00:03 hold");
     let (victim, line) = fleet_of(run.pid())[1].clone();
     let name = line[line.iter().position(|word| word == "--id").unwrap() + 1].clone();
-    signal(victim, "KILL");
+    signal(victim, name_of_signal);
     let run = run.finish();
     assert_eq!(run.code, Some(3), "{run:?}");
 
@@ -277,27 +277,23 @@ fn a_server_is_killed(hold: &str) -> (Place, Vec<LegEnd>, String) {
     let summary = place.summary();
     // Those elsewhere at most: on a starved machine a gap of a second may be ours.
     assert!(summary["legs"]["clean"].as_u64() <= Some(4), "{}", summary["legs"]);
-    for server in summary["servers"].as_array().unwrap() {
-        let loss = server["audio"]["loss"].as_f64().unwrap();
-        assert_eq!(loss > 10.0, server["id"] == name.as_str(), "{server}");
-    }
-    let note = summary["notes"].as_array().unwrap().iter().find(|note| note["code"] == "media_refused").unwrap();
-    assert_eq!(note["count"], 4, "one a leg: {note}");
+    assert_eq!(summary["legs"]["dropped"], 4, "{}", summary["legs"]);
+    let sentence = summary["sentence"].as_str().unwrap();
+    assert!(sentence.contains(&format!("4 of 8 legs dropped (limit 0): all on {name}")), "{sentence}");
     (place, there, name)
 }
 
 #[test]
 fn a_server_killed_in_mid_call_is_named() {
     undisturbed(|| {
-        let (place, there, name) = a_server_is_killed("7s");
+        let (place, there, _) = a_server_gets("KILL", "7s");
         for end in &there {
-            assert_eq!(end.cause, LegCause::LeftUnacknowledged);
-            assert!(end.detail.contains("Connection refused"), "{}", end.detail);
-            assert!(end.longest_gap_ms > 1000.0, "{}", end.longest_gap_ms);
-            assert!(end.audio.e2e_received < end.audio.e2e_expected);
+            assert_eq!(end.cause, LegCause::SignalingLost);
+            assert!(!end.detail.is_empty());
         }
-        let sentence = place.summary()["sentence"].as_str().unwrap().to_owned();
-        assert!(sentence.contains(&format!("{name} lost")) && sentence.contains("4 legs"), "{sentence}");
+        let summary = place.summary();
+        let note = summary["notes"].as_array().unwrap().iter().find(|note| note["code"] == "media_refused").unwrap();
+        assert_eq!(note["count"], 4, "one a leg: {note}");
     });
 }
 
@@ -312,9 +308,9 @@ fn legs_of(lines: &[Line], server: &str) -> Vec<LegEnd> {
 
 /// They hear nothing for 15 s: that is a drop, long before consent ends and whatever their leave says.
 #[test]
-fn legs_of_a_killed_server_are_dropped_when_they_heard_nothing_for_15_s() {
+fn legs_of_a_stopped_server_are_dropped_when_they_heard_nothing_for_15_s() {
     undisturbed(|| {
-        let (place, there, name) = a_server_is_killed("20s");
+        let (_place, there, _) = a_server_gets("STOP", "20s");
         for end in &there {
             assert_eq!(end.cause, LegCause::LeftUnacknowledged);
             let longest = end.silences.iter().map(|s| s.until_ms - s.from_ms).fold(0.0, f64::max);
@@ -323,10 +319,6 @@ fn legs_of_a_killed_server_are_dropped_when_they_heard_nothing_for_15_s() {
             let open = end.flow_gaps.iter().filter(|g| g.until_ms - g.from_ms > 14_000.0);
             assert_eq!(open.count(), 2, "audio and video of the other: {:?}", end.flow_gaps);
         }
-        let summary = place.summary();
-        assert_eq!(summary["legs"]["dropped"], 4);
-        let sentence = summary["sentence"].as_str().unwrap();
-        assert!(sentence.contains(&format!("4 of 8 legs dropped (limit 0): all on {name}")), "{sentence}");
     });
 }
 
@@ -345,7 +337,8 @@ fn ice_restarts_bring_legs_back_from_a_server_that_stood_still() {
         std::thread::sleep(std::time::Duration::from_secs(11));
         signal(frozen, "CONT");
         let run = run.finish();
-        assert_eq!(run.code, Some(3), "{run:?}");
+        // What the server's sockets hold comes late, the rest is lost; which of both decides the verdict. Nobody is dropped.
+        assert!(matches!(run.code, Some(0 | 3)), "{run:?}");
         let lines = place.lines();
         let there = legs_of(&lines, &name);
         assert_eq!(there.len(), 4);
@@ -376,11 +369,7 @@ fn ice_restarts_bring_legs_back_from_a_server_that_stood_still() {
 
 #[test]
 #[ignore = "consent lasts for 30 s (RFC 7675); `make test-long` runs it"]
-fn legs_of_a_killed_server_are_dropped_when_consent_expires() {
-    let (place, there, name) = a_server_is_killed("45s");
+fn legs_of_a_stopped_server_are_dropped_when_consent_expires() {
+    let (_place, there, _) = a_server_gets("STOP", "45s");
     assert!(there.iter().all(|end| end.cause == LegCause::ConsentExpired), "{there:?}");
-    let summary = place.summary();
-    assert_eq!(summary["legs"]["dropped"], 4);
-    let sentence = summary["sentence"].as_str().unwrap();
-    assert!(sentence.contains(&format!("4 of 8 legs dropped (limit 0): all on {name}")), "{sentence}");
 }

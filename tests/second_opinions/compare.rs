@@ -12,6 +12,7 @@ use std::fmt::Write as _;
 /// What the log says of a flow up to some arrival.
 #[derive(Clone, Copy, Default, Debug)]
 struct Upto {
+    at_ns: u64,
     expected: i64,
     received: i64,
     /// Arrivals behind a later number: the server's repair of what it missed itself.
@@ -42,12 +43,21 @@ fn walk(stream: &Stream) -> Vec<Upto> {
             }
         }
         before = Some((at, p.timestamp));
+        u.at_ns = at;
         out.push(u);
     }
     out
 }
 
-/// Packets that may come before a server has keys.
+/// Lost among them: who has no keys yet counts from a later packet on.
+fn begun(walked: &[Upto]) -> i64 {
+    after(walked, BEGINNING).map_or(0, |u| u.expected - u.received)
+}
+
+/// A report of Janus is no older than this; it may be late by one on a busy machine.
+const REPORTS_NS: u64 = 2_000_000_000;
+
+/// Packets that may come before their receiver has keys.
 const BEGINNING: i64 = 25;
 
 /// After so many arrivals, or all that there are; none before the first.
@@ -185,8 +195,11 @@ pub fn rows(target: Target, heard: &Heard) -> Vec<Row> {
         let row = &mut of[usize::from(stream.pt != OPUS)];
         row.add(log, packets - again, n(&medium["rtcp"]["main"]["lost"]));
         // What comes before Janus has keys is not counted, so what was lost among the first packets may be before its first.
-        let begun = after(&walked, BEGINNING).map_or(0, |u| u.expected - u.received);
-        row.bound += log.late + again + begun;
+        let begun = begun(&walked);
+        // It is also what Janus put into its last report, of which it sends one a second.
+        let reported = walked.iter().rfind(|u| u.at_ns + REPORTS_NS < log.at_ns).copied().unwrap_or_default();
+        let since = (log.expected - log.received) - (reported.expected - reported.received);
+        row.bound += log.late + again + begun + since.max(0);
         worst(&mut row.jitter, log.jitter_ms, n(&medium["rtcp"]["main"]["jitter-local"]) as f64);
         let _ = write!(row.more, "nacks {} retransmissions {again} ", n(&medium["stats"]["out"]["nacks"]));
     }
@@ -223,9 +236,10 @@ fn ours(heard: &Heard, others: &BTreeSet<&str>) -> [Row; 2] {
     let mut jitters = Vec::new();
     for (_, r) in heard.records.iter().filter(|(client, _)| !others.contains(client.as_str())) {
         for stream in streams(&r[1], &[OPUS, VP8]).values() {
-            let log = walk(stream).last().copied().unwrap_or_default();
+            let walked = walk(stream);
             let row = &mut rows[usize::from(stream.pt != OPUS)];
-            row.add(log, 0, 0);
+            row.add(walked.last().copied().unwrap_or_default(), 0, 0);
+            row.bound += begun(&walked);
             if stream.pt == OPUS {
                 jitters.extend(stream.jitter_at(&ticks).into_iter().map(|ns| ns / 1e6));
             }

@@ -69,13 +69,11 @@ const SHORT: u64 = 150;
 const LONG: u64 = 1000;
 
 #[test]
-#[ignore = "needs a machine that is quiet for a minute"]
 fn all_agree_in_a_room_of_the_embedded_fleet() {
     netns::inside("all_agree_in_a_room_of_the_embedded_fleet", || agree(Target::Embedded, &["0%", "2%"], SHORT));
 }
 
 #[test]
-#[ignore = "needs a machine that is quiet for a minute"]
 fn all_agree_in_a_room_of_janus() {
     netns::inside("all_agree_in_a_room_of_janus", || agree(Target::Janus, &["0%", "2%"], SHORT));
 }

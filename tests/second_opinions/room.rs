@@ -125,7 +125,13 @@ async fn watch(
     let mut interrupted = false;
     let end = Instant::now() + PATIENCE;
     while !run.is_over() {
-        assert!(Instant::now() < end, "not enough came within {PATIENCE:?}");
+        let had = |of: &mut dyn Iterator<Item = u64>| of.collect::<Vec<_>>();
+        assert!(
+            Instant::now() < end,
+            "not enough came within {PATIENCE:?}: Chromium had {:?}, the stock peer {:?}",
+            had(&mut heard.browser.values().filter_map(|s| s["packetsReceived"].as_u64())),
+            had(&mut stock.seen().values().map(|s| s.packets as u64))
+        );
         let said = chromium.eval_json(stats).await;
         assert_eq!(said["errors"], json!([]));
         for entry in said["inbound"].as_array().unwrap() {

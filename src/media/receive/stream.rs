@@ -198,7 +198,7 @@ impl RxStream {
 
     /// RTX is negotiated (RFC 4588): what comes with its own number comes by itself, however late.
     pub fn with_rtx(self) -> RxStream {
-        RxStream { has_rtx: true, ..self }
+        RxStream { has_rtx: true, repaired: Some(Box::new(Bits::new())), ..self }
     }
 
     pub fn on_packet(&mut self, p: &Packet<'_>) -> Outcome {
@@ -471,7 +471,9 @@ impl RxStream {
     fn restart(&mut self, n: u64) {
         self.reporter.restart(2);
         self.nack.restart();
-        self.repaired = None;
+        if let Some(repaired) = &mut self.repaired {
+            **repaired = Bits::new();
+        }
         self.jitter = Jitter::default();
         if let Some(video) = &mut self.video {
             video.fillers = None;
