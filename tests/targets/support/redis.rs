@@ -14,7 +14,11 @@ pub struct Redis {
 impl Redis {
     /// At a free port.
     pub fn start(ip: IpAddr) -> Redis {
-        Redis::start_at(TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap())
+        // The listener has to be gone before redis binds.
+        let listener = TcpListener::bind((ip, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        Redis::start_at(address)
     }
 
     pub fn start_at(address: SocketAddr) -> Redis {
