@@ -165,8 +165,9 @@ struct RoomState {
     count: [FlowCounters; 2],
     silence_max_ms: i64,
     seconds: u32,
-    /// Participants' flows of this second are here until the row is written.
-    flows: [Flow; 2],
+    /// What was counted in this second, and its longest silence.
+    second: [FlowCounters; 2],
+    second_silence_ms: i64,
 }
 
 #[derive(Default)]
@@ -186,6 +187,8 @@ pub struct Shard {
     rooms: FxHashMap<RoomId, RoomState>,
     /// By server id; the last one is for media before its server is known.
     meters: Vec<Meter>,
+    /// Participants' flows of this second by the server that carries them, whichever others of their room are on.
+    flows: FxHashMap<ServerId, [Flow; 2]>,
     unknown: Meter,
     lateness: Hist,
     wheel: Wheel,
@@ -250,6 +253,7 @@ impl Shard {
             by_leg: FxHashMap::default(),
             rooms: FxHashMap::default(),
             meters: Vec::new(),
+            flows: FxHashMap::default(),
             unknown: Meter::allocated(),
             lateness: Hist::allocated(),
             wheel: Wheel::new(now),
@@ -368,7 +372,8 @@ impl Shard {
             count: Default::default(),
             silence_max_ms: 0,
             seconds: 0,
-            flows: Default::default(),
+            second: Default::default(),
+            second_silence_ms: 0,
         });
         r.room.join(leg, planned_ns, participant.sends());
         let entry = Box::new(Entry {
@@ -425,6 +430,7 @@ impl Shard {
         if let Some(r) = self.rooms.get_mut(&e.room) {
             r.add(&flows, &delta);
         }
+        add_flows(&mut self.flows, e.server, &flows);
         let impaired = e.access.map(|a| a.counters());
         let _ = self.config.out.send(FromShard::Totals { leg, totals: Box::new(totals), impaired });
     }
@@ -776,13 +782,14 @@ impl Shard {
         let mut sockets = 0;
         for ix in 0..self.entries.len() as u32 {
             let Some(e) = self.entries[ix as usize].as_deref() else { continue };
-            let room = e.room;
+            let (room, server) = (e.room, e.server);
             sockets += e.sockets.iter().flatten().count() as u32;
             let mut flows = <[Flow; 2]>::default();
             let Some(delta) = self.with(ix, |p, w| p.sample(w, &mut flows)) else { continue };
             if let Some(r) = self.rooms.get_mut(&room) {
                 r.add(&flows, &delta);
             }
+            add_flows(&mut self.flows, server, &flows);
         }
         let seconds = now.saturating_duration_since(self.second_began).as_secs_f64();
         self.second_began = now;
@@ -853,21 +860,14 @@ impl Shard {
     fn rows(&mut self, mut second: ShardSecond) -> ShardSecond {
         let now_ns = realtime_ns();
         let edge = self.at_edge_of_hold();
-        let mut servers: FxHashMap<ServerId, [Flow; 2]> = FxHashMap::default();
+        let mut servers = std::mem::take(&mut self.flows);
         for (id, r) in &mut self.rooms {
-            let flows = std::mem::take(&mut r.flows);
-            if let Some(s) = r.server {
-                let to = servers.entry(s).or_default();
-                for (a, b) in to.iter_mut().zip(&flows) {
-                    a.merge(b);
-                }
-            }
+            let counts = std::mem::take(&mut r.second);
+            let silence_ms = std::mem::take(&mut r.second_silence_ms);
             r.seconds += 1;
             r.room.tidy(now_ns);
             let last = r.room.is_empty() && r.count != <[FlowCounters; 2]>::default();
-            let amiss = flows
-                .iter()
-                .any(|f| f.count.e2e_expected > f.count.e2e_received || f.count.freezes > 0 || f.silence_max_ms > 1000);
+            let amiss = silence_ms > 1000 || counts.iter().any(|c| c.e2e_expected > c.e2e_received || c.freezes > 0);
             if amiss || edge || last || r.seconds >= ROOM_ROW_SECONDS {
                 second.rooms.push(RoomRow {
                     room: *id,
@@ -904,10 +904,18 @@ impl Shard {
 impl RoomState {
     fn add(&mut self, flows: &[Flow; 2], delta: &[FlowCounters; 2]) {
         for i in 0..2 {
-            self.flows[i].merge(&flows[i]);
+            self.second[i] += &delta[i];
             self.count[i] += &delta[i];
-            self.silence_max_ms = self.silence_max_ms.max(flows[i].silence_max_ms);
+            self.second_silence_ms = self.second_silence_ms.max(flows[i].silence_max_ms);
         }
+        self.silence_max_ms = self.silence_max_ms.max(self.second_silence_ms);
+    }
+}
+
+fn add_flows(servers: &mut FxHashMap<ServerId, [Flow; 2]>, server: Option<ServerId>, flows: &[Flow; 2]) {
+    let Some(server) = server else { return };
+    for (to, from) in servers.entry(server).or_default().iter_mut().zip(flows) {
+        to.merge(from);
     }
 }
 

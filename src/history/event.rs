@@ -280,7 +280,8 @@ pub struct FleetView {
 #[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServerSeen {
-    /// Its name, as in [`ServerInfo`].
+    /// Its name, as in [`ServerInfo`]; `id` in the embedded fleet's registry.
+    #[serde(alias = "id")]
     pub server: String,
     /// It runs.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -118,23 +118,8 @@ const UNDOING: &[&str] = &["uncordon", "resume", "heal", "registry_resume", "reg
 /// What a scale-in is judged by.
 const INVARIANTS: &[&str] = &["I0", "I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11", "I12", "I13"];
 
-/// What the backends of a fleet can be asked to do (the history's `StepAction`).
-pub const FLEET_ACTIONS: &[&str] = &[
-    "cordon",
-    "uncordon",
-    "terminate",
-    "kill",
-    "pause",
-    "resume",
-    "partition_signaling",
-    "partition_media",
-    "partition_registry",
-    "heal",
-    "registry_pause",
-    "registry_resume",
-    "registry_flush",
-    "registry_restart",
-];
+/// What the backends of a fleet can be asked to do (the history's `StepAction`): all but the joins.
+pub const FLEET_ACTIONS: &[&str] = ACTIONS.split_at(ACTIONS.len() - 2).0;
 
 const DISCOVERY: &[&str] = &["static", "exec", "http", "redis", "embedded"];
 const CONTROL: &[&str] = &["exec", "http", "redis", "process", "janus", "embedded"];

@@ -208,8 +208,11 @@ fn judge_all(
     let name = |id: ServerId| frame.server_name(id);
     let generator = generator(&all, &frame, health);
     let lossy = lossy_legs(&all, pass);
-    let participants = participants(&all, reading.run.legs_planned);
-    let joins = joins(&all, reading.run.legs_planned);
+    // Rejoins and late joiners of an experiment come on top of what was planned.
+    let more = if expect.is_some() { all.join_starts.len() as u32 } else { 0 };
+    let planned_legs = reading.run.legs_planned.max(more);
+    let participants = participants(&all, planned_legs);
+    let joins = joins(&all, planned_legs);
     let legs = legs(&all);
     let share = |part: u64, whole: u64| if whole > 0 { percent(part as f64 / whole as f64) } else { 0.0 };
     let whole = Whole {

@@ -8,8 +8,7 @@ use roomful::types::{LegId, ServerId, StepAction};
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-/// Tests share two cores with other tests: that the generator was late is no news here, nor that others are (I9 is
-/// skipped).
+/// Tests share two cores with other tests: that the generator was late is no news here.
 const TOLERANT: &str = "[health]\nshard_cpu_max = \"100%\"\nsteal_max = \"100%\"\nlateness_p99_max = \"10s\"\n\
     timer_p99_max = \"10s\"\nsocket_drops_max = \"100%\"\nudp_errors_max = \"100%\"\nreference_loss_max = \"100%\"\n\
     reference_delay_p99_max = \"10s\"\nreference_jitter_max = \"10s\"\n";
@@ -68,7 +67,7 @@ const DRAIN: &str = "[[step]]\nname = \"cordon\"\ndo = \"cordon\"\nserver = \"le
     [[step]]\nname = \"late\"\ndo = \"join_existing\"\nafter = \"cordon\"\ndelay = \"500ms\"\nstay = \"4s\"\n\
     [[step]]\nname = \"new\"\ndo = \"join_new\"\nafter = \"cordon\"\ndelay = \"500ms\"\nstay = \"5s\"\n\
     [[step]]\nname = \"terminate\"\ndo = \"terminate\"\nafter = \"cordon\"\nwhen = \"server.sessions == 0\"\ndeadline = \"20s\"\n\
-    [[rollback]]\ndo = \"uncordon\"\nserver_of = \"cordon\"\n[expect]\nexclusive = true\nghost_allowance = \"2s\"\nskip = [\"I9\"]";
+    [[rollback]]\ndo = \"uncordon\"\nserver_of = \"cordon\"\n[expect]\nexclusive = true\nghost_allowance = \"2s\"";
 
 #[test]
 fn a_drained_server_goes_when_its_last_call_is_over() {
@@ -114,7 +113,7 @@ fn a_drained_server_goes_when_its_last_call_is_over() {
 }
 
 const KILL: &str = "[[step]]\nname = \"cordon\"\ndo = \"cordon\"\nserver = \"most_sessions\"\nat = \"4s\"\n\
-    [[step]]\nname = \"kill\"\ndo = \"kill\"\nafter = \"cordon\"\ndelay = \"2s\"\n[expect]\nexclusive = true\nghost_allowance = \"2s\"\nskip = [\"I9\"]";
+    [[step]]\nname = \"kill\"\ndo = \"kill\"\nafter = \"cordon\"\ndelay = \"2s\"\n[expect]\nexclusive = true\nghost_allowance = \"2s\"";
 
 #[test]
 fn whoever_a_killed_server_drops_comes_back_elsewhere() {

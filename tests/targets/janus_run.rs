@@ -9,7 +9,6 @@ mod support;
 use roomful::history::{Event, LegCause};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::sync::RwLock;
 use std::time::Duration;
 use support::chromium::{Chromium, serve_pages};
 use support::janus::Janus;
@@ -20,19 +19,6 @@ const PROFILE: &str = "profiles/janus.toml";
 
 /// Tests run where others compile: one late moment must not leave the run unproven. Losses and delays tell by themselves.
 const BUSY_MACHINE: &str = "health.lateness_p99_max=200ms";
-
-/// A browser needs what two cores have; everything else runs side by side.
-static CORES: RwLock<()> = RwLock::new(());
-
-fn beside_others(name: &str, test: impl AsyncFnOnce()) {
-    let _cores = CORES.read().unwrap_or_else(|e| e.into_inner());
-    netns::inside(name, || test());
-}
-
-fn alone(name: &str, test: impl AsyncFnOnce()) {
-    let _cores = CORES.write().unwrap_or_else(|e| e.into_inner());
-    netns::inside(name, || test());
-}
 
 /// What Janus counts of one publisher.
 #[derive(Clone, Copy, Default, PartialEq, Debug)]
@@ -111,7 +97,7 @@ fn assert_no_loss(run: &Ended) {
 /// All join, nothing is lost by our counts nor by Janus's, and Janus received just what we sent.
 #[test]
 fn janus_counts_what_we_count() {
-    beside_others("janus_counts_what_we_count", async || {
+    netns::inside("janus_counts_what_we_count", async || {
         let janus = Janus::start(0).await;
         let mut run = Run::start(&janus, "janus_run-whole", PROFILE, &["load.hold=12s", BUSY_MACHINE]);
         run.holds().await;
@@ -164,7 +150,7 @@ fn janus_counts_what_we_count() {
 /// Two rooms behind a network that loses 2 % read 2 %, the others 0; H.264 and VP8 alike.
 #[test]
 fn rooms_behind_a_lossy_network_read_its_loss() {
-    beside_others("rooms_behind_a_lossy_network_read_its_loss", async || {
+    netns::inside("rooms_behind_a_lossy_network_read_its_loss", async || {
         let janus = Janus::start(0).await;
         let run =
             Run::start(&janus, "janus_run-lossy", &own_profile("janus-lossy.toml"), &["load.hold=12s", BUSY_MACHINE]);
@@ -217,7 +203,7 @@ fn assert_binomial(expected: i64, lost: i64, what: &str) {
 /// A browser in a room of the run sees us, and we see it.
 #[test]
 fn a_browser_and_we_see_each_other() {
-    alone("a_browser_and_we_see_each_other", async || {
+    netns::inside("a_browser_and_we_see_each_other", async || {
         let janus = Janus::start(0).await;
         let sets = ["rooms.meeting.count=2", "load.warmup=1s", "load.hold=20s", BUSY_MACHINE];
         let mut run = Run::start(&janus, "janus_run-browser", PROFILE, &sets);
@@ -276,7 +262,7 @@ fn a_browser_and_we_see_each_other() {
 /// Janus is killed in mid-run: all are dropped, the verdict is a failure, and the run ends by itself.
 #[test]
 fn a_killed_janus_is_reported_as_what_it_was() {
-    beside_others("a_killed_janus_is_reported_as_what_it_was", async || {
+    netns::inside("a_killed_janus_is_reported_as_what_it_was", async || {
         let mut janus = Janus::start(0).await;
         // A hold that nobody could wait for.
         let sets = ["load.join=20/s", "load.warmup=1s", "load.hold=10m", BUSY_MACHINE];
@@ -305,7 +291,7 @@ fn a_killed_janus_is_reported_as_what_it_was() {
 /// in the same calls.
 #[test]
 fn ice_restarts_bring_legs_back_from_a_janus_that_stood_still() {
-    beside_others("ice_restarts_bring_legs_back_from_a_janus_that_stood_still", async || {
+    netns::inside("ice_restarts_bring_legs_back_from_a_janus_that_stood_still", async || {
         let janus = Janus::start(0).await;
         let sets = ["load.join=20/s", "load.warmup=1s", "load.hold=30s", BUSY_MACHINE];
         let mut run = Run::start(&janus, "janus_run-restarts", PROFILE, &sets);
@@ -333,7 +319,7 @@ fn ice_restarts_bring_legs_back_from_a_janus_that_stood_still() {
 /// Three layers go up, one comes down; the substream of a subscriber is configured, and its receiver sees the switch.
 #[test]
 fn janus_switches_layers_and_nothing_is_lost() {
-    beside_others("janus_switches_layers_and_nothing_is_lost", async || {
+    netns::inside("janus_switches_layers_and_nothing_is_lost", async || {
         let janus = Janus::start(0).await;
         let sets = [
             "rooms.meeting.count=1",
@@ -374,7 +360,7 @@ fn janus_switches_layers_and_nothing_is_lost() {
 /// Senders behind a bottleneck learn of it by Janus's own feedback.
 #[test]
 fn janus_feedback_brings_senders_down() {
-    beside_others("janus_feedback_brings_senders_down", async || {
+    netns::inside("janus_feedback_brings_senders_down", async || {
         let janus = Janus::start(0).await;
         let sets = [
             "rooms.meeting.count=1",
@@ -419,7 +405,7 @@ async fn video_subscribers(janus: &Janus) -> Vec<(u64, u64, Vec<String>)> {
 
 #[test]
 fn a_probe_says_what_it_met() {
-    beside_others("a_probe_says_what_it_met", async || {
+    netns::inside("a_probe_says_what_it_met", async || {
         let janus = Janus::start(0).await;
         let met = probe(&janus, PROFILE, &[]);
         let text = String::from_utf8(met.stdout).unwrap();

@@ -388,14 +388,18 @@ impl Run<'_> {
         self.maybe_joined(leg);
     }
 
+    /// Since the start of the run, of ns of CLOCK_REALTIME.
+    fn ms(&self, at_ns: u64) -> f64 {
+        at_ns.saturating_sub(self.c.epoch_ns) as f64 / 1e6
+    }
+
     fn flow_gap(&self, g: &FlowGap) -> history::FlowGap {
-        let ms = |at: u64| at.saturating_sub(self.c.epoch_ns) as f64 / 1e6;
-        history::FlowGap { from: g.from, kind: g.kind, from_ms: ms(g.gap.began_ns), until_ms: ms(g.gap.ended_ns) }
+        let (from_ms, until_ms) = (self.ms(g.gap.began_ns), self.ms(g.gap.ended_ns));
+        history::FlowGap { from: g.from, kind: g.kind, from_ms, until_ms }
     }
 
     fn silence(&self, s: &Silence) -> history::Silence {
-        let ms = |at: u64| at.saturating_sub(self.c.epoch_ns) as f64 / 1e6;
-        history::Silence { from_ms: ms(s.from_ns), until_ms: ms(s.until_ns) }
+        history::Silence { from_ms: self.ms(s.from_ns), until_ms: self.ms(s.until_ns) }
     }
 
     pub(super) fn on_totals(&mut self, leg: LegId, t: Totals, impaired: Option<[Counters; 2]>) {

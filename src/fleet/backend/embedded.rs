@@ -20,21 +20,8 @@ pub(super) struct Director {
 /// What we need of `GET /registry`; what it leaves out is not known.
 #[derive(Deserialize)]
 struct Registry {
-    servers: Vec<Entry>,
+    servers: Vec<ServerSeen>,
     rooms: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    id: String,
-    alive: Option<bool>,
-    listed: Option<bool>,
-    cordoned: Option<bool>,
-    sessions: Option<u64>,
-    participants: Option<u64>,
-    headroom: Option<i64>,
-    loss: Option<f64>,
-    jitter_ms: Option<f64>,
 }
 
 impl Director {
@@ -66,18 +53,7 @@ impl Backend for Director {
             let url = self.at(&["registry"]);
             let text = outside::ask(self.client.get(url.clone()), ANSWER_WITHIN).await?;
             let registry: Registry = outside::json(&text).with_context(|| url.to_string())?;
-            let seen = |e: Entry| ServerSeen {
-                server: e.id,
-                alive: e.alive,
-                listed: e.listed,
-                cordoned: e.cordoned,
-                sessions: e.sessions,
-                participants: e.participants,
-                headroom: e.headroom,
-                loss: e.loss,
-                jitter_ms: e.jitter_ms,
-            };
-            Ok(Look { servers: registry.servers.into_iter().map(seen).collect(), rooms: Some(registry.rooms) })
+            Ok(Look { servers: registry.servers, rooms: Some(registry.rooms) })
         })
     }
 

@@ -219,6 +219,7 @@ mod tests {
             Uncordon,
             Terminate,
             Kill,
+            Start,
             Pause,
             Resume,
             PartitionSignaling,
