@@ -5,7 +5,6 @@ mod experiment; // shape scale-in
 use super::exit;
 use super::stage::Stage;
 use crate::capacity;
-use crate::fleet::embedded::EmbeddedFleet;
 use crate::fleet::observe;
 use crate::history::{self, Event, Line, RunInfo, SCHEMA};
 use crate::plan::{self, Course, Machine, Order};
@@ -163,7 +162,7 @@ async fn perform(
         (None, Some(experiment)) => Some(Deciding::Script(experiment.clone(), writer.clone())),
         (None, None) => None,
     };
-    let watch = observe::Watch::start(&profile.target, stage.fleet.as_ref().map(EmbeddedFleet::servers));
+    let watch = observe::Watch::start(&profile.target, stage.fleet.as_ref());
     let outcome = stage
         .conductor
         .run_course(

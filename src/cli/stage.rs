@@ -59,6 +59,9 @@ impl Stage {
         }
         allow.extend(hosts.iter().map(|h| (*h, if h.is_ipv4() { 32 } else { 128 })));
         let sources = sources(&profile, &hosts)?;
+        if driver.connects_participants() {
+            allow.extend(sources.iter().map(|h| (*h, if h.is_ipv4() { 32 } else { 128 })));
+        }
         let timing = Timing { connect: profile.load.join_timeout, ..Timing::default() };
         let run_id = rand::random();
         let common = Arc::new(Common {

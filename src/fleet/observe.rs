@@ -4,7 +4,7 @@
 mod proc; // pure: the texts of /proc and cgroups
 pub(super) mod prometheus; // pure: the texts of Prometheus endpoints
 
-use super::embedded::ServerHandle;
+use super::embedded::{EmbeddedFleet, ServerHandle};
 use crate::history::Usage;
 use crate::outside;
 use crate::profile::{ServerEntry, Target};
@@ -46,13 +46,21 @@ enum Pid {
 }
 
 impl Watch {
-    /// Starts to watch all servers that can be watched. `embedded`: the servers of our own fleet.
-    pub fn start(target: &Target, embedded: Option<&[ServerHandle]>) -> Watch {
+    /// Starts to watch all servers that can be watched. `embedded`: our own fleet.
+    pub fn start(target: &Target, embedded: Option<&EmbeddedFleet>) -> Watch {
         let (out, seen) = unbounded_channel();
         let sources: Vec<Source> = match target {
             Target::Embedded(t) => {
                 let quota = (t.cpu_max < 1.0).then_some(t.cpu_max);
-                embedded.unwrap_or_default().iter().map(|s| Source::embedded(s, quota)).collect()
+                let servers = embedded.map(EmbeddedFleet::servers).unwrap_or_default();
+                let turn = embedded.map(EmbeddedFleet::turn_servers).unwrap_or_default().iter();
+                let turn = turn.map(|t| Source {
+                    server: t.id.clone(),
+                    pid: Some(Pid::Is(t.pid)),
+                    quota: Some(1.0),
+                    ..Source::default()
+                });
+                servers.iter().map(|s| Source::embedded(s, quota)).chain(turn).collect()
             }
             Target::External(t) => t.servers.iter().filter_map(Source::external).collect(),
         };

@@ -294,7 +294,7 @@ impl Participant {
     pub fn offer(&mut self, w: &mut World<'_>, slot: u8, want: OfferWant) -> Result<String, MediaError> {
         let tracks: Vec<LocalTrack> = if want.send {
             for t in self.tracks.iter_mut().filter(|_| !want.keep_sending) {
-                t.slot = Some(slot);
+                t.send_on(slot);
             }
             self.tracks.iter().filter_map(TxTrack::local).collect()
         } else {
@@ -325,6 +325,9 @@ impl Participant {
 
     /// A remote offer; gives our answer.
     pub fn accept_offer(&mut self, w: &mut World<'_>, slot: u8, sdp: &str) -> Result<String, MediaError> {
+        // Those that go out nowhere yet may go out here, where the other side wants that.
+        let nowhere = |t: &&TxTrack| t.slot.is_none_or(|s| s == slot || !self.is_open(s));
+        let tracks: Vec<LocalTrack> = self.tracks.iter().filter(nowhere).filter_map(TxTrack::local).collect();
         let s = self.slot(slot)?;
         let text = |e: crate::sdp::SdpError| MediaError::BadSdp(e.to_string());
         let remote = crate::sdp::Description::parse(sdp).map_err(text)?.remote;
@@ -340,10 +343,14 @@ impl Participant {
         };
         s.role = Some(setup);
         let local = s.transport.local_params();
-        let (answer, remote, agreed) = s.negotiation.accept_offer(sdp, &local, setup).map_err(text)?;
+        let (answer, remote, agreed) = s.negotiation.accept_offer(sdp, &local, setup, &tracks).map_err(text)?;
         s.transport.start(w.now, &remote, false, setup == DtlsSetup::Active).map_err(|e| start_error(&e))?;
         s.stop_streams(w.room);
+        let sent: Vec<u32> = agreed.sends.iter().map(|a| a.ssrc).collect();
         s.agree(agreed, w.now_ns);
+        for t in self.tracks.iter_mut().filter(|t| sent.contains(&t.ssrc)) {
+            t.send_on(slot);
+        }
         self.after(w, slot);
         Ok(answer)
     }
@@ -443,8 +450,9 @@ impl Participant {
             return;
         }
         self.send_byes(w, slot);
+        let for_good = self.quiet;
         for t in self.tracks.iter_mut().filter(|t| t.slot == Some(slot)) {
-            t.stop(w, true);
+            t.stop(w, for_good);
         }
         self.look_ahead();
         if let Ok(s) = self.slot(slot) {

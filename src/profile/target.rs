@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 /// Drivers a target file may name.
-pub const DRIVERS: &[&str] = &["embedded", "janus"];
+pub const DRIVERS: &[&str] = &["embedded", "janus", "turn"];
 
 /// Networks that need no `authorized = true`: loopback, RFC 1918, link-local, RFC 4193.
 const PRIVATE: [(&str, u8); 9] = [

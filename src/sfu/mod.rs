@@ -19,6 +19,7 @@ mod rooms; // rooms and forwarding, sans-I/O
 pub mod server; // process: one media socket, one media thread, one HTTP API
 mod stun; // whose connectivity check this is
 mod terms; // what goes into the core and comes out of it
+pub mod turn; // TURN servers beside them
 #[cfg(test)]
 mod tests;
 
@@ -27,3 +28,4 @@ pub use client::Joining;
 pub(crate) use process::first_line;
 pub use rooms::Sfu;
 pub use terms::{Datagram, JoinError, Joined, Left, RestartError, SfuConfig, Stats};
+pub use turn::{TurnReady, TurnStats};

@@ -182,6 +182,10 @@ impl Driver for Hooked {
         self.inner.restarts_ice(slot)
     }
 
+    fn connects_participants(&self) -> bool {
+        self.inner.connects_participants()
+    }
+
     fn hosts(&self) -> Vec<IpAddr> {
         self.inner.hosts()
     }

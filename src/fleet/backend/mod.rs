@@ -8,6 +8,7 @@ mod janus; // its administration API
 mod process; // signals to processes of this machine
 mod prometheus; // what servers export
 mod redis; // a registry
+mod relays; // TURN servers of our own fleet
 mod statics; // the target file's own list
 mod told; // pure: the fleet as JSON
 mod watch; // looks once a second, and says what changed
@@ -77,8 +78,16 @@ impl Fleet {
         match &profile.target {
             Target::Embedded(_) => {
                 let fleet = embedded.context("the embedded fleet is not running")?;
-                let names = fleet.servers().iter().map(|s| s.id.clone()).collect();
-                Ok(Fleet::all(Arc::new(embedded::Director::new(fleet.base_url())?), names))
+                let turn = fleet.turn_servers();
+                let names = fleet.servers().iter().map(|s| s.id.clone()).chain(turn.iter().map(|t| t.id.clone())).collect();
+                let mut all = Fleet::all(Arc::new(embedded::Director::new(fleet.base_url())?), names);
+                if !turn.is_empty() {
+                    let relays: Arc<dyn Backend> = Arc::new(relays::Relays::new(turn)?);
+                    // Before the director, to whom they are unknown.
+                    all.control.insert(0, relays.clone());
+                    all.observation.push(relays);
+                }
+                Ok(all)
             }
             Target::External(target) => Fleet::external(target),
         }

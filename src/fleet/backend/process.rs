@@ -86,7 +86,7 @@ pub(super) fn read_pid(file: &Path) -> Result<Pid> {
 }
 
 /// A stopped process runs; a zombie, which only waits to be counted by its parent, does not.
-fn is_running(pid: Pid) -> bool {
+pub(super) fn is_running(pid: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
     let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
     state.is_some_and(|s| !matches!(s, 'Z' | 'X'))

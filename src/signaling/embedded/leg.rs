@@ -2,10 +2,10 @@
 
 use super::events::{Ear, Told};
 use super::{
-    EmbeddedDriver, JOIN_TIMEOUT, LEAVE_TIMEOUT, below, describe, failed_request, left_early, reason_of, refused, want,
+    EmbeddedDriver, JOIN_TIMEOUT, LEAVE_TIMEOUT, below, describe, failed_request, left_early, refused, want,
 };
 use crate::history::{FailReason, LegCause};
-use crate::signaling::{BoxFuture, Call, Ended, OfferWant, Order, Progress, TransportState};
+use crate::signaling::{BoxFuture, Call, Ended, OfferWant, Order, Progress, TransportState, reason_of};
 use reqwest::{StatusCode, Url, header};
 use std::time::{Duration, Instant};
 
