@@ -196,7 +196,16 @@ fn write(w: &mut Writer) {
             audio: sample.clone(),
             video: video.clone(),
         });
-        put(t, Event::Interval(Interval { seconds: 1.0, connected: LEGS, joining: 0, servers: servers.collect() }));
+        put(
+            t,
+            Event::Interval(Interval {
+                seconds: 1.0,
+                connected: LEGS,
+                joining: 0,
+                servers: servers.collect(),
+                paths: None,
+            }),
+        );
         let mut shard = ShardHealth { cpu: 0.4, packets_out: 100_000, packets_in: 300_000, ..ShardHealth::default() };
         for i in 0..1000 {
             shard.send_lateness.record_us(50 + i % 300);
