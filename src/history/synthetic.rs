@@ -199,6 +199,7 @@ impl Synthetic {
             signaling_ms: total_ms * 0.25,
             ice_ms: total_ms * 0.25,
             dtls_ms: total_ms * 0.5,
+            relay_ms: None,
         };
         let event = Event::Joined {
             leg: leg.planned.id,

@@ -166,7 +166,7 @@ impl Fake {
         if m.typ.method != METHOD_ALLOCATE && self.allocated_until.is_none_or(|until| until <= now) {
             return (CLASS_ERROR_RESPONSE, vec![error(437)]);
         }
-        let ok = |a| (CLASS_SUCCESS_RESPONSE, a);
+        let ok = |a: Vec<Box<dyn Setter>>| (CLASS_SUCCESS_RESPONSE, a);
         match m.typ.method {
             METHOD_ALLOCATE => {
                 self.allocated_until = Some(now + granted);
@@ -349,7 +349,9 @@ fn lost_requests_are_sent_again() {
     );
     p.media(peer(5), b"held");
     p.run(Duration::from_secs(5));
-    assert_eq!(p.server.relayed.len(), 1);
+    p.lose = |_| false;
+    p.media(peer(5), b"x");
+    assert_eq!(p.server.relayed.last(), Some(&(peer(5), b"x".to_vec(), true)));
 }
 
 #[test]
