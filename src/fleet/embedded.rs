@@ -140,8 +140,11 @@ impl EmbeddedFleet {
             .map(|s| ServerHandle { id: s.id, pid: s.pid, http: s.http, media: s.media })
             .collect();
         let started = (1..=options.turn).map(|n| start_turn(&program, n, options));
-        let (turn_processes, turn) =
-            futures_util::future::try_join_all(started).await.context("TURN servers of the embedded fleet")?.into_iter().unzip();
+        let (turn_processes, turn) = futures_util::future::try_join_all(started)
+            .await
+            .context("TURN servers of the embedded fleet")?
+            .into_iter()
+            .unzip();
         Ok(EmbeddedFleet { director, stdin, base_url: ready.http, servers, turn, turn_processes })
     }
 

@@ -7,7 +7,7 @@ pub(super) mod prometheus; // pure: the texts of Prometheus endpoints
 use super::embedded::{EmbeddedFleet, ServerHandle};
 use crate::history::Usage;
 use crate::outside;
-use crate::profile::{ServerEntry, Target};
+use crate::profile::{ServerEntry, Target, TurnEntry};
 use crate::sfu::ServerStats;
 use anyhow::{Context as _, Result};
 use proc::{Counters, Machine};
@@ -62,7 +62,9 @@ impl Watch {
                 });
                 servers.iter().map(|s| Source::embedded(s, quota)).chain(turn).collect()
             }
-            Target::External(t) => t.servers.iter().filter_map(Source::external).collect(),
+            Target::External(t) => {
+                t.servers.iter().filter_map(Source::external).chain(t.turn.iter().filter_map(Source::turn)).collect()
+            }
         };
         let tasks = sources.into_iter().map(|s| tokio::spawn(watch(s, out.clone())).abort_handle()).collect();
         Watch { seen: std::cell::RefCell::new(seen), tasks }
@@ -91,6 +93,17 @@ impl Source {
             quota: Some(quota.unwrap_or(1.0)),
             ..Source::default()
         }
+    }
+
+    /// Of several ways to one server, the one that says where to look.
+    fn turn(t: &TurnEntry) -> Option<Source> {
+        let watched = t.pid_file.is_some() || t.metrics.is_some();
+        watched.then(|| Source {
+            server: t.id.clone(),
+            pid: t.pid_file.as_ref().map(|p| Pid::File(p.into())),
+            prometheus: t.metrics.clone(),
+            ..Source::default()
+        })
     }
 
     fn external(s: &ServerEntry) -> Option<Source> {

@@ -277,6 +277,7 @@ fn kind(event: &Event) -> &'static str {
         Event::Joined { .. } => "joined",
         Event::JoinFailed(_) => "join_failed",
         Event::FirstMedia { .. } => "first_media",
+        Event::Relay(_) => "relay",
         Event::LegEnd(_) => "leg_end",
         Event::Interval(_) => "interval",
         Event::Room(_) => "room",

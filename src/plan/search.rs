@@ -14,7 +14,7 @@ pub fn servers(profile: &Profile, search: &Search) -> Vec<Option<String>> {
         Target::Embedded(t) => (1..=t.servers).map(|n| Some(format!("s{n}"))).collect(),
         // A director's own servers are not in the file.
         Target::External(t) if t.driver == "embedded" => vec![None],
-        Target::External(t) => t.servers.iter().map(|s| Some(s.id.clone())).collect(),
+        Target::External(t) => t.carriers().into_iter().map(|id| Some(id.to_owned())).collect(),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::fleet::{FleetBackends, JoinHook};
 use super::scale_in::ScaleIn;
 use crate::impair::Conditions;
-use crate::types::{Autoscale, Client, Drain, Encoding, Sin};
+use crate::types::{Autoscale, Client, Drain, Encoding, Sin, Via};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -27,6 +27,7 @@ pub struct Profile {
     pub search: Option<Search>,
     /// Of shape scale-in, and of no other.
     pub scale_in: Option<ScaleIn>,
+    pub ice: Ice,
     pub health: HealthLimits,
     /// As written, or drawn at random and printed.
     pub seed: u64,
@@ -112,6 +113,41 @@ pub struct EmbeddedTarget {
     pub autoscale: Option<Autoscale>,
     /// A fault that it commits on purpose.
     pub sin: Option<Sin>,
+    /// TURN servers.
+    pub turn: u32,
+}
+
+/// `[ice]`.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Ice {
+    /// Share (0..=1) of the participants that are relayed.
+    pub relay: f64,
+    /// LIFETIME that allocations ask for; zero: the server's own.
+    pub lifetime: Duration,
+    /// Allocations are given back.
+    pub release: bool,
+    /// Share (0..=1) of the relayed ones that come with a wrong password.
+    pub wrong_password: f64,
+}
+
+/// A `[[turn]]` of a target file: one way to one TURN server.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TurnEntry {
+    pub id: String,
+    /// As written.
+    pub url: String,
+    pub host: String,
+    pub port: u16,
+    pub via: Via,
+    pub weight: f64,
+    pub username: Option<String>,
+    /// Names of secrets; one of both is given.
+    pub password_from: Option<String>,
+    pub secret_from: Option<String>,
+    pub pid_file: Option<String>,
+    pub metrics: Option<String>,
+    /// Address of coturn's CLI.
+    pub cli: Option<String>,
 }
 
 /// A target file.
@@ -123,6 +159,9 @@ pub struct ExternalTarget {
     pub fleet: FleetBackends,
     /// `None`: the driver places rooms.
     pub join: Option<JoinHook>,
+    pub turn: Vec<TurnEntry>,
+    /// Driver turn: both of a pair are relayed.
+    pub peer_relayed: bool,
     /// Networks (address, prefix length) where media may go, besides the signalling hosts themselves.
     pub allow: Vec<(IpAddr, u8)>,
     pub secrets: BTreeMap<String, Secret>,
@@ -133,6 +172,22 @@ pub struct ExternalTarget {
 }
 
 impl ExternalTarget {
+    /// Names of the servers that carry rooms, each once: of driver turn its TURN servers, which may be reached in several
+    /// ways.
+    pub fn carriers(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        let all: Vec<&str> = match self.driver.as_str() {
+            "turn" => self.turn.iter().map(|t| &*t.id).collect(),
+            _ => self.servers.iter().map(|s| &*s.id).collect(),
+        };
+        all.into_iter().for_each(|name| {
+            if !names.contains(&name) {
+                names.push(name)
+            }
+        });
+        names
+    }
+
     /// As a target file with a driver and servers, and nothing else in it.
     pub fn of(driver: &str, servers: Vec<ServerEntry>) -> ExternalTarget {
         ExternalTarget {
@@ -140,6 +195,8 @@ impl ExternalTarget {
             servers,
             fleet: FleetBackends::of_driver(driver),
             join: None,
+            turn: Vec::new(),
+            peer_relayed: false,
             allow: Vec::new(),
             secrets: BTreeMap::new(),
             authorized: false,

@@ -7,6 +7,7 @@ mod curve;
 mod folder;
 mod html;
 mod progress;
+mod relays;
 mod scale_in;
 mod summary;
 pub mod terminal;

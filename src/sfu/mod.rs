@@ -19,9 +19,9 @@ mod rooms; // rooms and forwarding, sans-I/O
 pub mod server; // process: one media socket, one media thread, one HTTP API
 mod stun; // whose connectivity check this is
 mod terms; // what goes into the core and comes out of it
-pub mod turn; // TURN servers beside them
 #[cfg(test)]
 mod tests;
+pub mod turn; // TURN servers beside them
 
 pub use api::{Controlled, DirectorReady, RegistryView, ServerReady, ServerStats, ServerView};
 pub use client::Joining;

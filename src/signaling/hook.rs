@@ -182,8 +182,8 @@ impl Driver for Hooked {
         self.inner.restarts_ice(slot)
     }
 
-    fn connects_participants(&self) -> bool {
-        self.inner.connects_participants()
+    fn serves_by_turn(&self) -> bool {
+        self.inner.serves_by_turn()
     }
 
     fn hosts(&self) -> Vec<IpAddr> {

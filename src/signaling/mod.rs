@@ -6,6 +6,8 @@ mod hook; // the user's own join API in front of a driver
 pub mod janus; // Janus VideoRoom over WebSocket
 mod turn; // TURN servers themselves: pairs, signalled in process
 
+pub use janus::tls_config;
+
 use crate::history::{FailReason, LegCause};
 use crate::plan::{PlannedLeg, PlannedRoom, TransportsPer};
 use crate::profile::{ExternalTarget, Secret, Target};
@@ -77,9 +79,8 @@ pub trait Driver: Send + Sync {
         false
     }
 
-    /// True where participants send to each other, without a server that forwards: then media may go to our own
-    /// addresses, too.
-    fn connects_participants(&self) -> bool {
+    /// True where the target is the TURN server itself: it is what carries a room then, and the engine says which one.
+    fn serves_by_turn(&self) -> bool {
         false
     }
 
@@ -185,6 +186,9 @@ pub enum MediaError {
     BadSdp(String),
     #[error("no candidate is inside the allow-list: {0}")]
     NotAllowed(String),
+    /// No TURN server gave an allocation.
+    #[error("{0}")]
+    Relay(String),
     #[error("{0}")]
     Local(String),
     #[error("the leg is over")]
@@ -196,6 +200,7 @@ impl MediaError {
         match self {
             MediaError::BadSdp(_) => FailReason::BadSdp,
             MediaError::NotAllowed(_) => FailReason::NotAllowed,
+            MediaError::Relay(_) => FailReason::Relay,
             MediaError::Local(_) => FailReason::Local,
             MediaError::Gone => FailReason::LeftEarly,
         }

@@ -21,25 +21,8 @@ const PAIR: u32 = 2;
 /// Transports are used one after the other, so that news of the one before is not taken for the next one's.
 const SLOTS: u8 = 8;
 
-/// # Errors
-/// A server's address that is none.
 pub(super) fn make(target: &ExternalTarget, _: Client, _: Duration) -> anyhow::Result<Arc<dyn Driver>> {
-    Ok(Arc::new(TurnDriver::new(addresses(target)?)))
-}
-
-/// Host and port of each TURN server.
-fn addresses(target: &ExternalTarget) -> anyhow::Result<Vec<(String, u16)>> {
-    let address = |s: &crate::profile::ServerEntry| {
-        let url = reqwest::Url::parse(&s.url).with_context(|| format!("server {}: {}", s.id, s.url))?;
-        let host = url.host_str().with_context(|| format!("server {}: {} has no host", s.id, s.url))?;
-        Ok((host.trim_matches(['[', ']']).to_owned(), url.port_or_known_default().unwrap_or(3478)))
-    };
-    target.servers.iter().map(address).collect()
-}
-
-/// The server that a leg is counted under: its TURN server.
-fn server_of(_: &Call) -> Option<String> {
-    None
+    Ok(Arc::new(TurnDriver::new(target.turn.iter().map(|t| (t.host.clone(), t.port)).collect())))
 }
 
 /// Pairs up the members of each room.
@@ -54,20 +37,32 @@ struct Member {
     leg: LegId,
     words: mpsc::UnboundedSender<Word>,
     partner: Option<LegId>,
-    server: Option<String>,
 }
 
 /// What members hear.
 #[derive(Clone, PartialEq, Debug)]
 enum Word {
     /// Somebody is here: offer, or wait for an offer.
-    Met { partner: LegId, offers: bool, server: Option<String> },
+    Met {
+        partner: LegId,
+        offers: bool,
+    },
     /// From the partner.
-    Offer { from: LegId, sdp: String },
-    Answer { from: LegId, sdp: String },
+    Offer {
+        from: LegId,
+        sdp: String,
+    },
+    Answer {
+        from: LegId,
+        sdp: String,
+    },
     /// The partner lost its way and would like an offer with new ICE credentials.
-    Restart { from: LegId },
-    Gone { partner: LegId },
+    Restart {
+        from: LegId,
+    },
+    Gone {
+        partner: LegId,
+    },
 }
 
 impl TurnDriver {
@@ -79,7 +74,7 @@ impl TurnDriver {
         let (words, inbox) = mpsc::unbounded_channel();
         let seat = Seat { room: call.room.id, leg: call.leg.id, tables: self.tables.clone() };
         seat.with(|table| {
-            table.push(Member { leg: call.leg.id, words, partner: None, server: server_of(call) });
+            table.push(Member { leg: call.leg.id, words, partner: None });
             pair_up(table);
         });
         (seat, inbox)
@@ -91,10 +86,10 @@ fn pair_up(table: &mut [Member]) {
     let mut alone = (0..table.len()).filter(|n| table[*n].partner.is_none());
     let (Some(a), Some(b)) = (alone.next(), alone.next()) else { return };
     for (me, other, offers) in [(a, b, true), (b, a, false)] {
-        let (partner, server) = (table[other].leg, table[other].server.clone());
+        let partner = table[other].leg;
         table[me].partner = Some(partner);
         // Who does not listen any more is about to stand up.
-        let _ = table[me].words.send(Word::Met { partner, offers, server });
+        let _ = table[me].words.send(Word::Met { partner, offers });
     }
 }
 
@@ -172,7 +167,7 @@ impl Driver for TurnDriver {
         true
     }
 
-    fn connects_participants(&self) -> bool {
+    fn serves_by_turn(&self) -> bool {
         true
     }
 
@@ -248,9 +243,7 @@ impl Leg {
 
     fn hear(&mut self, word: Word, work: &mut Option<Work>) {
         match word {
-            Word::Met { partner, offers, server } => {
-                let server = server_of(&self.call).or(server).unwrap_or_else(|| "turn".into());
-                self.report(Progress::Server(server));
+            Word::Met { partner, offers } => {
                 self.slot = (self.slot + 1) % SLOTS;
                 self.pair = Some(Pair { partner, offers });
                 if offers {

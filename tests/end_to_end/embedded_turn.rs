@@ -76,7 +76,13 @@ impl<'a> Client<'a> {
     }
 
     /// A signed request as this user; the code of its answer (0: success), and the answer.
-    fn ask_as(&mut self, name: &str, password: &str, method: Method, add: &dyn Fn(&mut MessageWriteVec)) -> (u16, Vec<u8>) {
+    fn ask_as(
+        &mut self,
+        name: &str,
+        password: &str,
+        method: Method,
+        add: &dyn Fn(&mut MessageWriteVec),
+    ) -> (u16, Vec<u8>) {
         let mut m = Message::builder_request(method, MessageWriteVec::new());
         add(&mut m);
         m.add_attribute(&Username::new(name).unwrap()).unwrap();

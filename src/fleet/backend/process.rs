@@ -19,7 +19,8 @@ pub(super) struct Processes {
 impl Processes {
     pub fn new(target: &ExternalTarget) -> Processes {
         let file = |s: &crate::profile::ServerEntry| Some((s.id.clone(), s.pid_file.as_ref()?.into()));
-        Processes { pid_files: target.servers.iter().filter_map(file).collect(), last: Mutex::default() }
+        let turn = target.turn.iter().filter_map(|t| Some((t.id.clone(), t.pid_file.as_ref()?.into())));
+        Processes { pid_files: target.servers.iter().filter_map(file).chain(turn).collect(), last: Mutex::default() }
     }
 
     fn see(&self, server: &str, file: &Path) -> Result<bool> {

@@ -61,7 +61,8 @@ impl Backend for Relays {
             let signal = match action {
                 StepAction::Cordon => {
                     // To the next one, if there is one; else it refuses.
-                    let other = self.servers.iter().cycle().skip_while(|s| s.id != name).nth(1).filter(|s| s.id != name);
+                    let other =
+                        self.servers.iter().cycle().skip_while(|s| s.id != name).nth(1).filter(|s| s.id != name);
                     let to = other.map(|s| s.listen.to_string()).unwrap_or_default();
                     post("cordon", to.clone()).await?;
                     return Ok(match other {

@@ -118,7 +118,8 @@ fn feeds_that_went_away_become_inactive_and_may_come_back() {
 #[test]
 fn a_light_client_takes_less() {
     let mut n = light();
-    let (answer, _, agreed) = n.accept_offer(&fixture!("janus_subscriber_offer"), &local(), Setup::Passive, &[]).unwrap();
+    let (answer, _, agreed) =
+        n.accept_offer(&fixture!("janus_subscriber_offer"), &local(), Setup::Passive, &[]).unwrap();
     let video = &agreed.receives[1];
     assert!(video.rtx == [(97, 96)] && video.nack && video.pli && !video.fir && !video.twcc);
     assert_eq!(video.ext, ExtIds { mid: 4, ..ExtIds::default() });

@@ -73,7 +73,8 @@ fn two_of_us_send_both_ways() {
     let offer = a.offer(&local(), &[opus(11), video(Codec::H264, 22, 23)], 1, 1);
     let (_, _, again) = b.accept_offer(&offer, &local(), Setup::Active, &ours).unwrap();
     assert_eq!(again, at_b);
-    let (_, _, of_server) = chrome().accept_offer(&chrome().offer(&local(), &[opus(1)], 0, 0), &local(), Setup::Active, &ours).unwrap();
+    let (_, _, of_server) =
+        chrome().accept_offer(&chrome().offer(&local(), &[opus(1)], 0, 0), &local(), Setup::Active, &ours).unwrap();
     assert_eq!(sent(&of_server), []);
 }
 

@@ -4,9 +4,9 @@
 mod auth; // who may come
 mod relay; // allocations, permissions, channels: sans-I/O
 pub mod server; // process: one UDP and one TCP address, relayed addresses, an HTTP API
-mod wire; // messages as they go out
 #[cfg(test)]
 mod tests;
+mod wire; // messages as they go out
 
 pub use relay::RelayCounts;
 pub use server::{TurnReady, TurnStats};

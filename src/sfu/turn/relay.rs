@@ -200,9 +200,10 @@ impl Relay {
 
     /// One datagram at a relayed address.
     pub fn on_peer(&mut self, now: Instant, id: u32, from: SocketAddr, data: &[u8], io: &mut dyn Io) {
-        let permitted = self.allocations.get(id as usize).and_then(Option::as_ref).filter(|a| {
-            a.expires > now && a.permissions.iter().any(|(ip, until)| *ip == from.ip() && *until > now)
-        });
+        let permitted =
+            self.allocations.get(id as usize).and_then(Option::as_ref).filter(|a| {
+                a.expires > now && a.permissions.iter().any(|(ip, until)| *ip == from.ip() && *until > now)
+            });
         let Some(a) = permitted else {
             self.counts.dropped += 1;
             return;
@@ -295,9 +296,7 @@ impl Relay {
         };
         let reply = match &no {
             No::Code(code) => Reply::error(request, *code)?,
-            No::Redirect(to) => {
-                Reply::error(request, ErrorCode::TRY_ALTERNATE)?.with(&AlternateServer::new(*to))?
-            }
+            No::Redirect(to) => Reply::error(request, ErrorCode::TRY_ALTERNATE)?.with(&AlternateServer::new(*to))?,
             No::Unknown(types) => Reply::unknown_attributes(request, types)?,
             No::Unwritable(_) => Reply::error(request, ErrorCode::SERVER_ERROR)?,
         };
@@ -457,13 +456,7 @@ impl Relay {
     }
 
     /// CreatePermission (RFC 8656 10.2): all of its peers, or none.
-    fn permit(
-        &mut self,
-        now: Instant,
-        client: Client,
-        request: &Message<'_>,
-        user: &User,
-    ) -> Result<Vec<u8>, No> {
+    fn permit(&mut self, now: Instant, client: Client, request: &Message<'_>, user: &User) -> Result<Vec<u8>, No> {
         understood(request, &[XorPeerAddress::TYPE])?;
         let (_, a) = self.owned(client, user, now)?;
         let mut peers = Vec::new();
@@ -561,8 +554,7 @@ fn allowed(peer: SocketAddr, relayed: SocketAddr) -> Result<SocketAddr, No> {
 fn understood(request: &Message<'_>, known: &[turn_types::stun::attribute::AttributeType]) -> Result<(), No> {
     let credentials = [Username::TYPE, Realm::TYPE, Nonce::TYPE, MessageIntegrity::TYPE, Fingerprint::TYPE];
     let types = request.iter_attributes().map(|(_, raw)| raw.get_type());
-    let unknown: Vec<_> = types
-        .filter(|t| t.comprehension_required() && !credentials.contains(t) && !known.contains(t))
-        .collect();
+    let unknown: Vec<_> =
+        types.filter(|t| t.comprehension_required() && !credentials.contains(t) && !known.contains(t)).collect();
     if unknown.is_empty() { Ok(()) } else { Err(No::Unknown(unknown)) }
 }

@@ -133,7 +133,8 @@ async fn serve(args: TurnArgs) -> anyhow::Result<()> {
     anyhow::ensure!(!args.listen.ip().is_unspecified(), "--listen: {} is no address of clients", args.listen);
     let (udp, tcp) = bind_both(args.listen)?;
     let listen = udp.local_addr()?;
-    let listener = TcpListener::bind(args.http).await.with_context(|| format!("--http: can't listen on {}", args.http))?;
+    let listener =
+        TcpListener::bind(args.http).await.with_context(|| format!("--http: can't listen on {}", args.http))?;
     let base = format!("http://{}", listener.local_addr()?);
 
     let word = || format!("{:032x}", rand::random::<u128>());
@@ -160,13 +161,10 @@ async fn serve(args: TurnArgs) -> anyhow::Result<()> {
         media_thread(udp, tcp, config, ports, inbox)
     })?;
 
-    let ready = TurnReady { id: args.id.clone(), pid: std::process::id(), http: base, listen, username, password, secret };
-    let shared = Arc::new(Shared {
-        id: args.id,
-        commands,
-        cordoned: AtomicBool::new(false),
-        draining: AtomicBool::new(false),
-    });
+    let ready =
+        TurnReady { id: args.id.clone(), pid: std::process::id(), http: base, listen, username, password, secret };
+    let shared =
+        Arc::new(Shared { id: args.id, commands, cordoned: AtomicBool::new(false), draining: AtomicBool::new(false) });
     let terminated = shared.clone();
     let mut told = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let app = Router::new()

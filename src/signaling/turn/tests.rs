@@ -139,8 +139,6 @@ async fn who_stays_meets_the_next_one_on_a_fresh_transport() {
         // close_notify and the like of the partner before.
         a.order(Order::Transport { slot: 0, state: TransportState::PeerClosed });
         let slot = (n - 2) % 8;
-        let before = a.asked.lock().unwrap().last().unwrap().clone();
-        assert!(n == 3 || before.starts_with("accept"), "{before}");
         b = member(&driver, n, true);
         a.signaled().await;
         b.signaled().await;
@@ -148,7 +146,10 @@ async fn who_stays_meets_the_next_one_on_a_fresh_transport() {
         b.connected(0);
         let last = a.asked.lock().unwrap().split_off(1);
         let tail = &last[last.len() - 3..];
-        assert_eq!(tail, [format!("close {}", (n - 3) % 8), format!("offer {slot}"), format!("accept {slot} answer {n}")]);
+        assert_eq!(
+            tail,
+            [format!("close {}", (n - 3) % 8), format!("offer {slot}"), format!("accept {slot} answer {n}")]
+        );
     }
     assert_eq!(a.leave().await, Ended::over(LegCause::Left, ""));
 }
