@@ -13,6 +13,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+/// How long a server may leave an Allocate unanswered while there is another one to ask: three tries.
+const PATIENCE: Duration = Duration::from_millis(3500);
 /// Redirections (300) that are followed for one allocation.
 const REDIRECTS_MAX: u8 = 3;
 
@@ -96,14 +98,14 @@ impl Relayed {
     ) -> Result<(Relayed, Wire), String> {
         let way = planned.order.get(nth).and_then(|w| turn.ways.get(usize::from(*w)));
         let way = way.ok_or_else(|| "no TURN server is left to ask".to_owned())?;
-        Relayed::at(turn, way.clone(), planned.wrong_password, nth, 0, 0, from, seed)
+        Relayed::at(turn, way.clone(), planned, nth, 0, 0, from, seed)
     }
 
     #[expect(clippy::too_many_arguments, reason = "of one place that two callers share")]
     fn at(
         turn: &Turn,
         server: Server,
-        wrong: bool,
+        planned: &Planned,
         nth: usize,
         redirects: u8,
         ports: u8,
@@ -123,8 +125,9 @@ impl Relayed {
             }
         };
         let now = Instant::now();
-        let allocation =
-            Allocation::new(now, login(&server.account, wrong), turn.lifetime, server.via.is_stream(), seed);
+        let patience = (nth + 1 < planned.order.len()).then_some(PATIENCE);
+        let login = login(&server.account, planned.wrong_password);
+        let allocation = Allocation::new(now, login, turn.lifetime, server.via.is_stream(), patience, seed);
         let relayed = Relayed { allocation: RefCell::new(allocation), server, asked: now, turn: nth, redirects, ports };
         Ok((relayed, wire))
     }
@@ -140,7 +143,7 @@ impl Relayed {
         seed: u64,
     ) -> Option<Result<(Relayed, Wire), String>> {
         let again = |server: Server, redirects, ports| {
-            Relayed::at(turn, server, planned.wrong_password, self.turn, redirects, ports, from, seed)
+            Relayed::at(turn, server, planned, self.turn, redirects, ports, from, seed)
         };
         match event {
             Event::Alternate(to) if self.redirects < REDIRECTS_MAX => {

@@ -904,6 +904,13 @@ impl Shard {
         self.io.packets_in += u64::from(drained.datagrams);
         self.io.dropped += u64::from(drained.dropped);
         self.io.refused += u64::from(drained.refused);
+        if let (Some(r), 1..) = (e.relay_at(slot), drained.refused)
+            && !r.is_ready()
+        {
+            // Nobody listens where the allocation was to be.
+            r.disconnected();
+            stirred = true;
+        }
         if drained.refused > 0 && e.connected && !e.participant.is_quiet() {
             self.tell_refused(ix, slot);
         }
@@ -1072,6 +1079,10 @@ impl RoomState {
 }
 
 impl Entry {
+    fn relay_at(&self, slot: u8) -> Option<&Relayed> {
+        self.sockets.get(usize::from(slot))?.as_ref()?.relay.as_deref()
+    }
+
     fn put(&mut self, slot: u8, socket: SlotSocket) {
         while self.sockets.len() <= usize::from(slot) {
             self.sockets.push(None);

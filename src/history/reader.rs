@@ -15,7 +15,8 @@ const LINE_BYTES_MAX: u64 = 64 << 20;
 const PROBLEMS_MAX: usize = 20;
 
 /// Names of all events this version knows.
-const KINDS: [&str; 21] = [
+const KINDS: [&str; 22] = [
+    "relay",
     "run",
     "rooms",
     "server",

@@ -66,6 +66,8 @@ pub struct Allocation {
     stream: bool,
     /// Given back as soon as it is there.
     unwanted: bool,
+    /// Without an answer until then, another server is worth a try.
+    patience: Option<Instant>,
     ids: u64,
     session: Option<Session>,
     transactions: Vec<Transaction>,
@@ -82,14 +84,23 @@ pub struct Allocation {
 }
 
 impl Allocation {
-    /// Asks for an allocation of this lifetime (0: the server's default). `seed`: of transaction ids.
-    pub fn new(now: Instant, login: Login, lifetime: Duration, stream: bool, seed: u64) -> Allocation {
+    /// Asks for an allocation of this lifetime (0: the server's default). `seed`: of transaction ids. `patience`: how long
+    /// to wait for an answer, where RFC 8489's 39.5 s are too long because there are other servers.
+    pub fn new(
+        now: Instant,
+        login: Login,
+        lifetime: Duration,
+        stream: bool,
+        patience: Option<Duration>,
+        seed: u64,
+    ) -> Allocation {
         let mut a = Allocation {
             state: State::Asking,
             login,
             lifetime,
             stream,
             unwanted: false,
+            patience: patience.map(|p| now + p),
             ids: seed,
             session: None,
             transactions: Vec::new(),
@@ -237,6 +248,7 @@ impl Allocation {
                     return self.end(Event::Refused(Refusal { code: 0, reason }));
                 };
                 self.state = State::Ready;
+                self.patience = None;
                 self.relayed = Some(relayed);
                 self.keep(now, lifetime);
                 let after = now.saturating_duration_since(self.began);
@@ -297,7 +309,7 @@ impl Allocation {
                 None => self.end(Event::Refused(refusal)),
             },
             // Whatever the answer is: nothing is left that could be given back.
-            Request::Refresh { lifetime } if lifetime.is_zero() => self.end(Event::Released),
+            Request::Refresh { lifetime } if lifetime.is_zero() => self.end(Event::Lost(Some(refusal))),
             Request::Refresh { .. } if refusal.code == 437 => self.end(Event::Lost(Some(refusal))),
             Request::Refresh { .. } => self.retry_refresh(now, Some(refusal)),
             Request::Permit { peers } => peers.into_iter().for_each(|p| self.peer_refused(p, refusal.clone())),
@@ -348,7 +360,7 @@ impl Allocation {
         match self.state {
             State::Asking => self.end(Event::Unreachable),
             State::Ready => self.end(Event::Lost(None)),
-            State::Releasing => self.end(Event::Released),
+            State::Releasing => self.end(Event::Lost(None)),
             State::Over => {}
         }
     }
@@ -357,7 +369,7 @@ impl Allocation {
         self.state = State::Over;
         self.transactions = Vec::new();
         self.peers = Vec::new();
-        (self.last, self.refresh_at) = (None, None);
+        (self.last, self.refresh_at, self.patience) = (None, None, None);
         self.events.push_back(event);
     }
 
@@ -366,13 +378,17 @@ impl Allocation {
         let renewals = self.peers.iter().flat_map(|p| [p.permit_at, p.bind_at]).flatten();
         let release = self.is_unwanted().then_some(self.ends_at);
         let transactions = self.transactions.iter().map(|t| t.due);
-        transactions.chain(renewals.filter(|_| self.is_ready())).chain(self.refresh_at).chain(release).min()
+        let renewals = renewals.filter(|_| self.is_ready());
+        transactions.chain(renewals).chain(self.refresh_at).chain(release).chain(self.patience).min()
     }
 
     /// Repeats, renews, gives up: what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.is_unwanted() && self.ends_at <= now {
-            return self.end(Event::Released);
+            return self.on_disconnect();
+        }
+        if self.patience.is_some_and(|t| t <= now) {
+            return self.on_disconnect();
         }
         for at in (0..self.transactions.len()).rev() {
             let t = &mut self.transactions[at];
@@ -422,7 +438,7 @@ impl Allocation {
         let silence = || Refusal { code: 0, reason: "no answer".into() };
         match t.request {
             Request::Allocate { .. } => self.end(Event::Unreachable),
-            Request::Refresh { lifetime } if lifetime.is_zero() => self.end(Event::Released),
+            Request::Refresh { lifetime } if lifetime.is_zero() => self.end(Event::Lost(None)),
             Request::Refresh { .. } => self.retry_refresh(now, None),
             Request::Permit { peers } => peers.into_iter().for_each(|p| self.peer_refused(p, silence())),
             Request::Bind { peer, .. } => self.peer_refused(peer, silence()),

@@ -104,11 +104,11 @@ pub enum Event {
     Alternate(SocketAddr),
     /// No answer to our first requests.
     Unreachable,
-    /// The server gave one and does not have it any more, or does not answer any more (`None`).
+    /// The server gave one and does not have it any more, or does not answer any more (`None`), not even to a release.
     Lost(Option<Refusal>),
     /// No permission or no channel for this peer.
     PeerRefused(SocketAddr, Refusal),
-    /// Our release was answered, or nobody answers.
+    /// Our release was answered.
     Released,
 }
 

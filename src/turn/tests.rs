@@ -232,7 +232,7 @@ impl Pair {
         let now = Instant::now();
         let mut server = Fake::new(now);
         prepare(&mut server);
-        let client = Allocation::new(now, login(), Duration::from_mins(10), false, 7);
+        let client = Allocation::new(now, login(), Duration::from_mins(10), false, None, 7);
         Pair { now, client, server, events: vec![], lose: |_| false, sent: 0 }
     }
 
@@ -362,6 +362,12 @@ fn a_server_that_is_silent_is_unreachable_and_one_that_falls_silent_loses_the_al
     // RFC 8489 6.2.1.
     assert_eq!(p.server.requests.len(), 7);
 
+    let mut p = Pair::with(|s| s.mute = true);
+    p.client = Allocation::new(p.now, login(), Duration::ZERO, false, Some(Duration::from_secs(3)), 7);
+    let began = p.now;
+    p.run(Duration::from_secs(3));
+    assert_eq!((&p.events[..], p.now - began), (&[Event::Unreachable][..], Duration::from_secs(3)));
+
     let mut p = Pair::new();
     p.settle();
     p.server.mute = true;
@@ -428,7 +434,7 @@ fn a_stale_nonce_does_not_keep_an_allocation_from_being_released() {
     p.server.mute = true;
     p.client.release(p.now);
     p.run(Duration::from_secs(5));
-    assert_eq!(p.events[1..], [Event::Released]);
+    assert_eq!(p.events[1..], [Event::Lost(None)]);
 }
 
 #[test]
@@ -441,7 +447,7 @@ fn an_allocation_that_is_not_wanted_any_more_is_given_back_when_it_comes() {
     let mut p = Pair::with(|s| s.mute = true);
     p.client.release(p.now);
     p.run(Duration::from_mins(1));
-    assert_eq!(p.events, [Event::Released]);
+    assert_eq!(p.events, [Event::Unreachable]);
 }
 
 #[test]
