@@ -186,13 +186,13 @@ struct Leg {
     pair: Option<Pair>,
     /// It has been up once: the leg has joined.
     connected: bool,
-    /// An offer of ours for an ICE restart is on its way.
+    /// An offer of ours for an ICE restart is on its way, and not answered.
     restarting: bool,
 }
 
 struct Pair {
     partner: LegId,
-    /// We make the offers, the first one and those of ICE restarts.
+    /// We made the first offer.
     offers: bool,
 }
 
@@ -250,7 +250,10 @@ impl Leg {
                     *work = Some(self.offer(false));
                 }
             }
+            // Both lost their way and offered: the one who offered first of all does it again, the other one goes along.
+            Word::Offer { .. } if self.restarting && self.pair.as_ref().is_some_and(|p| p.offers) => {}
             Word::Offer { from, sdp } if self.is_partner(from) => {
+                self.restarting = false;
                 let (media, slot) = (self.call.media.clone(), self.slot);
                 *work = Some(Box::pin(async move { media.accept_offer(slot, sdp).await.map(Done::Answered) }));
             }
@@ -258,10 +261,9 @@ impl Leg {
                 let (media, slot) = (self.call.media.clone(), self.slot);
                 *work = Some(Box::pin(async move { media.accept_answer(slot, sdp).await.map(|()| Done::Accepted) }));
             }
-            Word::Restart { from } if self.is_partner(from) => self.restart(work),
             Word::Gone { partner } if self.is_partner(partner) => self.part(),
             // Of a partner before this one.
-            Word::Offer { .. } | Word::Answer { .. } | Word::Restart { .. } | Word::Gone { .. } => {}
+            Word::Offer { .. } | Word::Answer { .. } | Word::Gone { .. } => {}
         }
     }
 
@@ -273,20 +275,6 @@ impl Leg {
         let (media, slot) = (self.call.media.clone(), self.slot);
         let want = OfferWant { send: true, receive_audio: 1, receive_video: 1, ice_restart, keep_sending: false };
         Box::pin(async move { media.offer(slot, want).await.map(Done::Offered) })
-    }
-
-    /// The one who offers does; the other one asks for it.
-    fn restart(&mut self, work: &mut Option<Work>) {
-        match &self.pair {
-            Some(pair) if pair.offers => {
-                if work.is_none() && !self.restarting {
-                    self.restarting = true;
-                    *work = Some(self.offer(true));
-                }
-            }
-            Some(pair) => self.seat.tell(pair.partner, Word::Restart { from: self.call.leg.id }),
-            None => {}
-        }
     }
 
     /// The partner is gone: the next one, if one comes, is met on another transport.
@@ -334,8 +322,9 @@ impl Leg {
                 })
             }
             Order::RestartIce { slot } => {
-                if slot == self.slot {
-                    self.restart(work);
+                if slot == self.slot && self.pair.is_some() && work.is_none() && !self.restarting {
+                    self.restarting = true;
+                    *work = Some(self.offer(true));
                 }
                 None
             }

@@ -3,12 +3,13 @@
 mod support;
 
 use roomful::fleet::embedded::{EmbeddedFleet, EmbeddedOptions, TurnHandle};
+use roomful::history::{Event, Line, RelayWhat};
 use roomful::sfu::TurnStats;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use support::{ROOMFUL, assert_vanish, descendants, signal};
+use support::{Place, ROOMFUL, assert_vanish, descendants, profile, rooms, signal};
 use turn_types::attribute::{Data, Lifetime, RequestedTransport, XorPeerAddress, XorRelayedAddress};
 use turn_types::message::{ALLOCATE, CREATE_PERMISSION, REFRESH, SEND};
 use turn_types::stun::attribute::{AlternateServer, ErrorCode, Nonce, Realm, Username};
@@ -248,4 +249,72 @@ fn a_killed_roomful_leaves_no_turn_server_behind() {
         assert_eq!(words.is_some(), status.success(), "{how}: {status}");
         assert_vanish(&family);
     }
+}
+
+fn relays(lines: &[Line], what: RelayWhat) -> usize {
+    lines.iter().filter(|l| matches!(&l.event, Event::Relay(r) if r.what == what)).count()
+}
+
+/// Half of the participants of each room come by the fleet's own TURN servers.
+#[test]
+fn relayed_and_direct_participants_talk_in_the_same_rooms() {
+    let text = profile("embedded", &rooms("meeting", 3, 4, support::VIDEO), "4s", &["joins.failed == 0"]);
+    let text = text.replacen("seed = 7", "seed = 7\n[embedded]\nservers = 1\nturn = 2\n[ice]\nrelay = 0.5", 1);
+    let place = Place::with(&text);
+    let mut run = place.run();
+    run.says("00:01 ");
+    let family = descendants(run.pid());
+    assert_eq!(family.iter().filter(|(_, line)| line[1] == "turn-server").count(), 2, "{family:?}");
+    let said = run.finish();
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let (summary, lines) = (place.summary(), place.lines());
+    println!("{}\n{}", summary["sentence"], summary["turn"]);
+    assert_eq!(summary["participants"]["joined"], 12);
+    assert_eq!(summary["audio"]["e2e"]["loss"], 0.0);
+    assert_eq!((relays(&lines, RelayWhat::Allocated), relays(&lines, RelayWhat::Released)), (6, 6));
+    let servers: std::collections::BTreeSet<&str> = lines
+        .iter()
+        .filter_map(|l| if let Event::Relay(r) = &l.event { Some(r.turn.as_str()) } else { None })
+        .collect();
+    assert_eq!(servers.into_iter().collect::<Vec<_>>(), ["turn-1", "turn-2"]);
+    assert_vanish(&family);
+}
+
+/// A TURN server as the target itself: pairs through it, over UDP and TCP, some of whom come and go.
+#[tokio::test(flavor = "multi_thread")]
+async fn pairs_talk_through_a_turn_server_and_leave_nothing_there() {
+    let fleet = fleet(1).await;
+    let server = &fleet.turn_servers()[0];
+    let way = |more: &str| {
+        format!(
+            "[[turn]]\nid = \"own\"\nurl = \"turn:{}{more}\"\nusername = \"{}\"\npassword_from = \"turn\"\n",
+            server.listen, server.username
+        )
+    };
+    let target =
+        format!("driver = \"turn\"\n{}{}[secrets]\nturn = \"{}\"\n", way(""), way("?transport=tcp"), server.password);
+    let calls = rooms("call", 4, 2, support::VIDEO) + &rooms("short", 3, 2, "stay = \"2s..3s\"");
+    let place = Place::with(&profile("target.toml", &calls, "8s", &["joins.failed == 0"]));
+    place.write("target.toml", &target);
+    let said = tokio::task::block_in_place(|| place.run().finish());
+    let (summary, lines) = (place.summary(), place.lines());
+    println!("{}\n{}\n{}", summary["sentence"], summary["turn"], summary["setup"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(summary["participants"]["joined"].as_u64().unwrap() >= 20, "{}", summary["participants"]);
+    for kind in ["audio", "video"] {
+        assert_eq!(summary[kind]["e2e"]["loss"], 0.0, "{}", summary[kind]);
+        assert!(summary[kind]["e2e"]["expected"].as_u64().unwrap() > 500, "{}", summary[kind]);
+    }
+    let [made, back] = [RelayWhat::Allocated, RelayWhat::Released].map(|what| relays(&lines, what));
+    // A new one for each who comes, or whose partner comes anew.
+    assert!(made == back && made > 10, "{made} {back}");
+    assert_eq!(summary["servers"][0]["id"], "own");
+    let vias: std::collections::BTreeSet<String> = lines
+        .iter()
+        .filter_map(|l| if let Event::Relay(r) = &l.event { Some(r.via.to_string()) } else { None })
+        .collect();
+    assert_eq!(vias.len(), 2, "{vias:?}");
+    let counts = stats(server).await.relay;
+    assert_eq!((counts.allocations, counts.allocated), (0, made as u64), "{counts:?}");
+    fleet.stop().await;
 }

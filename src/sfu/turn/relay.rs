@@ -58,11 +58,11 @@ pub enum Over {
 
 /// What the process does for the core.
 pub trait Io {
-    /// Opens a relayed address for an allocation.
+    /// Opens a relayed address for an allocation; with an even port, where that is asked for.
     ///
     /// # Errors
-    /// No port is left.
-    fn open(&mut self, allocation: u32) -> std::io::Result<SocketAddr>;
+    /// No such port is left.
+    fn open(&mut self, allocation: u32, even: bool) -> std::io::Result<SocketAddr>;
     fn close(&mut self, allocation: u32);
     fn to_client(&mut self, client: Client, message: &[u8]);
     fn to_peer(&mut self, allocation: u32, peer: SocketAddr, data: &[u8]);
@@ -359,8 +359,9 @@ impl Relay {
                 RequestedAddressFamily::TYPE,
             ],
         )?;
-        if request.has_attribute(EvenPort::TYPE) || request.has_attribute(ReservationToken::TYPE) {
-            // Neither is to be had here; that is what a server without capacity says, too.
+        let even = request.attribute::<EvenPort>().ok();
+        if even.as_ref().is_some_and(EvenPort::requested) || request.has_attribute(ReservationToken::TYPE) {
+            // Nothing is reserved here; that is what a server without capacity says, too.
             return Err(No::Code(ErrorCode::INSUFFICIENT_CAPACITY));
         }
         self.same_family(request, ErrorCode::ADDRESS_FAMILY_NOT_SUPPORTED)?;
@@ -376,7 +377,7 @@ impl Relay {
             Admission::Closed => return Err(No::Code(ErrorCode::FORBIDDEN)),
         }
         let id = self.free.last().copied().unwrap_or(self.allocations.len() as u32);
-        let relayed = io.open(id).map_err(|_| No::Code(ErrorCode::INSUFFICIENT_CAPACITY))?;
+        let relayed = io.open(id, even.is_some()).map_err(|_| No::Code(ErrorCode::INSUFFICIENT_CAPACITY))?;
         let lifetime = self.lifetime(request);
         let tid = request.transaction_id();
         let answer = Reply::success(request)

@@ -232,8 +232,8 @@ struct Sockets {
 }
 
 impl Io for Sockets {
-    fn open(&mut self, id: u32) -> std::io::Result<SocketAddr> {
-        let socket = self.bind()?;
+    fn open(&mut self, id: u32, even: bool) -> std::io::Result<SocketAddr> {
+        let socket = self.bind(even)?;
         let address = socket.local_addr()?;
         let socket = Rc::new(UdpSocket::from_std(socket)?);
         let task = tokio::task::spawn_local(serve_relayed(self.media.clone(), id, socket.clone()));
@@ -269,14 +269,20 @@ impl Io for Sockets {
 }
 
 impl Sockets {
-    fn bind(&self) -> std::io::Result<std::net::UdpSocket> {
+    fn bind(&self, even: bool) -> std::io::Result<std::net::UdpSocket> {
         let at = |port| udp_socket(SocketAddr::new(self.relay_ip, port), 256 << 10);
-        let Some(Ports { first, last }) = self.ports else { return at(0) };
+        let none = || Err(std::io::ErrorKind::AddrInUse.into());
+        let Some(Ports { first, last }) = self.ports else {
+            let odd = |s: &std::net::UdpSocket| s.local_addr().is_ok_and(|a| a.port() % 2 == 1);
+            let mut tried = (0..PORT_TRIES).map(|_| at(0));
+            return tried.find(|s| !even || !s.as_ref().is_ok_and(odd)).unwrap_or_else(none);
+        };
         // From a random one on, each once.
         let count = u32::from(last - first) + 1;
         let from = rand::random::<u32>() % count;
-        let mut tried = (0..count).map(|n| at(first + ((from + n) % count) as u16));
-        tried.find(Result::is_ok).unwrap_or_else(|| Err(std::io::ErrorKind::AddrInUse.into()))
+        let ports = (0..count).map(|n| first + ((from + n) % count) as u16);
+        let mut tried = ports.filter(|port| !even || port % 2 == 0).map(at);
+        tried.find(Result::is_ok).unwrap_or_else(none)
     }
 }
 

@@ -6,7 +6,9 @@ use super::wire::{self, NoFrame};
 use base64::Engine as _;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use turn_types::attribute::{ChannelNumber, Data, Lifetime, RequestedTransport, XorPeerAddress, XorRelayedAddress};
+use turn_types::attribute::{
+    ChannelNumber, Data, EvenPort, Lifetime, RequestedTransport, XorPeerAddress, XorRelayedAddress,
+};
 use turn_types::message::{ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, DATA, REFRESH, SEND};
 use turn_types::stun::attribute::{
     AlternateServer, ErrorCode, Nonce, RawAttribute, Realm, UnknownAttributes, Username,
@@ -22,13 +24,15 @@ const USER: (&str, &str) = ("alice", "wonderland");
 #[derive(Default)]
 struct Wires {
     open: Vec<u32>,
+    even: bool,
     full: bool,
     to_client: Vec<(Client, Vec<u8>)>,
     to_peer: Vec<(u32, SocketAddr, Vec<u8>)>,
 }
 
 impl Io for Wires {
-    fn open(&mut self, id: u32) -> std::io::Result<SocketAddr> {
+    fn open(&mut self, id: u32, even: bool) -> std::io::Result<SocketAddr> {
+        self.even = even;
         if self.full {
             return Err(std::io::ErrorKind::AddrInUse.into());
         }
@@ -317,6 +321,14 @@ fn bad_requests_are_refused_by_what_is_wrong() {
     assert_eq!(b.try_it(client(1), ALLOCATE, &nothing), 400);
     let tcp = |m: &mut MessageWriteVec| m.add_attribute(&RequestedTransport::new(RequestedTransport::TCP)).unwrap();
     assert_eq!(b.try_it(client(1), ALLOCATE, &tcp), 442);
+    for (reserve, expected) in [(true, 508), (false, 0)] {
+        let add = |m: &mut MessageWriteVec| {
+            udp(m);
+            m.add_attribute(&EvenPort::new(reserve)).unwrap();
+        };
+        assert_eq!(b.try_it(client(7), ALLOCATE, &add), expected);
+    }
+    assert!(b.wires.even);
     let nonce = b.nonce(client(1));
     let odd = RawAttribute::new(0x7abc.into(), &[1, 2, 3, 4]);
     let answer = b.ask(

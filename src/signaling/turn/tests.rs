@@ -189,17 +189,23 @@ async fn one_that_cannot_fails_alone() {
 }
 
 #[tokio::test]
-async fn a_lost_way_is_offered_anew_by_who_offers() {
+async fn a_lost_way_is_offered_anew_by_who_lost_it() {
     let driver = driver();
     let (mut a, mut b) = pair(&driver).await;
     b.order(Order::RestartIce { slot: 0 });
     a.signaled().await;
     b.signaled().await;
-    a.asked(&["offer 0", "accept 0 answer 2", "offer 0 restart", "accept 0 answer 2"]).await;
-    b.asked(&["accept 0 offer 1", "accept 0 offer 1"]).await;
+    b.asked(&["accept 0 offer 1", "offer 0 restart", "accept 0 answer 1"]).await;
+    a.asked(&["offer 0", "accept 0 answer 2", "accept 0 offer 2"]).await;
+    // Both at once: the first one's offer stands.
     a.order(Order::RestartIce { slot: 0 });
+    b.order(Order::RestartIce { slot: 0 });
     a.signaled().await;
     b.signaled().await;
+    let last = a.asked.lock().unwrap().last().unwrap().clone();
+    assert_eq!(last, "accept 0 answer 2");
+    let last = b.asked.lock().unwrap().last().unwrap().clone();
+    assert_eq!(last, "accept 0 offer 1");
     a.order(Order::Transport { slot: 0, state: TransportState::ConsentExpired });
     assert_eq!(a.end().await, Ended::over(LegCause::ConsentExpired, "no consent"));
     let failed = TransportState::Failed { why: "no ICE pair in time".into() };

@@ -198,10 +198,15 @@ impl Coturn {
         counts
     }
 
-    /// Waits until the CLI lists so many.
-    pub async fn lists(&self, count: usize, within: Duration) {
-        let what = format!("{} lists {count} allocations", self.name);
-        until(&what, within, async || (self.sessions().len() == count).then_some(())).await;
+    /// Waits until they are as wanted.
+    pub async fn sessions_when(&self, wanted: impl Fn(&[Session]) -> bool) -> Vec<Session> {
+        let what = format!("{} lists allocations as wanted", self.name);
+        until(&what, Duration::from_secs(20), async || Some(self.sessions()).filter(|s| wanted(s))).await
+    }
+
+    /// Waits until none is left.
+    pub async fn is_empty(&self) {
+        self.sessions_when(<[Session]>::is_empty).await;
     }
 }
 

@@ -99,8 +99,12 @@ impl Run {
     }
 
     /// Waits for its end, generously.
-    pub async fn ended(mut self) -> Ended {
-        let status = until("the run ends", Duration::from_secs(90), async || self.child.try_wait().unwrap()).await;
+    pub async fn ended(self) -> Ended {
+        self.ended_within(Duration::from_secs(90)).await
+    }
+
+    pub async fn ended_within(mut self, within: Duration) -> Ended {
+        let status = until("the run ends", within, async || self.child.try_wait().unwrap()).await;
         let summary = fs::read_to_string(self.out.join("summary.json"));
         let summary = summary.unwrap_or_else(|e| panic!("no summary.json ({e}): {}", self.printed()));
         let code = status.code().unwrap_or_else(|| panic!("ended by a signal: {}", self.printed()));
