@@ -258,7 +258,7 @@ mod tests {
             known += usize::from(o.value.is_some());
         }
         // All but set-up's own join API and relays, and the loss that servers report: here they report nothing.
-        assert_eq!(summary.pass.len() - known, 28);
+        assert_eq!(summary.pass.len() - known, 27);
         assert_eq!(summary.lookup("audio.happiness"), None);
         assert_eq!(summary.lookup("audio.loss"), Some(1.0));
     }
