@@ -29,7 +29,7 @@ pub const ROOM_MAX: usize = u8::MAX as usize;
 pub enum Frame<'a> {
     Media(Media<'a>),
     /// To the sender's server.
-    KeyFrame {
+    KeyFrameRequest {
         sender: u32,
         source: u8,
     },
@@ -83,7 +83,7 @@ impl<'a> Frame<'a> {
                 out.extend(room);
                 out.extend(m.payload);
             }
-            Frame::KeyFrame { sender, source } => {
+            Frame::KeyFrameRequest { sender, source } => {
                 out.extend([KEY_FRAME]);
                 out.extend(sender.to_be_bytes());
                 out.extend([*source]);
@@ -135,7 +135,7 @@ impl<'a> Frame<'a> {
                     payload,
                 }))
             }
-            KEY_FRAME => Some(Frame::KeyFrame { sender, source: *rest.first()? }),
+            KEY_FRAME => Some(Frame::KeyFrameRequest { sender, source: *rest.first()? }),
             GONE => Some(Frame::Gone { sender }),
             _ => None,
         }
@@ -176,7 +176,7 @@ mod tests {
             let bytes = Frame::Media(m.clone()).encode();
             assert_eq!(Frame::decode(&bytes), Some(Frame::Media(m)));
         }
-        for frame in [Frame::KeyFrame { sender: 7, source: 255 }, Frame::Gone { sender: u32::MAX }] {
+        for frame in [Frame::KeyFrameRequest { sender: 7, source: 255 }, Frame::Gone { sender: u32::MAX }] {
             assert_eq!(Frame::decode(&frame.encode()), Some(frame));
         }
     }

@@ -45,7 +45,8 @@ pub fn fleet_use(reading: &Reading, from_ms: f64, until_ms: f64) -> Option<Fleet
         return None;
     }
     let all = |i: usize| {
-        let each = sums.values().filter_map(|s| (s.means[i].1 > 0.0).then(|| s.means[i].0 / s.means[i].1));
+        let each =
+            sums.values().map(|s| s.means[i]).filter(|(_, seconds)| *seconds > 0.0).map(|(sum, seconds)| sum / seconds);
         each.reduce(|a, b| a + b).map(|v| (v * 1e4).round() / 1e4)
     };
     Some(FleetUse {

@@ -55,7 +55,7 @@ impl Sfu {
         self.stats.cascade_bytes_in += bytes.len() as u64;
         let taken = match Frame::decode(bytes) {
             Some(Frame::Media(media)) => self.take_media(from, &media),
-            Some(Frame::KeyFrame { sender, source }) => self.take_key_frame_request(from, sender, source),
+            Some(Frame::KeyFrameRequest { sender, source }) => self.take_key_frame_request(from, sender, source),
             Some(Frame::Gone { sender }) => {
                 let key = self.remotes.get(&Remote { peer: from, number: sender }).copied();
                 key.map(|key| self.remove(key, Left::Closed))
@@ -170,7 +170,7 @@ impl Sfu {
     }
 
     pub(super) fn ask_server_for_key_frame(&mut self, remote: Remote, source: u8) {
-        let contents = Frame::KeyFrame { sender: remote.number, source }.encode();
+        let contents = Frame::KeyFrameRequest { sender: remote.number, source }.encode();
         self.cascade_out.push_back(Datagram { to: remote.peer, contents });
     }
 
