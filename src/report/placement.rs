@@ -49,6 +49,13 @@ impl Delta {
         self.values.iter().any(Option::is_some)
     }
 
+    /// What a split is known to cost; the rest is in the table.
+    fn is_headline(&self) -> bool {
+        ["delay", "loss", "between servers", "to others", "that a server carries", "CPU"]
+            .iter()
+            .any(|w| self.what.contains(w))
+    }
+
     /// `audio delay p50 0.3 → 0.6 ms`.
     fn words(&self) -> Option<String> {
         let (a, b) = self.values[0].zip(self.values[1])?;
@@ -72,7 +79,8 @@ impl Comparison {
 
     pub(super) fn verdict(&self, runs: &[RunRow]) -> (Verdict, String) {
         let spoilt = [Verdict::Fail, Verdict::Unknown].into_iter().find_map(|v| runs.iter().find(|r| r.verdict == v));
-        let told: Vec<String> = self.rows.iter().filter(|r| r.change != Some(0.0)).filter_map(Delta::words).collect();
+        let rows = self.rows.iter().filter(|r| r.is_headline() && r.change != Some(0.0));
+        let told: Vec<String> = rows.filter_map(Delta::words).collect();
         let load = self.at_load.map_or_else(String::new, |n| format!(" (delay and cost at {n} participants a server)"));
         let what = match told.is_empty() {
             true => format!("{} and {}: nothing to compare", self.names[0], self.names[1]),
