@@ -433,6 +433,11 @@ pub struct Usage {
     pub egress_pps: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub egress_bps: Option<f64>,
+    /// Sent to other servers of the same rooms, a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cascade_pps: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cascade_bps: Option<f64>,
 }
 
 /// One second of the generator itself.

@@ -12,6 +12,7 @@ mod read;
 mod resolved;
 mod scale_in;
 mod schema;
+mod series; // profiles that stand for several runs
 mod target;
 mod tree;
 mod turn; // TURN servers of a target file, and who goes through them
@@ -38,4 +39,5 @@ pub use scale_in::{
     Condition, Next, Rejoin, Repeat, Rollback, ScaleIn, Seen, Selector, Start, Step, Subject, TimeOfDay,
 };
 pub use schema::schema;
+pub use series::{Mix, Series, share_of};
 pub use target::{DRIVERS, is_private};

@@ -1,8 +1,8 @@
 //! `summary.json`: a contract. Keys are added, never renamed; a path in it is a threshold's name.
 
 use crate::verdict::{
-    AudioMetrics, FailureRow, Generator, Hold, Joins, Judgement, Legs, NoteRow, Outcome, Participants, Relays, RoomRow,
-    ScaleIn, ServerRow, SetupMetrics, Verdict, VideoMetrics,
+    AudioMetrics, FailureRow, FleetUse, Generator, Hold, Joins, Judgement, Legs, NoteRow, Outcome, Participants,
+    Relays, RoomRow, ScaleIn, ServerRow, SetupMetrics, Verdict, VideoMetrics,
 };
 use serde::{Serialize, Serializer};
 
@@ -39,6 +39,8 @@ pub struct Summary {
     pub capacity: Option<crate::capacity::Answer>,
     /// Of shape scale-in. Null for other shapes.
     pub scale_in: Option<ScaleIn>,
+    /// What the servers used while they were judged, all together. Null where nobody observed it.
+    pub usage: Option<FleetUse>,
     pub limits: serde_json::Value,
 }
 
@@ -133,6 +135,7 @@ impl Summary {
             notes: j.notes.clone(),
             capacity: None,
             scale_in: j.scale_in.clone(),
+            usage: None,
             limits: j.run.limits.clone(),
         }
     }
@@ -258,7 +261,7 @@ mod tests {
             known += usize::from(o.value.is_some());
         }
         // All but set-up's own join API and relays, and the loss that servers report: here they report nothing.
-        assert_eq!(summary.pass.len() - known, 28);
+        assert_eq!(summary.pass.len() - known, 27);
         assert_eq!(summary.lookup("audio.happiness"), None);
         assert_eq!(summary.lookup("audio.loss"), Some(1.0));
     }
