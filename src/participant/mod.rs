@@ -561,6 +561,8 @@ fn start_error(e: &TransportError) -> MediaError {
 pub struct Milestones {
     pub started: Option<Instant>,
     pub routed: Option<Instant>,
+    /// The other one was there whom it had to wait for.
+    pub met: Option<Instant>,
     pub signaled: Option<Instant>,
     /// First transport: allocation asked for, and made.
     pub relay: Option<(Instant, Instant)>,
@@ -576,10 +578,11 @@ impl Milestones {
         let (started, signaled) = (self.started?, self.signaled?);
         let done = if has_transport { self.keys?.max(signaled) } else { signaled };
         let ms = |a: Instant, b: Instant| b.saturating_duration_since(a).as_secs_f64() * 1000.0;
-        let begun = self.routed.unwrap_or(started);
+        let asked = self.routed.unwrap_or(started);
+        let begun = self.met.unwrap_or(asked).max(asked);
         Some((
             Setup {
-                total_ms: ms(planned, done),
+                total_ms: ms(planned, done) - ms(asked, begun),
                 join_ms: self.routed.map(|r| ms(started, r)),
                 relay_ms: self.relay.map(|(asked, made)| ms(asked, made)),
                 // Drivers wait for the allocation before they have an offer or an answer.

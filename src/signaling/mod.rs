@@ -150,6 +150,8 @@ pub enum Progress {
     Started(Instant),
     /// The user's own join API answered: where to, the query cut off.
     Routed { at: Instant, server: Option<String>, url: String },
+    /// Until now it waited for another participant: that is no part of set-up.
+    Met(Instant),
     /// The server that carries the room, by its name in the target file or fleet.
     Server(String),
     /// The answer to the first negotiation has been applied, or our answer accepted.

@@ -56,10 +56,6 @@ enum Word {
         from: LegId,
         sdp: String,
     },
-    /// The partner lost its way and would like an offer with new ICE credentials.
-    Restart {
-        from: LegId,
-    },
     Gone {
         partner: LegId,
     },
@@ -244,6 +240,7 @@ impl Leg {
     fn hear(&mut self, word: Word, work: &mut Option<Work>) {
         match word {
             Word::Met { partner, offers } => {
+                self.report(Progress::Met(Instant::now()));
                 self.slot = (self.slot + 1) % SLOTS;
                 self.pair = Some(Pair { partner, offers });
                 if offers {
