@@ -48,8 +48,7 @@ fn print_figures(run: &Ended) {
     let s = &run.summary;
     println!("{} (exit {})", s["sentence"], run.code);
     println!("set-up {}", s["setup"]);
-    println!("turn {}", s["turn"]);
-    println!("relays {}", s["relays"]);
+    println!("relays {}", s["relays"]["servers"]);
     println!("legs {} participants {}", s["legs"], s["participants"]);
     println!("notes {} failures {}", s["notes"], s["participants"]["failures"]);
 }

@@ -114,7 +114,6 @@ pub struct TurnStats {
     pub draining: bool,
     /// Datagrams lost because the kernel, or a client's stream, would not take them.
     pub send_errors: u64,
-    #[serde(flatten)]
     pub relay: RelayCounts,
 }
 
