@@ -163,13 +163,15 @@ async fn perform(
         (None, Some(experiment)) => Some(Deciding::Script(experiment.clone(), writer.clone())),
         (None, None) => None,
     };
-    let watch = observe::Watch::start(&profile.target, stage.fleet.as_ref().map(EmbeddedFleet::servers));
+    // What servers cost is a search's matter.
+    let servers = stage.fleet.as_ref().map(EmbeddedFleet::servers);
+    let watch = search.as_ref().map(|_| observe::Watch::start(&profile.target, servers));
     let outcome = stage
         .conductor
         .run_course(
             course.as_mut().map(|c| c as &mut dyn Course),
             &mut |line| {
-                if let Some(search) = &search {
+                if let (Some(search), Some(watch)) = (&search, &watch) {
                     // What servers cost is known a moment after their second.
                     for usage in watch.take() {
                         let line = Line { t: line.t, event: Event::Usage(usage) };

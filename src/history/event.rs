@@ -7,7 +7,7 @@ use crate::types::{Kind, LegId, RoomId, ServerId, StepAction, Suite};
 use serde::{Deserialize, Serialize};
 
 /// Version of the history format.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// One line: when, and what.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -48,11 +48,16 @@ pub enum Event {
     FirstMedia { leg: LegId, from: LegId, first_rtp_ms: Option<f64>, first_frame_ms: Option<f64> },
     /// The same session went on on another server or transport. Media stood still from `from_ms` until `until_ms`.
     Moved { leg: LegId, from: ServerId, to: ServerId, from_ms: f64, until_ms: f64 },
-    /// The leg is over.
+    /// The leg's signalling broke, and came back while its session lived.
+    SignalingResumed { leg: LegId, lost_ms: f64, back_ms: f64 },
+    /// The leg has heard nobody for so long that its call is dead to it, though somebody sends; since `from_ms`. It may hear
+    /// again: `leg_end` has all silences.
+    Silent { leg: LegId, from_ms: f64 },
+    /// The leg is over. The line's time is when it was: its leave acknowledged, or its transport given up.
     LegEnd(LegEnd),
     /// One second of media, by server.
     Interval(Interval),
-    /// Media of one room since its last such event: at least every 10 s, and each second in which something was amiss.
+    /// Media of one room since its last such event: at least every minute, and sooner while something is amiss.
     Room(RoomInterval),
     /// One second of the generator's own health.
     Health(Health),
@@ -337,7 +342,9 @@ pub struct RoomInterval {
     pub room: RoomId,
     pub server: Option<ServerId>,
     pub seconds: f64,
+    /// Highest of any second.
     pub participants: u32,
+    /// As [`FlowCounters::of_room`] has them.
     pub audio: FlowCounters,
     pub video: FlowCounters,
     pub silence_max_ms: i64,

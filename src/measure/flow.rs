@@ -118,6 +118,24 @@ impl FlowCounters {
         share(self.e2e_expected.saturating_sub(self.e2e_received), self.e2e_expected)
     }
 
+    /// What is kept of a room: whether its media arrived.
+    pub fn of_room(&self) -> FlowCounters {
+        let FlowCounters { sent, rtp_expected, rtp_received, recovered, e2e_expected, e2e_received, .. } = *self;
+        let FlowCounters { freezes, frozen_ms, watched_ms, .. } = *self;
+        FlowCounters {
+            sent,
+            rtp_expected,
+            rtp_received,
+            recovered,
+            e2e_expected,
+            e2e_received,
+            freezes,
+            frozen_ms,
+            watched_ms,
+            ..FlowCounters::default()
+        }
+    }
+
     /// Share (0..1) lost by RFC 3550 counts after recovery; `None` when nothing was expected.
     pub fn rtp_loss(&self) -> Option<f64> {
         share(self.rtp_expected.saturating_sub(self.rtp_received).saturating_sub(self.recovered), self.rtp_expected)

@@ -227,7 +227,7 @@ async fn heartbeats(director: Arc<Director>, index: ServerIndex) {
             Ok(ServerStats { traffic, rooms, draining, .. }) => {
                 let participants = traffic.participants.saturating_sub(traffic.ghosts);
                 let said =
-                    Heartbeat { participants, joins: traffic.joins, ghosts: traffic.ghosts, draining, rooms: &rooms };
+                    Heartbeat { participants, joins: traffic.joins, ghosts: traffic.ghosts, draining, rooms: Some(&rooms) };
                 director.registry().heartbeat(index, sent, said);
             }
             Err(error) => {

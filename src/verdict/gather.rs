@@ -244,6 +244,8 @@ impl<'a> Gatherer<'a> {
             | Event::Usage(_)
             | Event::Routed { .. }
             | Event::Moved { .. }
+            | Event::SignalingResumed { .. }
+            | Event::Silent { .. }
             | Event::Step(_)
             | Event::Fleet(_)
             | Event::Mark { .. }
