@@ -438,7 +438,9 @@ mod tests {
     fn finds_kinds_at_once_and_in_any_order() {
         let head = |text: &'static str| Head::at_once(text.as_bytes()).map(|h| (h.t, h.ev.into_owned()));
         assert_eq!(head(r#"{"t":12.5,"ev":"phase","phase":"hold"}"#), Some((Some(12.5), "phase".to_owned())));
-        for text in ["", "{\"t\":", r#"{"t":1"#, r#"{"t":x,"ev":"phase"}"#, r#"{"t":1,"ev":"pha"#, r#"{"ev":"phase","t":1}"#] {
+        for text in
+            ["", "{\"t\":", r#"{"t":1"#, r#"{"t":x,"ev":"phase"}"#, r#"{"t":1,"ev":"pha"#, r#"{"ev":"phase","t":1}"#]
+        {
             assert_eq!(head(text), None, "{text}");
         }
         let lines: Vec<Line> = Synthetic::default().lines().into_iter().take(4).collect();

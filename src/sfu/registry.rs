@@ -204,13 +204,7 @@ impl Registry {
 
     /// Of those that take new rooms, the one with the most headroom; of equals the first. It must have so many seats; for
     /// a room that begins nobody knows how many, and the server has the last word.
-    fn emptiest(
-        &self,
-        wanted: Option<&str>,
-        tried: &[ServerIndex],
-        seats: u64,
-        now: Instant,
-    ) -> Option<ServerIndex> {
+    fn emptiest(&self, wanted: Option<&str>, tried: &[ServerIndex], seats: u64, now: Instant) -> Option<ServerIndex> {
         let sins = self.sin == Some(Sin::PlaceOnCordoned);
         let open = |i: &ServerIndex| {
             let s = &self.servers[*i];
@@ -554,7 +548,8 @@ mod tests {
         let at = |s| now + Duration::from_secs(s);
         let mut r = registry(3, 5, now);
         // s1 has a room of three and one of one, s2 two free seats, s3 three.
-        let rooms = |names: &[(&str, u64)]| names.iter().map(|(n, m)| ((*n).to_owned(), *m)).collect::<BTreeMap<_, _>>();
+        let rooms =
+            |names: &[(&str, u64)]| names.iter().map(|(n, m)| ((*n).to_owned(), *m)).collect::<BTreeMap<_, _>>();
         for room in ["a", "b", "c"] {
             join(&mut r, room, now);
         }

@@ -236,9 +236,7 @@ fn who_falls_between_the_kill_and_its_acknowledgement_fell_by_it() {
         let model = Model { seed, sin: Some(Sin::KillsNonEmpty), ..Model::default() };
         let mut lines = model.lines();
         let whole = row(&judge(&model), "I3").evidence[0].legs_total;
-        let kill = |l: &&mut Line, stage| {
-            matches!(&l.event, Event::Step(s) if s.action == StepAction::Kill && s.stage == stage)
-        };
+        let kill = |l: &&mut Line, stage| matches!(&l.event, Event::Step(s) if s.action == StepAction::Kill && s.stage == stage);
         let begun = lines.iter_mut().find(|l| kill(l, StepStage::Begun)).unwrap().t;
         // The backend takes 400 ms to say that it is done; calls have ended by then.
         lines.iter_mut().find(|l| kill(l, StepStage::Done)).unwrap().t = begun + 400.0;

@@ -1,5 +1,7 @@
 //! Ten thousand legs over an hour: how long judging takes, how much memory, how large the history is.
 
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use roomful::history::{
     Event, FleetRole, FleetView, Health, Interval, LegCause, LegEnd, Line, Phase, RoomInterval, RunInfo, SCHEMA,
     ServerFlow, ServerInfo, ServerSeen, Setup, ShardHealth, Silence, StepAction, StepEvent, StepStage, UdpErrors,
@@ -10,8 +12,6 @@ use roomful::plan::{PlannedLeg, PlannedRoom};
 use roomful::profile::{Expect, HealthLimits};
 use roomful::types::{Bitrate, Codec, Encoding, LegId, RoomId, ServerId};
 use roomful::verdict::judge_scale_in;
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use std::time::{Duration, Instant};
 
 const LEGS: u32 = 10_000;
@@ -104,9 +104,8 @@ fn write(w: &mut Writer) {
     }
     put(0.3, Event::Phase { phase: Phase::Warmup });
     let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let mut flows = |n: u32, video| -> Vec<Flow> {
-        (0..VARIANTS).map(|_| flow(&mut rng, i64::from(n), video)).collect()
-    };
+    let mut flows =
+        |n: u32, video| -> Vec<Flow> { (0..VARIANTS).map(|_| flow(&mut rng, i64::from(n), video)).collect() };
     let (audios, videos) = (flows(LEGS / SERVERS, false), flows(LEGS / SERVERS, true));
     let (of_room, of_rooms_video) = (flows(SIZE, false).remove(0).count, flows(SIZE, true).remove(0).count);
     let mut minute = <[FlowCounters; 2]>::default();

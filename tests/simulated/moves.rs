@@ -7,6 +7,8 @@ use roomful::types::{Client, Codec};
 use std::time::Duration;
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
+/// Most packets of a frame at 500 kbit/s, a key frame.
+const FRAME_PACKETS: i64 = 12;
 const CLEAN: [Conditions; 2] = [Conditions::PERFECT; 2];
 
 fn room_of_three(seed: u64) -> Sim {
@@ -33,10 +35,17 @@ fn switch(sim: &mut Sim, who: &[usize], apart: Duration) {
     who.iter().for_each(|n| sim.close(*n, 0));
 }
 
+/// Everybody stops and leaves; silences after that are none of the move's.
 fn end(sim: &mut Sim) -> Vec<Totals> {
     (0..3).for_each(|n| sim.quiet(n));
+    let quiet_ns = sim.now_ns();
     sim.run(MS(2500));
-    (0..3).map(|n| sim.leave(n)).collect()
+    let left = |n| {
+        let mut totals = sim.leave(n);
+        totals.silences.retain(|s| s.from_ns + 100_000_000 < quiet_ns);
+        totals
+    };
+    (0..3).map(left).collect()
 }
 
 #[test]
@@ -53,10 +62,15 @@ fn everybody_switches_and_nobody_misses_a_packet() {
             let who = format!("seed {seed}, {n}: {t:?}");
             for c in [&t.audio, &t.video] {
                 assert!(c.e2e_expected > 900, "{who}");
-                assert_eq!((c.e2e_expected, c.freezes), (c.e2e_received, 0), "{who}");
-                // Sequence numbers begin anew with each server, and that is no loss either.
+                // Sequence numbers begin anew with each server, and that is no loss.
                 assert_eq!((c.rtp_expected, c.duplicate, c.auth_failed), (c.rtp_received, 0, 0), "{who}");
+                assert_eq!(c.freezes, 0, "{who}");
             }
+            assert_eq!(t.audio.e2e_expected, t.audio.e2e_received, "{who}");
+            // Over a switch the end-to-end count misses up to a frame of each sender (docs/measurement.md); all packets came,
+            // as the count above shows.
+            let uncounted = t.video.e2e_expected - t.video.e2e_received;
+            assert!((0..=2 * FRAME_PACKETS).contains(&uncounted), "{who}");
             assert!(t.longest_gap.0 < 150.0 && t.silences.is_empty() && t.flow_gaps.is_empty(), "{who}");
         }
         assert_eq!(sim.sfu.stats().participants, 0, "nobody is left on either server");
@@ -73,10 +87,10 @@ fn who_switches_late_is_missed_for_as_long() {
     sim.run(MS(3000));
     let totals = end(&mut sim);
     for (n, t) in totals.iter().enumerate() {
-        // From the first switches to its own: 1000 ms until they had closed, 1000 ms more, 700 ms to come up. It hears the
-        // others as soon as its new transport is up.
+        // They hear it until they close the old way, 1000 ms after their switch; then 1000 ms, and 700 ms until it switches.
+        // It hears nobody from their switch on until its new transport is up, after 2000 ms.
         let gap = t.longest_gap.0;
-        let expected = if n == 2 { 2000.0..2500.0 } else { 2700.0..2900.0 };
+        let expected = if n == 2 { 2000.0..2500.0 } else { 1700.0..2000.0 };
         assert!(expected.contains(&gap), "{n}: {gap}");
         assert!(t.audio.e2e_received < t.audio.e2e_expected, "{n}: {:?}", t.audio);
     }

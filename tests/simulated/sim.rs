@@ -221,7 +221,6 @@ impl Sim {
             gone: false,
             totals: None,
         });
-        let now = self.now;
         let want = OfferWant {
             send: audio.is_some() || video.is_some(),
             receive_audio: slots,
@@ -247,8 +246,13 @@ impl Sim {
 
     /// Joins another room beside its own, as somebody does who is told to move; what it sends stays where it is.
     pub fn open_second(&mut self, n: usize, slots: u16) -> u8 {
-        let want =
-            OfferWant { send: true, receive_audio: slots, receive_video: slots, keep_sending: true, ..OfferWant::default() };
+        let want = OfferWant {
+            send: true,
+            receive_audio: slots,
+            receive_video: slots,
+            keep_sending: true,
+            ..OfferWant::default()
+        };
         self.open(n, "room elsewhere", want)
     }
 

@@ -36,9 +36,17 @@ enum State {
 }
 
 enum End {
-    Failed { reason: FailReason, detail: String, after_ms: f64 },
+    Failed {
+        reason: FailReason,
+        detail: String,
+        after_ms: f64,
+    },
     /// When the leave was acknowledged, or the call given up.
-    Over { cause: LegCause, detail: String, at: Instant },
+    Over {
+        cause: LegCause,
+        detail: String,
+        at: Instant,
+    },
 }
 
 pub(super) struct Leg {

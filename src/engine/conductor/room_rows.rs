@@ -161,7 +161,11 @@ mod tests {
     }
 
     /// Rows as (from, until, packets lost), in s.
-    fn rows(rows: &mut RoomRows, seconds: std::ops::RangeInclusive<u64>, lost: impl Fn(u64) -> i64) -> Vec<(u64, u64, i64)> {
+    fn rows(
+        rows: &mut RoomRows,
+        seconds: std::ops::RangeInclusive<u64>,
+        lost: impl Fn(u64) -> i64,
+    ) -> Vec<(u64, u64, i64)> {
         let mut out = Vec::new();
         for k in seconds {
             out.extend(rows.take(k, vec![row(0, lost(k))], false));
@@ -182,7 +186,10 @@ mod tests {
     fn a_minute_where_all_is_well_and_a_second_where_it_goes_wrong() {
         let mut r = RoomRows::new([1000, 2000]);
         let all = rows(&mut r, 1..=300, |k| i64::from(k == 100 || k == 101));
-        assert_eq!(all, [(0, 60, 0), (60, 99, 0), (99, 100, 1), (100, 102, 1), (102, 162, 0), (162, 222, 0), (222, 282, 0)]);
+        assert_eq!(
+            all,
+            [(0, 60, 0), (60, 99, 0), (99, 100, 1), (100, 102, 1), (102, 162, 0), (162, 222, 0), (222, 282, 0)]
+        );
         // A minute was well: the next bad second stands alone again.
         assert_eq!(rows(&mut r, 301..=310, |k| i64::from(k == 305)), [(282, 304, 0), (304, 305, 1)]);
     }
