@@ -183,6 +183,25 @@ impl Drain {
     }
 }
 
+/// Where the embedded fleet puts the participants of a room.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Placement {
+    /// All on one server.
+    #[default]
+    Affinity,
+    /// In turn on all servers, which hand the room's media to each other.
+    Spread,
+}
+
+impl Placement {
+    pub const NAMES: &'static [&'static str] = &["affinity", "spread"];
+    pub const ALL: [Placement; 2] = [Placement::Affinity, Placement::Spread];
+
+    pub fn as_str(self) -> &'static str {
+        Placement::NAMES[self as usize]
+    }
+}
+
 /// A fault that the embedded fleet commits on purpose: each is there for a checker that must catch it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Sin {
@@ -265,6 +284,7 @@ macro_rules! from_names {
 
 from_names!(Drain, "drain");
 from_names!(Sin, "sin");
+from_names!(Placement, "placement");
 
 /// Audio or video: the two kinds every metric is kept apart for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]

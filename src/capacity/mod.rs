@@ -5,6 +5,7 @@
 mod answer;
 mod course;
 mod loads;
+mod mixes;
 mod objectives;
 mod record;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod setting;
 pub use answer::{Answer, CPU_TRIGGER, CpuTrigger, Knee, ServerBounds, Threshold};
 pub use course::Search;
 pub use loads::Loads;
+pub use mixes::{Matrix, MixRow, Unit, UnitRow};
 pub use record::{Broken, Cost, KindTrial, Outcome, Record, ServerTrial, TrialRow};
 pub use search::{Bounds, Class, Goal, Step, Stop, Trial, bounds, classify, next};
 pub use setting::Setting;

@@ -74,7 +74,7 @@ pub struct Broken {
     pub share: f64,
 }
 
-/// One server in one trial.
+/// One server in one trial; where rooms are spread over several, the mean of them.
 #[derive(Clone, PartialEq, Default, Debug, Serialize)]
 pub struct ServerTrial {
     pub server: String,
@@ -118,6 +118,9 @@ pub struct Cost {
     pub throttled: Option<f64>,
     pub egress_pps: Option<f64>,
     pub egress_bps: Option<f64>,
+    /// Sent to other servers of the same rooms.
+    pub cascade_pps: Option<f64>,
+    pub cascade_bps: Option<f64>,
 }
 
 /// Follows a history.
@@ -362,7 +365,8 @@ impl Record {
                     connected += s.participants;
                 }
             }
-            loaded.second(setting, open.plan.participants, connected, &flows, interval.seconds);
+            let expected = open.plan.participants * together(setting, name);
+            loaded.second(setting, expected, connected, &flows, interval.seconds);
         }
     }
 
@@ -495,8 +499,9 @@ fn row(setting: &Setting, open: &Open) -> TrialRow {
         if s.judged > 0.0 && (s.missing >= s.expected || silence) {
             deserted.push(name.clone());
         }
-        fewest = fewest.min(s.fewest.unwrap_or(0));
-        servers.push(server_row(name, s, joins, held, share(s.bad)));
+        let wide = together(setting, name);
+        fewest = fewest.min(s.fewest.unwrap_or(0) / wide);
+        servers.push(server_row(name, s, joins, held, share(s.bad), wide));
     }
     broken.sort_by(|a, b| b.share.total_cmp(&a.share));
     let loss = servers.iter().map(|s| s.loss).fold(0.0, f64::max);
@@ -526,7 +531,12 @@ fn row(setting: &Setting, open: &Open) -> TrialRow {
     }
 }
 
-fn server_row(name: &str, s: &Loaded, joins: &Joins, held: bool, loss: f64) -> ServerTrial {
+/// How many servers a name stands for.
+fn together(setting: &Setting, name: &str) -> u32 {
+    setting.together(Some(name).filter(|n| *n != ALL))
+}
+
+fn server_row(name: &str, s: &Loaded, joins: &Joins, held: bool, loss: f64, wide: u32) -> ServerTrial {
     let kind = |k: &str| {
         let of = |path: &str| media(&format!("{k}.{path}"), &s.flows);
         KindTrial {
@@ -537,10 +547,10 @@ fn server_row(name: &str, s: &Loaded, joins: &Joins, held: bool, loss: f64) -> S
             freezes: of("freezes"),
         }
     };
-    let rate = |n: i64| if s.judged > 0.0 { (n as f64 / s.judged).round() } else { 0.0 };
+    let rate = |n: i64| if s.judged > 0.0 { (n as f64 / s.judged / f64::from(wide)).round() } else { 0.0 };
     ServerTrial {
         server: name.to_owned(),
-        participants: s.fewest.unwrap_or(0),
+        participants: s.fewest.unwrap_or(0) / wide,
         held,
         loss: (loss * 1e4).round() / 1e4,
         audio: kind("audio"),
@@ -580,6 +590,8 @@ impl Cost {
             throttled: percent(|u| u.throttled),
             egress_pps: mean(all(&|u| u.egress_pps)),
             egress_bps: mean(all(&|u| u.egress_bps)),
+            cascade_pps: mean(all(&|u| u.cascade_pps)),
+            cascade_bps: mean(all(&|u| u.cascade_bps)),
         })
     }
 }

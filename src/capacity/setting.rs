@@ -13,7 +13,7 @@ pub struct Setting {
     pub search: Search,
     pub objectives: Vec<Threshold>,
     pub health: HealthLimits,
-    /// Servers that are loaded; `None`: whatever the target decides, taken together.
+    /// Servers that are loaded, each with the load; `None`: whatever the target decides, all of these taken together.
     pub servers: Vec<Option<String>>,
     /// Rooms of the highest load, server by server in turn.
     pub rooms: Vec<PlannedRoom>,
@@ -62,6 +62,12 @@ impl Setting {
             seats: made.legs,
             streams,
         })
+    }
+
+    /// How many servers' loads are judged as one under this name.
+    pub(super) fn together(&self, name: Option<&str>) -> u32 {
+        let same = self.servers.iter().filter(|s| s.as_deref() == name).count();
+        same.max(1) as u32
     }
 
     /// Audio and video streams that a server sends at a load.

@@ -45,14 +45,19 @@ fn run_to(args: &CheckArgs, machine: &Machine, out: &mut dyn Write, err: &mut dy
         write!(out, "{}", explanation(&explained))?;
         return Ok(0);
     }
-    let plan = plan(&profile);
-    let limits = limits(&profile, &plan, signaling::transports(&profile.target), machine);
-    write!(out, "{}", overview(&profile, &plan, &totals(&profile, &plan), &limits))?;
-    out.flush()?;
-    for problem in limits.problems() {
-        writeln!(err, "{}: does not fit this machine: {problem}", args.profile.display())?;
+    let runs: Vec<&Profile> = if profile.series.is_some() { profile.runs.iter().collect() } else { vec![&profile] };
+    let mut code = 0;
+    for (i, run) in runs.iter().enumerate() {
+        let plan = plan(run);
+        let limits = limits(run, &plan, signaling::transports(&run.target), machine);
+        write!(out, "{}{}", if i > 0 { "\n" } else { "" }, overview(run, &plan, &totals(run, &plan), &limits))?;
+        for problem in limits.problems() {
+            writeln!(err, "{}: does not fit this machine: {problem}", args.profile.display())?;
+        }
+        code = if limits.fit() { code } else { EXIT_BAD };
     }
-    Ok(if limits.fit() { 0 } else { EXIT_BAD })
+    out.flush()?;
+    Ok(code)
 }
 
 /// The plan and its needs, for a terminal. `run` shows the same before it starts.
@@ -113,10 +118,15 @@ pub fn overview(profile: &Profile, plan: &Plan, totals: &PlanTotals, limits: &Li
 fn search_rows(setting: &Setting, totals: &PlanTotals, profile: &Profile) -> String {
     let (s, loads, goal) = (&setting.search, &setting.loads, &setting.goal);
     let [low, high] = [loads.min(), loads.max()];
-    let servers: Vec<String> = setting.servers.iter().map(|n| n.clone().unwrap_or_else(|| "all".into())).collect();
-    let all_joins = f64::from(loads.participants(high)) * servers.len() as f64 / s.join;
+    let named: Vec<&str> = setting.servers.iter().flatten().map(String::as_str).collect();
+    let all_joins = f64::from(loads.participants(high)) * setting.servers.len() as f64 / s.join;
+    let servers = match (named.is_empty(), setting.servers.len()) {
+        (false, _) => format!("{}, each with the load", named.join(", ")),
+        (true, 1) => "whatever the target decides, all together".to_owned(),
+        (true, n) => format!("{n}, every room on all of them, each with the load on the mean"),
+    };
     let rows = [
-        ("servers", format!("{}, each with the load", servers.join(", "))),
+        ("servers", servers),
         (
             "range",
             format!(

@@ -1,7 +1,7 @@
 //! `roomful fleet`: the embedded fleet on its own, to try things against.
 
 use crate::fleet::embedded::{Advertise, EmbeddedFleet, EmbeddedOptions};
-use crate::types::{Autoscale, Drain, Sin};
+use crate::types::{Autoscale, Drain, Placement, Sin};
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
@@ -27,6 +27,10 @@ pub struct FleetArgs {
     /// Servers come and go by themselves: JSON with per_server (participants), servers_min, servers_max, every_ms.
     #[arg(long, value_name = "JSON")]
     pub autoscale: Option<Autoscale>,
+    /// Where the participants of a room go: affinity, all to one server; spread, in turn to all servers, which hand the
+    /// room's media to each other.
+    #[arg(long, default_value_t)]
+    pub placement: Placement,
     /// Commit this fault on purpose (docs/embedded-fleet.md lists them).
     #[arg(long)]
     pub sin: Option<Sin>,
@@ -48,6 +52,7 @@ pub fn run(args: &FleetArgs) -> anyhow::Result<()> {
             advertise: args.advertise.clone(),
             program: None,
             cpu_max: 1.0,
+            placement: args.placement,
             drain: args.drain,
             autoscale: args.autoscale,
             sin: args.sin,

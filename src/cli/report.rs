@@ -3,7 +3,7 @@
 use crate::capacity;
 use crate::history::{self, Reading};
 use crate::profile;
-use crate::report::{self, Summary, terminal};
+use crate::report::{self, Manifest, Part, SeriesSummary, Summary, terminal};
 use crate::verdict::{self, Judgement};
 use anyhow::{Context, Result};
 use std::io::Write;
@@ -23,6 +23,9 @@ pub struct ReportArgs {
 pub fn run(args: &ReportArgs) -> Result<i32> {
     let paint = terminal::Paint::for_stdout();
     let files = if args.print { Files::Leave } else { Files::Write };
+    if args.run_dir.join(report::MANIFEST_FILE).exists() {
+        return series_to(&args.run_dir, files, true, paint, &mut std::io::stdout().lock());
+    }
     render_to(&args.run_dir, Vec::new(), files, paint, &mut std::io::stdout().lock())
 }
 
@@ -38,13 +41,58 @@ enum Files {
     Leave,
 }
 
-fn render_to(dir: &Path, tail: Vec<u8>, files: Files, paint: terminal::Paint, out: &mut dyn Write) -> Result<i32> {
+/// The same for a series of runs that have just ended, each judged already.
+pub fn after_series(dir: &Path) -> Result<i32> {
+    series_to(dir, Files::Write, false, terminal::Paint::for_stdout(), &mut std::io::stdout().lock())
+}
+
+/// What the runs of a series say together; with `each`, every run is rendered again, too.
+fn series_to(dir: &Path, files: Files, each: bool, paint: terminal::Paint, out: &mut dyn Write) -> Result<i32> {
+    let path = dir.join(report::MANIFEST_FILE);
+    let text = std::fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
+    let manifest: Manifest = serde_json::from_str(&text).with_context(|| format!("can't read {}", path.display()))?;
+    let profile = profile::parse_resolved(&manifest.resolved)
+        .with_context(|| format!("the profile in {} can't be read", path.display()))?;
+    let series = profile.series.as_ref().with_context(|| format!("{} is of no series", path.display()))?;
+    let mut parts = Vec::new();
+    for name in series.names() {
+        let own = dir.join(name);
+        // Runs that an interruption left out have none.
+        let made = own.join(history::FILE_NAME).exists();
+        if made && each {
+            render_to(&own, Vec::new(), files, paint, out)?;
+        }
+        let summary = if made { Some(read(&own, Vec::new())?.1) } else { None };
+        parts.push(Part { name: name.to_owned(), summary });
+    }
+    let summary = SeriesSummary::of(&manifest, &profile, series, &parts);
+    let written = match files {
+        Files::Write => report::write_series(dir, &summary),
+        Files::Leave => Ok(()),
+    };
+    out.write_all(report::series_table(&summary, paint).as_bytes())?;
+    written?;
+    if files == Files::Write {
+        writeln!(out, "{}", dir.join(report::HTML_FILE).display())?;
+    }
+    out.flush()?;
+    Ok(summary.verdict.exit_code())
+}
+
+/// A run's judgement and its summary.
+fn read(dir: &Path, tail: Vec<u8>) -> Result<(Judgement, Summary)> {
     let path = dir.join(history::FILE_NAME);
     let reading = history::read_with_tail(&path, tail)?;
     let (judgement, capacity) =
         judge(&reading).with_context(|| format!("the profile in {} can't be read", path.display()))?;
     let mut summary = Summary::of(&judgement);
     summary.capacity = capacity;
+    summary.usage = verdict::fleet_use(&reading, judgement.hold.from_ms, judgement.hold.ended_ms);
+    Ok((judgement, summary))
+}
+
+fn render_to(dir: &Path, tail: Vec<u8>, files: Files, paint: terminal::Paint, out: &mut dyn Write) -> Result<i32> {
+    let (judgement, summary) = read(dir, tail)?;
     // Files first: a closed pipe must not cost the report.
     let written = match files {
         Files::Write => report::write_all(dir, &summary, &judgement),
@@ -79,6 +127,17 @@ fn judge(reading: &Reading) -> Result<(Judgement, Option<capacity::Answer>)> {
     // Seats of the highest load were never all planned to be taken; joins were judged trial by trial.
     judgement.participants.planned = judgement.participants.joined + judgement.participants.failed;
     judgement.joins.planned = judgement.participants.planned;
+    // These are of whole legs and of all joins, not of the load that held; trials have their own.
+    let of_legs =
+        |audio: &mut verdict::AudioMetrics, video: &mut verdict::VideoMetrics, setup: &mut verdict::SetupMetrics| {
+            (audio.media.lossy_legs_share, video.media.lossy_legs_share) = (None, None);
+            *setup = verdict::SetupMetrics::default();
+        };
+    of_legs(&mut judgement.audio, &mut judgement.video, &mut judgement.setup);
+    judgement.servers.iter_mut().for_each(|s| of_legs(&mut s.audio, &mut s.video, &mut s.setup));
+    for room in &mut judgement.rooms_worst {
+        (room.audio_lossy_legs_share, room.video_lossy_legs_share) = (None, None);
+    }
     judgement.pass.retain(|o| o.metric.starts_with("audio.") || o.metric.starts_with("video."));
     Ok((judgement, Some(answer)))
 }

@@ -1,6 +1,7 @@
 //! `roomful run PROFILE`: plan, load, judge, report.
 
 mod experiment; // shape scale-in
+mod series; // several runs of one profile
 
 use super::exit;
 use super::stage::Stage;
@@ -9,7 +10,7 @@ use crate::fleet::embedded::EmbeddedFleet;
 use crate::fleet::observe;
 use crate::history::{self, Event, Line, RunInfo, SCHEMA};
 use crate::plan::{self, Course, Machine, Order};
-use crate::profile::{self, Profile};
+use crate::profile::{self, Profile, Shape};
 use crate::report::{self, Progress, RunFolder};
 use crate::signaling;
 use anyhow::{Result, bail};
@@ -48,19 +49,28 @@ pub fn run(args: &RunArgs) -> Result<u8> {
             return Ok(exit::BAD_PROFILE);
         }
     };
-    let plan = Arc::new(plan::plan(&profile));
-    let limits = plan::limits(&profile, &plan, signaling::transports(&profile.target), &Machine::read());
-    if !limits.fit() {
-        for problem in limits.problems() {
-            write_err(&format!("{}: does not fit this machine: {problem}", args.profile.display()));
+    // All runs of a series are looked at before the first one.
+    let runs: Vec<&Profile> = if profile.series.is_some() { profile.runs.iter().collect() } else { vec![&profile] };
+    let machine = Machine::read();
+    let mut planned = Vec::new();
+    for run in runs {
+        let plan = Arc::new(plan::plan(run));
+        match fits(args, run, &plan, &machine)? {
+            Ok(limits) => planned.push((plan, limits)),
+            Err(Misfit) => return Ok(exit::BAD_PROFILE),
         }
-        return Ok(exit::BAD_PROFILE);
     }
     crate::engine::socket::raise_descriptor_limit();
-    let limits = serde_json::to_value(&limits)?;
     let mut tried = 0;
     loop {
-        let code = try_once(args, &profile, &plan, &limits, tried)?;
+        let code = match (&profile.series, planned.first()) {
+            (Some(series), _) => series::once(args, &profile, series, tried)?,
+            (None, Some((plan, limits))) => {
+                let started = OffsetDateTime::now_utc();
+                one(&profile, plan, limits, started, &folder(args, &profile, started, tried)?)?
+            }
+            (None, None) => bail!("nothing was planned"),
+        };
         if code != exit::UNKNOWN || tried == args.retry_unknown {
             if tried > 0 {
                 write_err(&format!("{} tries, each in its own run folder; the last one counts.", tried + 1));
@@ -72,22 +82,42 @@ pub fn run(args: &RunArgs) -> Result<u8> {
     }
 }
 
-/// One run in a folder of its own; gives its exit code.
-fn try_once(
+/// The plan asks too much of this machine; said already.
+struct Misfit;
+
+/// What this machine has for a plan, as the history takes it.
+fn fits(
     args: &RunArgs,
-    profile: &Arc<Profile>,
-    plan: &Arc<plan::Plan>,
-    limits: &serde_json::Value,
-    tried: u32,
-) -> Result<u8> {
-    let started = OffsetDateTime::now_utc();
-    let folder = match &args.out {
+    profile: &Profile,
+    plan: &plan::Plan,
+    machine: &Machine,
+) -> Result<Result<serde_json::Value, Misfit>> {
+    let limits = plan::limits(profile, plan, signaling::transports(&profile.target), machine);
+    for problem in limits.problems() {
+        write_err(&format!("{}: does not fit this machine: {problem}", args.profile.display()));
+    }
+    Ok(if limits.fit() { Ok(serde_json::to_value(&limits)?) } else { Err(Misfit) })
+}
+
+/// The folder of the first try, or of a further one.
+fn folder(args: &RunArgs, profile: &Profile, started: OffsetDateTime, tried: u32) -> Result<RunFolder> {
+    Ok(match &args.out {
         Some(dir) if tried == 0 => RunFolder::at(dir)?,
         Some(dir) => RunFolder::at(&numbered(dir, tried + 1))?,
         None => RunFolder::create(Path::new("reports"), &profile.name, started)?,
-    };
+    })
+}
+
+/// One run; gives its exit code.
+fn one(
+    profile: &Arc<Profile>,
+    plan: &Arc<plan::Plan>,
+    limits: &serde_json::Value,
+    started: OffsetDateTime,
+    folder: &RunFolder,
+) -> Result<u8> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let ended = runtime.block_on(perform(profile, plan, limits.clone(), started, &folder));
+    let ended = runtime.block_on(perform(profile, plan, limits.clone(), started, folder));
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     let ended = ended?;
     // What happened is judged even where the run broke off or the disk is full; then the tool failed all the same.
@@ -163,21 +193,23 @@ async fn perform(
         (None, Some(experiment)) => Some(Deciding::Script(experiment.clone(), writer.clone())),
         (None, None) => None,
     };
-    // What servers cost is a search's matter.
-    let servers = stage.fleet.as_ref().map(EmbeddedFleet::servers);
-    let watch = search.as_ref().map(|_| observe::Watch::start(&profile.target, servers));
+    // In an experiment servers come and go; there the fleet's backends look.
+    let watch = (profile.shape != Shape::ScaleIn)
+        .then(|| observe::Watch::start(&profile.target, stage.fleet.as_ref().map(EmbeddedFleet::servers)));
     let outcome = stage
         .conductor
         .run_course(
             course.as_mut().map(|c| c as &mut dyn Course),
             &mut |line| {
-                if let (Some(search), Some(watch)) = (&search, &watch) {
-                    // What servers cost is known a moment after their second.
-                    for usage in watch.take() {
-                        let line = Line { t: line.t, event: Event::Usage(usage) };
-                        writer.borrow_mut().append(&line);
+                // What servers cost is known a moment after their second.
+                for usage in watch.iter().flat_map(observe::Watch::take) {
+                    let line = Line { t: line.t, event: Event::Usage(usage) };
+                    writer.borrow_mut().append(&line);
+                    if let Some(search) = &search {
                         search.borrow_mut().see(&line);
                     }
+                }
+                if let Some(search) = &search {
                     search.borrow_mut().see(&line);
                 }
                 if let Some(experiment) = &experiment {

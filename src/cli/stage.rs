@@ -31,6 +31,7 @@ impl Stage {
             Target::Embedded(t) => {
                 let options = EmbeddedOptions {
                     cpu_max: t.cpu_max,
+                    placement: t.placement,
                     drain: t.drain,
                     autoscale: t.autoscale,
                     sin: t.sin,

@@ -3,7 +3,7 @@
 
 pub use crate::sfu::director::Advertise;
 use crate::sfu::{DirectorReady, first_line};
-use crate::types::{Autoscale, Drain, Sin};
+use crate::types::{Autoscale, Drain, Placement, Sin};
 use anyhow::Context;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -27,6 +27,8 @@ pub struct EmbeddedOptions {
     pub program: Option<PathBuf>,
     /// Share of a core (0..1) that a server's media thread may use.
     pub cpu_max: f64,
+    /// Where the participants of a room go.
+    pub placement: Placement,
     /// How a server that is to end gets rid of its calls.
     pub drain: Drain,
     /// Servers come and go by themselves.
@@ -46,6 +48,7 @@ impl Default for EmbeddedOptions {
             advertise: Vec::new(),
             program: None,
             cpu_max: 1.0,
+            placement: Placement::Affinity,
             drain: Drain::Wait,
             autoscale: None,
             sin: None,
@@ -91,6 +94,7 @@ impl EmbeddedFleet {
             .args(["--servers", &servers.to_string()])
             .args(["--participants-max", &participants_max.to_string()])
             .args(["--cpu-max", &options.cpu_max.to_string()])
+            .args(["--placement", options.placement.as_str()])
             .args(["--drain", options.drain.as_str()])
             .args(options.autoscale.iter().flat_map(|how| ["--autoscale".to_owned(), how.to_string()]))
             .args(options.sin.iter().flat_map(|sin| ["--sin", sin.as_str()]))

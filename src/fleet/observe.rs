@@ -148,6 +148,8 @@ async fn look(source: &Source, client: &reqwest::Client) -> Result<Counters> {
         {
             all.packets_out = Some(stats.traffic.datagrams_out as f64);
             all.bytes_out = Some(stats.traffic.bytes_out as f64);
+            all.cascade_packets = Some(stats.traffic.cascade_out as f64);
+            all.cascade_bytes = Some(stats.traffic.cascade_bytes_out as f64);
         }
     }
     if let Some(url) = &source.prometheus {

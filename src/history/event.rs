@@ -57,7 +57,7 @@ pub enum Event {
     LegEnd(LegEnd),
     /// One second of media, by server.
     Interval(Interval),
-    /// Media of one room since its last such event: at least every minute, and sooner while something is amiss.
+    /// Media of one room since its last such event: at least every five minutes, and sooner while something is amiss.
     Room(RoomInterval),
     /// One second of the generator's own health.
     Health(Health),
@@ -384,6 +384,11 @@ pub struct Usage {
     pub egress_pps: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub egress_bps: Option<f64>,
+    /// Sent to other servers of the same rooms, a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cascade_pps: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cascade_bps: Option<f64>,
 }
 
 /// One second of the generator itself.
@@ -444,12 +449,20 @@ pub struct ShardHealth {
     /// Actual send time - planned send time of each media packet.
     pub send_lateness: Hist,
     /// Datagrams the kernel dropped because our socket buffers were full (SO_RXQ_OVFL).
+    #[serde(skip_serializing_if = "none_at_all")]
     pub socket_drops: u64,
+    #[serde(skip_serializing_if = "none_at_all")]
     pub send_errors: u64,
     /// ECONNREFUSED and the like on connected sockets: evidence about the target, not about us.
+    #[serde(skip_serializing_if = "none_at_all")]
     pub refused: u64,
     pub packets_out: u64,
     pub packets_in: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn none_at_all(n: &u64) -> bool {
+    *n == 0
 }
 
 /// A small steady flow from a shard to itself, past the target: impairment on it is ours.

@@ -82,19 +82,27 @@ pub struct Flow {
     #[serde(flatten)]
     pub count: FlowCounters,
     /// RFC 3550 6.4.1 interarrival jitter of each stream, sampled once a second.
+    #[serde(skip_serializing_if = "Hist::is_empty")]
     pub jitter: Hist,
     /// Jitter of frames: the estimator run on the first packet of each frame only (video).
+    #[serde(skip_serializing_if = "Hist::is_empty")]
     pub frame_jitter: Hist,
     /// One-way delay of each stamped packet that was no retransmission: kernel receive time - actual send time.
+    #[serde(skip_serializing_if = "Hist::is_empty")]
     pub delay: Hist,
     /// Round-trip time to the server from SR/RR (A - LSR - DLSR).
+    #[serde(skip_serializing_if = "Hist::is_empty")]
     pub rtt: Hist,
     /// Longest gap in must-flow audio that ended or was open in the interval, in ms (audio only).
+    #[serde(skip_serializing_if = "is_zero")]
     pub silence_max_ms: i64,
     /// E-model scores of audio, in hundredths: each listener and source, over ten seconds each (audio only).
+    #[serde(skip_serializing_if = "Hist::is_empty")]
     pub mos: Hist,
     /// Leg-seconds in which a receiving leg had this kind flowing, and of these, with any e2e loss.
+    #[serde(skip_serializing_if = "is_zero")]
     pub leg_seconds: i64,
+    #[serde(skip_serializing_if = "is_zero")]
     pub lossy_leg_seconds: i64,
 }
 

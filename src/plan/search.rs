@@ -2,15 +2,17 @@
 
 use super::{PlannedLeg, PlannedRoom};
 use crate::profile::{Profile, RoomGroup, Search, Target};
-use crate::types::{LegId, RoomId};
+use crate::types::{LegId, Placement, RoomId};
 use std::time::Duration;
 
-/// The servers that a search loads: names that rooms can be pinned to, or `None` for whatever the target decides.
+/// The servers that a search loads: names that rooms can be pinned to, or `None` for whatever the target decides; one for
+/// each server over which rooms are spread.
 pub fn servers(profile: &Profile, search: &Search) -> Vec<Option<String>> {
     if let Some(server) = &search.server {
         return vec![Some(server.clone())];
     }
     match &profile.target {
+        Target::Embedded(t) if t.placement == Placement::Spread => vec![None; t.servers as usize],
         Target::Embedded(t) => (1..=t.servers).map(|n| Some(format!("s{n}"))).collect(),
         // A director's own servers are not in the file.
         Target::External(t) if t.driver == "embedded" => vec![None],

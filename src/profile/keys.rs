@@ -3,7 +3,7 @@
 
 use super::error::{Errors, Origin, nearest};
 use super::tree::{Node, Table, Value, parse_value};
-use crate::types::{Drain, Kind, Sin};
+use crate::types::{Drain, Kind, Placement, Sin};
 
 /// One key.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -72,6 +72,10 @@ pub enum Form {
     },
     /// Metric = limit.
     Pass,
+    /// Name = count.
+    Counts {
+        max: i64,
+    },
     /// Name = literal, `{ env = … }` or `{ file = … }`.
     Secrets,
 }
@@ -86,8 +90,8 @@ pub enum Need {
 }
 
 use Form::{
-    Addresses, BitRate, Command, Count, CountOr, Duration, Encoding, Flag, Join, Like, Networks, Number, Pass, Queue,
-    Rate, Secrets, Share, Size, Stay, Tables, Text, Url, Word, Words,
+    Addresses, BitRate, Command, Count, CountOr, Counts, Duration, Encoding, Flag, Join, Like, Networks, Number, Pass,
+    Queue, Rate, Secrets, Share, Size, Stay, Tables, Text, Url, Word, Words,
 };
 use Need::{Default as Or, Optional, Required};
 
@@ -155,6 +159,8 @@ pub const KEYS: &[Key] = &[
     key("", "search", Form::Table, Required, "Shape capacity: which loads are tried, and how."),
     key("", "objectives", Pass, Required, "Shape capacity: metric = limit, as in [pass]. A load holds as long as its participants keep these."),
     key("", "answer", Form::Table, Optional, "Shape capacity: what the autoscaler's threshold has to leave room for. Left out: nothing."),
+    key("", "mixes", Tables, Optional, "Shape capacity: mixes of the groups of rooms, a search for each, one after the other within the budget. The report says which unit varies least over the mixes, since that is what to scale on. Left out: one search, of all groups."),
+    key("", "compare", Form::Table, Optional, "Shapes steady and capacity on the embedded fleet: the same plan once under each, and what the difference costs. Left out: one run."),
     key("", "control", Word(&["fleet", "none"]), Or("\"fleet\""), "Shape scale-in: who takes servers away. fleet: the steps do, through the fleet's backends; none: somebody else does (an autoscaler, a deployment), there are no steps, and roomful loads and judges."),
     key("", "step", Tables, Optional, "Shape scale-in: what is done to the fleet and the load, and when."),
     key("", "rollback", Tables, Optional, "Shape scale-in: what is done at the end in any case, in this order: after steps that failed, and on Ctrl-C, too."),
@@ -166,6 +172,7 @@ pub const KEYS: &[Key] = &[
     key("embedded", "servers", Count { min: 1, max: 256 }, Or("2"), "Server processes."),
     key("embedded", "participants_max", Count { min: 1, max: 100_000 }, Or("500"), "Most participants a server takes; rooms go to the server with the most headroom."),
     key("embedded", "cpu_max", Share { max: 100.0 }, Or("\"100%\""), "Share of a core that a server's media thread may use, as under a CPU quota: to have a server of known limit."),
+    key("embedded", "placement", Word(Placement::NAMES), Or("\"affinity\""), "Where the participants of a room go: affinity, all to one server; spread, in turn to all servers, which hand the room's media to each other (cascading)."),
     key("embedded", "drain", Word(Drain::NAMES), Or("\"wait\""), "How a server that is to end gets rid of its calls: wait until they are over, move its rooms to other servers, or tell one room after the other to join again, which it does elsewhere."),
     key("embedded", "autoscale", Form::Table, Optional, "Servers come and go by themselves, for runs that only observe. Left out: none does."),
     key("embedded", "sin", Word(Sin::NAMES), Optional, "A fault that the fleet commits on purpose, for a run that is to find it (docs/embedded-fleet.md). Left out: none."),
@@ -235,6 +242,10 @@ pub const KEYS: &[Key] = &[
     key("search", "budget", Duration { min: 1.0, max: 604_800.0 }, Or("\"15m\""), "The whole search: when it is up, the bounds known so far are the answer."),
     key("search", "join_timeout", Duration { min: 0.1, max: 600.0 }, Or("\"15s\""), "A join that takes longer has failed."),
 
+    key("mixes[]", "name", Text, Required, "Name of the mix: letters, digits, - and _; its run folder is called so."),
+    key("mixes[]", "rooms", Counts { max: 100_000 }, Required, "Groups of [[rooms]] in it, each with its share in place of the group's `count`: { voice = 3, meeting = 1 } adds three rooms of voice for each meeting."),
+    key("mixes[]", "range", Size, Optional, "Loads to search, in place of [search]'s."),
+    key("compare", "placement", Words(Placement::NAMES), Required, "Both, in the order in which they run: [\"affinity\", \"spread\"]."),
     key("answer", "servers", Count { min: 1, max: 100_000 }, Required, "Servers of the fleet."),
     key("answer", "survive", Count { min: 0, max: 99_999 }, Or("1"), "Servers that may be lost at once, their participants taken by the others."),
     key("answer", "growth", Rate, Or("\"0/min\""), "Participants that the whole fleet gains, net, at its steepest."),
@@ -381,6 +392,8 @@ const OF_SHAPES: &[(&str, &[&str])] = &[
     ("search", &["capacity"]),
     ("objectives", &["capacity"]),
     ("answer", &["capacity"]),
+    ("mixes", &["capacity"]),
+    ("compare", &["steady", "capacity"]),
     ("control", &["scale-in"]),
     ("step", &["scale-in"]),
     ("rollback", &["scale-in"]),
@@ -505,8 +518,8 @@ fn descend(key: &Key, node: &mut Node, path: &str, lenient: bool, errors: &mut E
             errors.push(&at, path, format!("is an array of tables: write [[{path}]], with two brackets"));
         }
         (Tables, _) => errors.push(&at, path, format!("is an array of tables, [[{path}]], not {found}")),
-        (Pass | Secrets, Value::Table(_)) => {}
-        (Pass | Secrets, _) => errors.push(&at, path, format!("is a table, [{path}], not {found}")),
+        (Pass | Secrets | Counts { .. }, Value::Table(_)) => {}
+        (Pass | Secrets | Counts { .. }, _) => errors.push(&at, path, format!("is a table, [{path}], not {found}")),
         _ => {}
     }
 }

@@ -281,6 +281,8 @@ impl<'a> Loader<'a> {
             pass: parts.pass,
             search: parts.search,
             scale_in: parts.scale_in,
+            series: parts.series,
+            runs: Vec::new(),
             health: parts.health,
             seed: parts.seed,
             bind: parts.bind,
@@ -289,6 +291,11 @@ impl<'a> Loader<'a> {
             resolved: String::new(),
         };
         profile.resolved = write::resolved(&profile, &target_text, &secrets);
+        if let Some(series) = &profile.series {
+            let mut runs = series.runs(&profile);
+            runs.iter_mut().for_each(|run| run.resolved = write::resolved(run, &target_text, &secrets));
+            profile.runs = runs;
+        }
         let explained = explain(&profile.resolved, &tree);
         Ok((profile, explained))
     }

@@ -12,6 +12,7 @@ mod read;
 mod resolved;
 mod scale_in;
 mod schema;
+mod series; // profiles that stand for several runs
 mod target;
 mod tree;
 pub mod units; // quantities as profiles write them, and back
@@ -37,4 +38,5 @@ pub use scale_in::{
     Condition, Next, Rejoin, Repeat, Rollback, ScaleIn, Seen, Selector, Start, Step, Subject, TimeOfDay,
 };
 pub use schema::schema;
+pub use series::{Mix, Series, share_of};
 pub use target::{DRIVERS, is_private};

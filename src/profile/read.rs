@@ -7,6 +7,7 @@ use super::resolved::{
     Threshold, layers_below,
 };
 use super::scale_in::ScaleIn;
+use super::series::Series;
 use super::tree::{Node, Table, Value};
 use super::units::{
     parse_duration, parse_encoding, parse_join, parse_percent, parse_rate, parse_size, parse_stay, print_duration,
@@ -20,6 +21,7 @@ use std::time::Duration;
 mod expect; // shape scale-in: what is judged
 pub(super) mod fleet; // a target file's backends and join hook
 mod search; // shape capacity
+mod series; // [[mixes]], [compare]
 mod step; // shape scale-in
 
 /// Most seats (participants at once) and stays of one run; beyond, the plan itself would not fit.
@@ -40,6 +42,7 @@ pub(super) struct Parts {
     pub(super) pass: Vec<Threshold>,
     pub(super) search: Option<Search>,
     pub(super) scale_in: Option<ScaleIn>,
+    pub(super) series: Option<Series>,
     pub(super) health: HealthLimits,
     pub(super) seed: u64,
     pub(super) bind: Vec<IpAddr>,
@@ -68,6 +71,7 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
         if cpu_max.is_some_and(|share| share < 0.01) {
             v.wrong("cpu_max", "is too little for a server: 1% at least");
         }
+        let placement = v.word("placement").and_then(|w| w.parse().ok());
         let drain = v.word("drain").and_then(|w| w.parse().ok());
         let autoscale =
             if v.node("autoscale").is_some() { v.inside("autoscale", autoscale).map(Some) } else { Some(None) };
@@ -76,6 +80,7 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
             servers: servers? as u32,
             participants_max: participants_max? as u32,
             cpu_max: cpu_max?,
+            placement: placement?,
             drain: drain?,
             autoscale: autoscale?,
             sin,
@@ -86,6 +91,7 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
     let health = top.inside("health", health);
     distinct(root, "rooms", "name", top.errors);
     distinct(root, "step", "name", top.errors);
+    distinct(root, "mixes", "name", top.errors);
     let (load, pass, search) = match shape {
         Some(Shape::Capacity) => {
             let search = search::search(&mut top, rooms.as_deref());
@@ -113,6 +119,8 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
             Some(None)
         }
     };
+    let series =
+        series::series(&mut top, shape, rooms.as_deref(), search.as_ref().and_then(Option::as_ref), embedded.as_ref());
     let mut rooms = rooms;
     if let (Some(rooms), Some(common)) = (&mut rooms, &common) {
         let silent = |i: usize| own_network(root, i).is_none();
@@ -128,6 +136,7 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
         pass: pass?,
         search: search?,
         scale_in: scale_in?,
+        series: series?,
         health: health?,
         seed: seed?,
         bind: bind?,

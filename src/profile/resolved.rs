@@ -2,8 +2,9 @@
 
 use super::fleet::{FleetBackends, JoinHook};
 use super::scale_in::ScaleIn;
+use super::series::Series;
 use crate::impair::Conditions;
-use crate::types::{Autoscale, Client, Drain, Encoding, Sin};
+use crate::types::{Autoscale, Client, Drain, Encoding, Placement, Sin};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -27,6 +28,9 @@ pub struct Profile {
     pub search: Option<Search>,
     /// Of shape scale-in, and of no other.
     pub scale_in: Option<ScaleIn>,
+    /// Where the profile stands for several runs, and the profile of each. Nothing runs by the whole then.
+    pub series: Option<Series>,
+    pub runs: Vec<Profile>,
     pub health: HealthLimits,
     /// As written, or drawn at random and printed.
     pub seed: u64,
@@ -106,6 +110,8 @@ pub struct EmbeddedTarget {
     pub participants_max: u32,
     /// Share of a core (0..1) that a server's media thread may use.
     pub cpu_max: f64,
+    /// Where the participants of a room go.
+    pub placement: Placement,
     /// How a server that is to end gets rid of its calls.
     pub drain: Drain,
     /// Servers come and go by themselves.

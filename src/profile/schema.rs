@@ -117,6 +117,8 @@ fn value(form: Form) -> Value {
         Form::Rate => text(format!("^{RATE}$")),
         Form::Addresses | Form::Networks | Form::Command => json!({ "type": "array", "items": { "type": "string" } }),
         Form::Url => text("^(ws|wss|http|https|redis)://.+$".into()),
+        Form::Counts { max } => json!({ "type": "object", "minProperties": 1,
+            "additionalProperties": { "type": "integer", "minimum": 1, "maximum": max } }),
         Form::Pass => pass(),
         Form::Secrets => json!({ "type": "object", "additionalProperties": { "anyOf": [
             { "type": "string" },

@@ -4,6 +4,7 @@ mod scale_in; // what belongs to that shape
 
 use super::fleet::{FleetBackends, JoinBy};
 use super::resolved::{ExternalTarget, HealthLimits, Network, Profile, RoomGroup, Search, Talk, Target};
+use super::series::{Mix, Series};
 use super::target::SecretSource;
 use super::units::{
     print_bit_rate, print_duration, print_join, print_percent, print_queue, print_rate, print_senders, print_size,
@@ -35,6 +36,7 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
     if let Target::Embedded(fleet) = &profile.target {
         line(format!("\n[embedded]\nservers = {}\nparticipants_max = {}", fleet.servers, fleet.participants_max));
         line(format!("cpu_max = {}", quote(&print_percent(fleet.cpu_max))));
+        line(format!("placement = {}", quote(fleet.placement.as_str())));
         line(format!("drain = {}", quote(fleet.drain.as_str())));
         if let Some(sin) = fleet.sin {
             line(format!("sin = {}", quote(sin.as_str())));
@@ -49,6 +51,9 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
     }
     for group in &profile.rooms {
         line(room_group(group));
+    }
+    if let Some(series) = &profile.series {
+        line(series_tables(series));
     }
     let load = &profile.load;
     match &profile.search {
@@ -75,6 +80,20 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
         out.push_str(&target_file(target, secrets));
     }
     out
+}
+
+fn series_tables(series: &Series) -> String {
+    let mix = |m: &Mix| {
+        let rooms: Vec<String> = m.rooms.iter().map(|(name, count)| format!("{} = {count}", quote(name))).collect();
+        let range = m.range.map_or_else(String::new, |(low, high)| format!("\nrange = \"{low}..{high}\""));
+        format!("\n[[mixes]]\nname = {}\nrooms = {{ {} }}{range}", quote(&m.name), rooms.join(", "))
+    };
+    match series {
+        Series::Mixes(mixes) => mixes.iter().map(mix).collect::<Vec<_>>().join("\n"),
+        Series::Placement(all) => {
+            format!("\n[compare]\nplacement = {}", array(all.iter().map(|p| p.as_str().to_owned())))
+        }
+    }
 }
 
 fn search_tables(s: &Search, join_timeout: &str) -> String {

@@ -51,7 +51,7 @@ fn figures(a: &Answer) -> Vec<(String, &'static str)> {
     }
     if let (Some(pps), Some(bps)) = (a.egress_pps, a.egress_bps) {
         out.push((number(pps), "RTP packets/s sent"));
-        out.push((format!("{} Mbit/s", number(bps / 1e6)), "RTP sent"));
+        out.push((number(bps / 1e6), "Mbit/s of RTP sent"));
     }
     out
 }

@@ -4,12 +4,15 @@ use crate::verdict::number;
 use maud::{Markup, html};
 
 const WIDTH: f64 = 560.0;
-const HEIGHT: f64 = 250.0;
+const HEIGHT: f64 = 270.0;
 const LEFT: f64 = 58.0;
 const RIGHT: f64 = 12.0;
-const TOP: f64 = 34.0;
+const TOP: f64 = 56.0;
 const BOTTOM: f64 = 28.0;
 const TICKS: usize = 5;
+/// Marks' labels stand in rows above the plot; about so wide is a character of them.
+const LABEL_ROW: f64 = 11.0;
+const CHARACTER: f64 = 5.8;
 
 pub(super) struct Curve {
     pub title: &'static str,
@@ -69,11 +72,11 @@ pub(super) fn curve(c: &Curve) -> Markup {
                 @if let Some(limit) = c.limit.filter(|l| *l <= top) {
                     line.limit x1=(LEFT) x2=(WIDTH - RIGHT) y1=(y(limit)) y2=(y(limit)) {}
                 }
-                @for (i, m) in c.marks.iter().enumerate() {
-                    line.(format!("at {}", m.class)) x1=(x(m.at)) x2=(x(m.at)) y1=(TOP - 6.0) y2=(HEIGHT - BOTTOM) {}
-                    @let right = x(m.at) > WIDTH * 0.7;
-                    text.(format!("axis {}", m.class)) x=(x(m.at) + if right { -3.0 } else { 3.0 }) y=(TOP - 20.0 + 11.0 * (i % 3) as f64)
-                        text-anchor=(if right { "end" } else { "start" }) { (m.label) " " (number(m.at)) }
+                @for (m, label) in c.marks.iter().zip(labels(&c.marks, x)) {
+                    line.(format!("at {}", m.class)) x1=(x(m.at)) x2=(x(m.at)) y1=(label.y + 3.0) y2=(HEIGHT - BOTTOM) {}
+                    text.(format!("axis {}", m.class)) x=(label.x) y=(label.y) text-anchor=(if label.before { "end" } else { "start" }) {
+                        (label.text)
+                    }
                 }
                 @for l in &c.lines {
                     path.(format!("line c{}", l.color)) d=(path(l)) {}
@@ -85,6 +88,38 @@ pub(super) fn curve(c: &Curve) -> Markup {
             p.legend { @for l in &c.lines { span.(format!("c{}", l.color)) { "● " } (l.label) " \u{2003}" } "over participants" }
         }
     }
+}
+
+struct Label {
+    text: String,
+    x: f64,
+    y: f64,
+    /// Left of its line.
+    before: bool,
+}
+
+/// Where the marks' labels go: each in the lowest row in which it covers no other, the rightmost first.
+fn labels(marks: &[Mark], x: impl Fn(f64) -> f64) -> Vec<Label> {
+    let rows = ((TOP - 6.0) / LABEL_ROW) as usize;
+    let mut taken: Vec<(usize, f64, f64)> = Vec::new();
+    let mut out = Vec::new();
+    // From the right: a line that begins higher up is left of the labels below it.
+    let mut from_right: Vec<(usize, &Mark)> = marks.iter().enumerate().collect();
+    from_right.sort_by(|(_, a), (_, b)| b.at.total_cmp(&a.at));
+    for (i, m) in from_right {
+        let text = format!("{} {}", m.label, number(m.at));
+        let width = text.chars().count() as f64 * CHARACTER;
+        let before = x(m.at) + width > WIDTH;
+        let (from, to) =
+            if before { (x(m.at) - 3.0 - width, x(m.at) - 3.0) } else { (x(m.at) + 3.0, x(m.at) + 3.0 + width) };
+        let free = |row: &usize| !taken.iter().any(|(r, a, b)| r == row && from < *b && *a < to);
+        let row = (0..rows).find(free).unwrap_or(0);
+        taken.push((row, from, to));
+        let y = TOP - 8.0 - LABEL_ROW * row as f64;
+        out.push((i, Label { text, x: if before { to } else { from }, y, before }));
+    }
+    out.sort_by_key(|(i, _)| *i);
+    out.into_iter().map(|(_, label)| label).collect()
 }
 
 /// 1, 2 or 5 times a power of ten.
@@ -107,5 +142,24 @@ mod tests {
         // The scale ends at some four times the limit; the point itself says what it was.
         assert!(svg.contains("9000 ms at 20") && !svg.contains(">9000 ms<"), "{svg}");
         assert_eq!((nice(0.3), nice(2.1), nice(70.0)), (0.5, 5.0, 100.0));
+    }
+
+    #[test]
+    fn labels_cover_no_others() {
+        let mark = |at, label| Mark { at, label, class: "good" };
+        let marks =
+            [mark(73.0, "scale out"), mark(84.0, "held"), mark(88.0, "broke"), mark(64.0, "delay off its plateau")];
+        let all = labels(&marks, |v| 60.0 + v * 3.5);
+        let span = |l: &Label| {
+            let width = l.text.chars().count() as f64 * CHARACTER;
+            if l.before { (l.x - width, l.x) } else { (l.x, l.x + width) }
+        };
+        for (i, a) in all.iter().enumerate() {
+            for b in &all[..i] {
+                let ((a0, a1), (b0, b1)) = (span(a), span(b));
+                assert!((a.y - b.y).abs() >= LABEL_ROW || a1 <= b0 || b1 <= a0, "{} over {}", a.text, b.text);
+            }
+            assert!(span(a).0 >= 0.0 && span(a).1 <= WIDTH && a.y > 0.0);
+        }
     }
 }

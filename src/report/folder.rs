@@ -49,8 +49,7 @@ impl RunFolder {
     /// Takes a folder that the user named with `--out`: made where it is missing; a history in it is not overwritten.
     pub fn at(path: &Path) -> Result<RunFolder, FolderError> {
         fs::create_dir_all(path).map_err(|source| FolderError::Create { path: path.into(), source })?;
-        let history = path.join(crate::history::FILE_NAME);
-        if history.exists() {
+        if path.join(crate::history::FILE_NAME).exists() || path.join(super::MANIFEST_FILE).exists() {
             let source = io::Error::new(io::ErrorKind::AlreadyExists, "it holds the history of another run");
             return Err(FolderError::Create { path: path.into(), source });
         }

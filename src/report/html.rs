@@ -55,6 +55,24 @@ pub fn page(s: &Summary, j: &Judgement) -> String {
     .into_string()
 }
 
+/// A page without plots over time: `body` is what is in its main part.
+pub(super) fn bare(title: &str, body: &Markup) -> String {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta http-equiv="Content-Security-Policy" content=(POLICY);
+                title { (title) }
+                style { (PreEscaped(PAGE_CSS)) }
+            }
+            body { main { (body) } }
+        }
+    }
+    .into_string()
+}
+
 /// Upper limits by metric.
 fn objectives(s: &Summary) -> Vec<(String, f64)> {
     s.pass.iter().map(|o| (o.metric.clone(), o.limit)).collect()

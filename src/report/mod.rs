@@ -6,14 +6,19 @@ mod charts;
 mod curve;
 mod folder;
 mod html;
+mod mixes;
+mod placement;
 mod progress;
 mod scale_in;
+mod series;
 mod summary;
 pub mod terminal;
 
 pub use folder::{FolderError, RunFolder};
 pub use html::page;
+pub use placement::{Comparison, Delta};
 pub use progress::{MediaProgress, Progress, progress_line};
+pub use series::{MANIFEST_FILE, Manifest, Part, SeriesSummary, series_table, write_series};
 pub use summary::{SCHEMA, Summary, metric_paths};
 
 use crate::verdict::Judgement;

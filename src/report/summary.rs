@@ -1,8 +1,8 @@
 //! `summary.json`: a contract. Keys are added, never renamed; a path in it is a threshold's name.
 
 use crate::verdict::{
-    AudioMetrics, FailureRow, Generator, Hold, Joins, Judgement, Legs, NoteRow, Outcome, Participants, RoomRow,
-    ScaleIn, ServerRow, SetupMetrics, Verdict, VideoMetrics,
+    AudioMetrics, FailureRow, FleetUse, Generator, Hold, Joins, Judgement, Legs, NoteRow, Outcome, Participants,
+    RoomRow, ScaleIn, ServerRow, SetupMetrics, Verdict, VideoMetrics,
 };
 use serde::{Serialize, Serializer};
 
@@ -37,6 +37,8 @@ pub struct Summary {
     pub capacity: Option<crate::capacity::Answer>,
     /// Of shape scale-in. Null for other shapes.
     pub scale_in: Option<ScaleIn>,
+    /// What the servers used while they were judged, all together. Null where nobody observed it.
+    pub usage: Option<FleetUse>,
     pub limits: serde_json::Value,
 }
 
@@ -130,6 +132,7 @@ impl Summary {
             notes: j.notes.clone(),
             capacity: None,
             scale_in: j.scale_in.clone(),
+            usage: None,
             limits: j.run.limits.clone(),
         }
     }

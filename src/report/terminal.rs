@@ -28,7 +28,7 @@ impl Paint {
         self.with(code, text)
     }
 
-    fn with(self, code: &str, text: &str) -> String {
+    pub(super) fn with(self, code: &str, text: &str) -> String {
         match self {
             Paint::Plain => text.into(),
             Paint::Ansi => format!("\x1b[{code}m{text}\x1b[0m"),
@@ -52,9 +52,14 @@ pub fn table(s: &Summary, paint: Paint) -> String {
     capacity(s, paint, &mut out);
     scale_in(s, paint, &mut out);
     let _ = writeln!(out, "seed {}; the profile with every default is run.resolved in summary.json\n", s.run.seed);
-    let label = paint.verdict(s.verdict, &format!("{}:", s.verdict.as_str().to_uppercase()));
-    let _ = writeln!(out, "{label} {}", printable(&s.sentence));
+    out.push_str(&said(s.verdict, &s.sentence, paint));
     out
+}
+
+/// The last line: verdict and sentence.
+pub(super) fn said(verdict: Verdict, sentence: &str, paint: Paint) -> String {
+    let label = paint.verdict(verdict, &format!("{}:", verdict.as_str().to_uppercase()));
+    format!("{label} {}\n", printable(sentence))
 }
 
 /// The trials of a search, and what a CPU trigger would have done.
@@ -263,7 +268,7 @@ fn unit(name: &str) -> &'static str {
 }
 
 /// What servers send must not steer the terminal.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

@@ -12,6 +12,8 @@ pub struct ServerReady {
     /// Base URL.
     pub http: String,
     pub media: SocketAddr,
+    /// Where other servers of its rooms send.
+    pub cascade: SocketAddr,
 }
 
 /// The director's first line on stdout.
@@ -58,6 +60,15 @@ pub struct MoveRoom {
     pub server: String,
     /// And its base URL.
     pub url: String,
+}
+
+/// `PUT /rooms/{room}/cascade` of a server: the room is on these other servers, too.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Cascade {
+    /// Grows; an older one than the last is not heeded.
+    pub version: u64,
+    /// Their cascade addresses; none: the room is here alone.
+    pub peers: Vec<SocketAddr>,
 }
 
 /// A line of `GET /events` of a server: what it tells one session.

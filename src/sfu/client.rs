@@ -1,4 +1,5 @@
-//! One participant as the server sees it: its transport, the sources it sends, the slots it receives in.
+//! One participant as the server sees it: its transport, the sources it sends, the slots it receives in. Of one that is on
+//! another server of the room there is only what it sends.
 
 use super::keyframe::Gate;
 use super::red;
@@ -8,9 +9,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use str0m::change::SdpOffer;
-use str0m::format::{Codec, PayloadParams};
+use str0m::format::{Codec, CodecConfig, PayloadParams};
 use str0m::media::{ExtensionValues, MediaKind, Mid, Pt, Rid, Rids};
-use str0m::rtp::{RtpPacket, RtpWrite, SeqNo, Ssrc, Vp8Descriptor};
+use str0m::rtp::{RtpPacket, RtpWrite, SeqNo, Ssrc, VideoOrientation, Vp8Descriptor};
 use str0m::{Candidate, IceCreds, Rtc, RtcConfig};
 
 /// Index into the server's table of clients; reused after a client is gone.
@@ -19,6 +20,9 @@ pub(super) type ClientKey = usize;
 /// Packets kept for answering NACKs, per video slot.
 const RESEND_PACKETS: usize = 1024;
 const RESEND_AGE: Duration = Duration::from_secs(3);
+
+/// Nothing becomes due by itself for somebody on another server.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// A layer of which nothing has come for so long is no choice: senders leave out what their network cannot carry.
 const LAYER_SILENCE_MAX: Duration = Duration::from_secs(1);
@@ -42,7 +46,11 @@ pub(super) enum Hold {
 }
 
 pub(super) struct Client {
-    pub rtc: Rtc,
+    /// `None`: it is on another server.
+    pub rtc: Option<Rtc>,
+    pub remote: Option<Remote>,
+    /// Names it to other servers.
+    pub number: u32,
     pub room: Arc<str>,
     pub name: Arc<str>,
     /// Our first ICE username fragment: finds the client for a connectivity check, and names its session over HTTP.
@@ -63,10 +71,20 @@ pub(super) struct Client {
     pub held: Option<Hold>,
 }
 
+/// Where a participant of the room is that is not here: its server, and its number there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Remote {
+    pub peer: SocketAddr,
+    pub number: u32,
+}
+
 /// Something a participant sends: one m-line, or of simulcast (RFC 8853) one of its layers.
 pub(super) struct Source {
     mid: Mid,
     rid: Option<Rid>,
+    /// Its index at the participant's own server, and that of its m-line.
+    pub origin: u8,
+    pub line: u8,
     /// Place among the layers of its m-line, 0 the lowest.
     pub layer: u8,
     /// When its last packet came.
@@ -86,6 +104,8 @@ pub(super) struct Source {
 pub(super) struct Flow {
     pub ssrc: Ssrc,
     pub codec: PayloadParams,
+    /// The codec's payload type where all servers have the same.
+    pub shared: Option<Pt>,
 }
 
 /// A place for one other sender's audio or video: one m-line.
@@ -106,11 +126,23 @@ pub(super) struct Slot {
 
 /// One incoming packet, looked at once for all its receivers.
 pub(super) struct Incoming<'a> {
-    pub packet: &'a RtpPacket,
+    pub numbers: Numbers,
+    pub marker: bool,
+    pub carried: Carried,
+    pub payload: &'a Arc<[u8]>,
+    pub received: Instant,
     /// Redundant audio: the payload holds earlier frames, too.
     pub redundant: bool,
     pub vp8: Option<Vp8Descriptor>,
     pub starts_key_frame: bool,
+}
+
+/// Header extensions that go from sender to receiver.
+#[derive(Clone, Copy, PartialEq, Default, Debug)]
+pub(super) struct Carried {
+    pub audio_level: Option<i8>,
+    pub voice_activity: Option<bool>,
+    pub orientation: Option<VideoOrientation>,
 }
 
 impl Joining {
@@ -172,8 +204,14 @@ impl Joining {
         if sources.is_empty() && slots.is_empty() {
             return Err(JoinError::BadSdp("neither sends nor receives audio or video".into()));
         }
+        for i in 0..sources.len() {
+            let line = sources.iter().position(|s: &Source| s.mid == sources[i].mid).unwrap_or(i);
+            (sources[i].origin, sources[i].line) = (i as u8, line as u8);
+        }
         let client = Client {
-            rtc,
+            rtc: Some(rtc),
+            remote: None,
+            number: 0,
             room: "".into(),
             name: "".into(),
             ufrag,
@@ -191,6 +229,11 @@ impl Joining {
         };
         Ok(Joining { client, answer, moved: false })
     }
+}
+
+/// Codecs with payload types that are the same on every server.
+pub(super) fn shared_codecs(config: &SfuConfig) -> CodecConfig {
+    rtc_config(config, "").codec_config().clone()
 }
 
 fn rtc_config(config: &SfuConfig, offer: &str) -> RtcConfig {
@@ -255,12 +298,48 @@ fn without_candidates(sdp: &str) -> String {
 }
 
 impl Client {
+    /// Somebody in the room on another server.
+    pub fn on_another_server(room: Arc<str>, remote: Remote, now: Instant) -> Client {
+        Client {
+            rtc: None,
+            remote: Some(remote),
+            number: 0,
+            room,
+            name: "".into(),
+            ufrag: String::new(),
+            restarted_ufrag: None,
+            addresses: Vec::new(),
+            joined: now,
+            seen: now,
+            connected: true,
+            timeout: now + NEVER,
+            dirty: false,
+            sources: Vec::new(),
+            slots: Vec::new(),
+            layer_max: u8::MAX,
+            held: None,
+        }
+    }
+
+    /// Of somebody on another server, the source that has this index there; a new one where there is none yet.
+    pub fn source_at(&mut self, origin: u8, line: u8, layer: Option<u8>, kind: MediaKind) -> usize {
+        let known = self.sources.iter().position(|s| s.origin == origin);
+        known.unwrap_or_else(|| {
+            let mid = Mid::from(format!("m{line}").as_str());
+            let rid = layer.map(|l| Rid::from(format!("l{l}").as_str()));
+            let source = Source { origin, line, ..Source::new(mid, rid, layer.unwrap_or(0), kind) };
+            self.sources.push(source);
+            self.sources.len() - 1
+        })
+    }
+
     /// Answers an offer with new ICE credentials (RFC 8445 9); gives the answer and our new username fragment. Keys,
     /// sources and slots stay.
     pub fn restart(&mut self, offer: &str) -> Result<(String, String), RestartError> {
         let bad = |why: &dyn std::fmt::Display| RestartError::BadSdp(why.to_string());
         let offer = SdpOffer::from_sdp_string(&without_candidates(offer)).map_err(|e| bad(&e))?;
-        let answer = self.rtc.sdp_api().accept_offer(offer).map_err(|e| bad(&e))?.to_sdp_string();
+        let rtc = self.rtc.as_mut().ok_or(RestartError::Unknown)?;
+        let answer = rtc.sdp_api().accept_offer(offer).map_err(|e| bad(&e))?.to_sdp_string();
         let ufrag = answer.lines().find_map(|l| l.strip_prefix("a=ice-ufrag:")).unwrap_or_default().trim().to_owned();
         Ok((answer, ufrag))
     }
@@ -283,7 +362,7 @@ impl Client {
         let ssrc = packet.header.ssrc;
         let known = self.sources.iter().position(|s| s.flow.is_some_and(|f| f.ssrc == ssrc));
         known.or_else(|| {
-            let mut api = self.rtc.direct_api();
+            let mut api = self.rtc.as_mut()?.direct_api();
             let stream = api.stream_rx(&ssrc)?;
             let (mid, rid) = (stream.mid(), stream.rid());
             self.sources.iter().position(|s| s.mid == mid && (s.rid.is_none() || s.rid == rid))
@@ -292,7 +371,7 @@ impl Client {
 
     /// What a packet's payload type stands for here.
     pub fn codec(&self, pt: Pt) -> Option<PayloadParams> {
-        self.rtc.codec_config().find(|p| p.pt() == pt || p.red() == Some(pt)).copied()
+        self.rtc.as_ref()?.codec_config().find(|p| p.pt() == pt || p.red() == Some(pt)).copied()
     }
 
     /// Of the layers of one m-line the highest that flows and is not above `layer_max`, or else the lowest that flows.
@@ -315,11 +394,12 @@ impl Client {
 
     /// A free slot for media of this kind and codec, and our payload type for it.
     pub fn free_slot(&self, kind: MediaKind, codec: PayloadParams) -> Option<(usize, Pt)> {
-        let pt = self.rtc.codec_config().match_params(codec)?.pt();
+        let rtc = self.rtc.as_ref()?;
+        let pt = rtc.codec_config().match_params(codec)?.pt();
         let fits = |slot: &Slot| {
             slot.shows.is_none()
                 && slot.kind == kind
-                && self.rtc.media(slot.mid).is_some_and(|m| m.remote_pts().contains(&pt))
+                && rtc.media(slot.mid).is_some_and(|m| m.remote_pts().contains(&pt))
         };
         self.slots.iter().position(fits).map(|slot| (slot, pt))
     }
@@ -330,7 +410,8 @@ impl Client {
             return if slot.waits { Wrote::Waiting } else { Wrote::Dropped };
         };
         let ssrc = slot.ssrc;
-        match self.rtc.direct_api().stream_tx(&ssrc) {
+        let Some(rtc) = &mut self.rtc else { return Wrote::Dropped };
+        match rtc.direct_api().stream_tx(&ssrc) {
             Some(stream) => stream.write_rtp(packet),
             None => return Wrote::Dropped,
         }
@@ -353,6 +434,8 @@ impl Source {
         Source {
             mid,
             rid,
+            origin: 0,
+            line: 0,
             layer,
             last: None,
             switching: Vec::new(),
@@ -365,6 +448,11 @@ impl Source {
 
     pub fn kind(&self) -> MediaKind {
         self.kind
+    }
+
+    /// One of several of its m-line.
+    pub fn is_layer(&self) -> bool {
+        self.rid.is_some()
     }
 }
 
@@ -403,24 +491,21 @@ impl Slot {
             }
             self.waits = false;
         }
-        let packet = incoming.packet;
-        let numbers = Numbers { seq: *packet.seq_no, timestamp: packet.header.timestamp };
-        let (numbers, patch) = self.rewrite.apply(now, numbers, incoming.vp8.as_ref())?;
-        let from = &packet.header.ext_vals;
+        let (numbers, patch) = self.rewrite.apply(now, incoming.numbers, incoming.vp8.as_ref())?;
         let extensions = ExtensionValues {
-            audio_level: from.audio_level,
-            voice_activity: from.voice_activity,
-            video_orientation: from.video_orientation,
+            audio_level: incoming.carried.audio_level,
+            voice_activity: incoming.carried.voice_activity,
+            video_orientation: incoming.carried.orientation,
             ..Default::default()
         };
         let seq: SeqNo = numbers.seq.into();
         let (pt, payload) = match self.red {
-            Some(red) if incoming.redundant => (red, packet.payload.clone()),
-            None if incoming.redundant => (self.pt, red::newest(&packet.payload)?.into()),
-            _ => (self.pt, packet.payload.clone()),
+            Some(red) if incoming.redundant => (red, incoming.payload.clone()),
+            None if incoming.redundant => (self.pt, red::newest(incoming.payload)?.into()),
+            _ => (self.pt, incoming.payload.clone()),
         };
-        let out = RtpWrite::new(pt, seq, numbers.timestamp, packet.timestamp, payload)
-            .marker(packet.header.marker)
+        let out = RtpWrite::new(pt, seq, numbers.timestamp, incoming.received, payload)
+            .marker(incoming.marker)
             .nackable(self.kind == MediaKind::Video)
             .ext_vals(extensions);
         Some(match patch {
@@ -431,14 +516,36 @@ impl Slot {
 }
 
 impl<'a> Incoming<'a> {
-    pub fn new(packet: &'a RtpPacket, params: PayloadParams) -> Incoming<'a> {
-        let codec = params.spec().codec;
-        let redundant = params.red() == Some(packet.header.payload_type);
+    /// From a participant of this server.
+    pub fn of(packet: &'a RtpPacket, params: PayloadParams) -> Incoming<'a> {
+        let header = &packet.header;
+        let carried = Carried {
+            audio_level: header.ext_vals.audio_level,
+            voice_activity: header.ext_vals.voice_activity,
+            orientation: header.ext_vals.video_orientation,
+        };
+        let numbers = Numbers { seq: *packet.seq_no, timestamp: header.timestamp };
+        let redundant = params.red() == Some(header.payload_type);
+        let made = Incoming::new(params.spec().codec, &packet.payload, packet.timestamp);
+        Incoming { numbers, marker: header.marker, carried, redundant, ..made }
+    }
+
+    pub fn new(codec: Codec, payload: &'a Arc<[u8]>, received: Instant) -> Incoming<'a> {
         let vp8 = match codec {
-            Codec::Vp8 => Vp8Descriptor::parse(&packet.payload).ok(),
+            Codec::Vp8 => Vp8Descriptor::parse(payload).ok(),
             _ => None,
         };
-        let starts_key_frame = super::keyframe::starts_key_frame(codec, &packet.payload, vp8.as_ref());
-        Incoming { packet, redundant, vp8, starts_key_frame }
+        let starts_key_frame = super::keyframe::starts_key_frame(codec, payload, vp8.as_ref());
+        let numbers = Numbers { seq: 0, timestamp: 0 };
+        Incoming {
+            numbers,
+            marker: false,
+            carried: Carried::default(),
+            payload,
+            received,
+            redundant: false,
+            vp8,
+            starts_key_frame,
+        }
     }
 }

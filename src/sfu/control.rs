@@ -222,6 +222,7 @@ mod tests {
             pid: 1,
             http: String::new(),
             media: "127.0.0.1:1".parse().unwrap(),
+            cascade: "127.0.0.1:2".parse().unwrap(),
         };
         let mut registry = Registry::new(100, None, (0..participants.len()).map(ready).collect(), now);
         for (server, n) in participants.iter().enumerate() {

@@ -1,12 +1,12 @@
 //! The director process: starts the servers, keeps the registry, routes joins with room affinity, and serves a page
 //! with which a browser joins.
 
-use super::api::{DirectorReady, ServerReady, ServerStats};
+use super::api::{Cascade, DirectorReady, ServerReady, ServerStats};
 use super::process;
 use super::registry::{Heartbeat, Registry, ServerIndex};
 use super::server::print_line;
 use super::{control, http};
-use crate::types::{Autoscale, Drain, Sin};
+use crate::types::{Autoscale, Drain, Placement, Sin};
 use anyhow::Context;
 use axum::Router;
 use axum::body::Bytes;
@@ -32,6 +32,9 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 const HEARTBEAT_DRAINING: Duration = Duration::from_millis(100);
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(1500);
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+/// Servers that share a room must know it; one that does not answer is told again so often.
+const CASCADE_TIMEOUT: Duration = Duration::from_secs(2);
+const CASCADE_TRIES: u32 = 3;
 const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 const OFFER_MAX: usize = 4 << 20;
 const PAGE: &str = include_str!("page.html");
@@ -56,6 +59,9 @@ pub struct DirectorArgs {
     /// Address of the director's HTTP API; port 0 takes a free one. Servers listen on the same address.
     #[arg(long, default_value = "127.0.0.1:0")]
     pub http: SocketAddr,
+    /// Where the participants of a room go: affinity, all to one server; spread, in turn to all servers.
+    #[arg(long, default_value_t)]
+    pub placement: Placement,
     /// How a server that is to end gets rid of its calls: wait, move or rejoin.
     #[arg(long, default_value_t)]
     pub drain: Drain,
@@ -104,6 +110,11 @@ pub fn run(args: DirectorArgs) -> anyhow::Result<()> {
 }
 
 async fn serve(args: DirectorArgs, parent_ended: oneshot::Receiver<()>) -> anyhow::Result<()> {
+    let alone = args.drain == Drain::Wait && args.sin.is_none();
+    anyhow::ensure!(
+        args.placement == Placement::Affinity || alone,
+        "--placement spread: rooms that are on all servers go with --drain wait and without --sin"
+    );
     let listener = tokio::net::TcpListener::bind(args.http)
         .await
         .with_context(|| format!("--http: can't listen on {}", args.http))?;
@@ -116,7 +127,8 @@ async fn serve(args: DirectorArgs, parent_ended: oneshot::Receiver<()>) -> anyho
         children.push(child);
         servers.push(ready);
     }
-    let registry = Registry::new(u64::from(args.participants_max), args.sin, servers.clone(), Instant::now());
+    let registry = Registry::new(u64::from(args.participants_max), args.sin, servers.clone(), Instant::now())
+        .with_placement(args.placement);
     let client = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build()?;
     let (stop, stopping) = watch::channel(());
     let (started, mut starting) = mpsc::unbounded_channel();
@@ -196,14 +208,16 @@ async fn supervise(director: Arc<Director>, index: ServerIndex, mut child: Child
     let stop = async { while stopping.changed().await.is_ok() {} };
     tokio::select! {
         status = child.wait() => {
-            let mut registry = director.registry();
-            registry.died(index);
-            let id = &registry.server(index).id;
-            match registry.is_terminating(index) {
-                true => tracing::info!(server = id, ?status, "a server has ended as it was told"),
-                false => tracing::warn!(server = id, ?status, "a server has ended"),
+            {
+                let mut registry = director.registry();
+                registry.died(index);
+                let id = &registry.server(index).id;
+                match registry.is_terminating(index) {
+                    true => tracing::info!(server = id, ?status, "a server has ended as it was told"),
+                    false => tracing::warn!(server = id, ?status, "a server has ended"),
+                }
             }
-            return;
+            return director.tell_servers().await;
         }
         () = stop => {}
     }
@@ -242,6 +256,9 @@ async fn heartbeats(director: Arc<Director>, index: ServerIndex) {
                 }
             }
         }
+        // By itself: a server that does not answer must not make another one late.
+        let told = director.clone();
+        tokio::spawn(async move { told.tell_servers().await });
         if director.registry().drained(index)
             && let Err(error) = process::signal(pid, Signal::TERM)
         {
@@ -266,6 +283,39 @@ pub(super) struct Director {
 impl Director {
     pub fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells servers of rooms that they have come to share, or share no more.
+    async fn tell_servers(&self) {
+        let orders: Vec<(String, String, Cascade)> = {
+            let mut registry = self.registry();
+            let orders = registry.orders();
+            let order = |o: super::spread::Order| {
+                let peers = o.with.iter().map(|s| registry.server(*s).cascade).collect();
+                (registry.server(o.server).http.clone(), o.room, Cascade { version: o.version, peers })
+            };
+            orders.into_iter().map(order).collect()
+        };
+        let tell = async |(base, room, with): &(String, String, Cascade)| {
+            for tried in 1..=CASCADE_TRIES {
+                match self.tell_server(base, room, with).await {
+                    Ok(()) => return,
+                    Err(error) if tried == CASCADE_TRIES => {
+                        tracing::warn!(room, "a server was not told who shares its room: {error:#}");
+                    }
+                    Err(_) => {}
+                }
+            }
+        };
+        futures_util::future::join_all(orders.iter().map(tell)).await;
+    }
+
+    async fn tell_server(&self, base: &str, room: &str, with: &Cascade) -> anyhow::Result<()> {
+        let mut url = reqwest::Url::parse(base)?;
+        let path = ["rooms", room, "cascade"];
+        url.path_segments_mut().map_err(|()| anyhow::anyhow!("{base} is no base URL"))?.pop_if_empty().extend(path);
+        self.client.put(url).timeout(CASCADE_TIMEOUT).json(with).send().await?.error_for_status()?;
+        Ok(())
     }
 }
 
@@ -298,6 +348,7 @@ async fn join(
         };
         let Some((server, base)) = placed else { return refusal };
         tried.push(server);
+        director.tell_servers().await;
         let mut counted = Counted { director: &director, room: &room, server, joined: false };
         match ask_server(&director.client, &base, &room, &name, offer.clone()).await {
             Ok(response) if response.status() == StatusCode::SERVICE_UNAVAILABLE => refusal = response,

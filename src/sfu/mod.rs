@@ -8,6 +8,7 @@ mod api; // what director and server tell each other over HTTP
 mod client; // one participant's side: its transport, what it sends, its receive slots
 mod control; // the director's API for those who run the fleet
 pub mod director; // process: starts the servers, keeps the registry, routes joins
+mod frame; // what servers of one room send each other
 mod http; // CORS and errors, the same everywhere
 mod keyframe; // which packet starts a key frame; how often to ask for one
 mod moves; // rooms that go to another server, and what their sessions are told
@@ -17,12 +18,13 @@ mod registry; // pure: servers, rooms, headroom, who takes the next room
 mod rewrite; // numbers of a slot run on, whoever it shows
 mod rooms; // rooms and forwarding, sans-I/O
 pub mod server; // process: one media socket, one media thread, one HTTP API
+mod spread; // pure: rooms on several servers, for the registry
 mod stun; // whose connectivity check this is
 mod terms; // what goes into the core and comes out of it
 #[cfg(test)]
 mod tests;
 
-pub use api::{Controlled, DirectorReady, RegistryView, ServerReady, ServerStats, ServerView};
+pub use api::{Cascade, Controlled, DirectorReady, RegistryView, ServerReady, ServerStats, ServerView};
 pub use client::Joining;
 pub(crate) use process::first_line;
 pub use rooms::Sfu;

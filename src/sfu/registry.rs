@@ -1,7 +1,8 @@
 //! Servers, rooms and headroom. Pure: the director feeds it heartbeats, joins and time, and asks where a room goes.
 
 use super::api::{RegistryView, ServerReady, ServerView};
-use crate::types::Sin;
+use super::spread::{self, Spread};
+use crate::types::{Placement, Sin};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
@@ -16,8 +17,11 @@ pub type ServerIndex = usize;
 pub struct Registry {
     participants_max: u64,
     sin: Option<Sin>,
+    placement: Placement,
     servers: Vec<Server>,
     rooms: HashMap<String, Room>,
+    /// Rooms under [`Placement::Spread`]; the others are above.
+    spread: Spread,
 }
 
 struct Server {
@@ -81,11 +85,28 @@ pub enum Refused {
 impl Registry {
     /// All servers count as seen now.
     pub fn new(participants_max: u64, sin: Option<Sin>, servers: Vec<ServerReady>, now: Instant) -> Registry {
-        let mut registry = Registry { participants_max, sin, servers: Vec::new(), rooms: HashMap::new() };
+        let mut registry = Registry {
+            participants_max,
+            sin,
+            placement: Placement::Affinity,
+            servers: Vec::new(),
+            rooms: HashMap::new(),
+            spread: Spread::default(),
+        };
         for ready in servers {
             registry.add(ready, now);
         }
         registry
+    }
+
+    pub fn with_placement(self, placement: Placement) -> Registry {
+        Registry { placement, ..self }
+    }
+
+    /// Servers that have to be told which others have their rooms, too.
+    pub fn orders(&mut self) -> Vec<spread::Order> {
+        let orders = self.spread.orders();
+        orders.into_iter().filter(|o| self.servers[o.server].seen.is_some()).collect()
     }
 
     /// A server that has just started.
@@ -167,6 +188,7 @@ impl Registry {
             return false;
         }
         s.ending = true;
+        self.spread.died(server);
         self.rooms.retain(|_, room| room.server != server);
         true
     }
@@ -202,16 +224,34 @@ impl Registry {
                 .is_some_and(|r| self.servers[r.server].cordoned && self.servers[r.server].seen.is_some())
     }
 
+    /// Those that take new rooms.
+    fn open(&self, wanted: Option<&str>, tried: &[ServerIndex], now: Instant) -> impl Fn(&ServerIndex) -> bool {
+        let sins = self.sin == Some(Sin::PlaceOnCordoned);
+        move |i| {
+            let s = &self.servers[*i];
+            let fits = wanted.is_none_or(|id| s.ready.id == id);
+            fits && !tried.contains(i) && (sins || !s.cordoned) && !s.ending && s.answers(now)
+        }
+    }
+
+    /// Whose turn it is to take somebody of a room that is on all servers; of equals the emptiest.
+    fn next_in_turn(
+        &self,
+        room: &str,
+        wanted: Option<&str>,
+        tried: &[ServerIndex],
+        now: Instant,
+    ) -> Option<ServerIndex> {
+        let open = self.open(wanted, tried, now);
+        (0..self.servers.len()).filter(open).min_by_key(|i| (self.spread.joins(room, *i), self.servers[*i].load()))
+    }
+
     /// Of those that take new rooms, the one with the most headroom; of equals the first. It must have so many seats; for
     /// a room that begins nobody knows how many, and the server has the last word.
     fn emptiest(&self, wanted: Option<&str>, tried: &[ServerIndex], seats: u64, now: Instant) -> Option<ServerIndex> {
         let sins = self.sin == Some(Sin::PlaceOnCordoned);
-        let open = |i: &ServerIndex| {
-            let s = &self.servers[*i];
-            let fits = wanted.is_none_or(|id| s.ready.id == id);
-            let fits = fits && (seats == 0 || self.headroom(*i, now) >= seats as i64);
-            fits && !tried.contains(i) && (sins || !s.cordoned) && !s.ending && s.answers(now)
-        };
+        let open = self.open(wanted, tried, now);
+        let open = |i: &ServerIndex| open(i) && (seats == 0 || self.headroom(*i, now) >= seats as i64);
         let rank = |i: &ServerIndex| {
             let s = &self.servers[*i];
             (sins && s.cordoned, self.headroom(*i, now))
@@ -232,6 +272,12 @@ impl Registry {
         tried: &[ServerIndex],
         now: Instant,
     ) -> Option<ServerIndex> {
+        if self.placement == Placement::Spread {
+            let server = self.next_in_turn(room, wanted, tried, now)?;
+            self.spread.place(room, server);
+            self.servers[server].pending += 1;
+            return Some(server);
+        }
         let known = self.rooms.get(room).map(|r| r.server).filter(|s| self.servers[*s].answers(now));
         let server = match known {
             Some(server) if tried.contains(&server) => return None,
@@ -264,6 +310,7 @@ impl Registry {
         let s = &mut self.servers[server];
         s.pending = s.pending.saturating_sub(1);
         s.joins += u64::from(joined);
+        self.spread.settle(room, server, joined, now);
         // The room may have moved on if its server died meanwhile.
         let Some(entry) = self.rooms.get_mut(room).filter(|r| r.server == server) else { return };
         entry.pending = entry.pending.saturating_sub(1);
@@ -290,6 +337,7 @@ impl Registry {
                 (room.members, room.kept) = (*members, 0);
             }
         }
+        self.spread.heartbeat(server, sent, &|room| said.rooms.is_some_and(|there| there.contains_key(room)));
         // A room is over when its server says so, unless somebody is just joining it.
         self.rooms.retain(|name, room| {
             room.server != server
@@ -314,6 +362,7 @@ impl Registry {
         s.seen = None;
         (s.participants, s.ghosts) = (0, 0);
         s.joins_reported = s.joins;
+        self.spread.died(server);
         self.rooms.retain(|_, room| room.server != server);
     }
 
@@ -348,6 +397,14 @@ impl Registry {
             servers[room.server].rooms += 1;
             rooms.insert(name.clone(), servers[room.server].id.clone());
         }
+        for (name, on) in self.spread.rooms() {
+            for (i, server) in on.enumerate() {
+                servers[server].rooms += 1;
+                if i == 0 {
+                    rooms.insert(name.to_owned(), servers[server].id.clone());
+                }
+            }
+        }
         let headroom = servers.iter().filter(|s| !s.cordoned).map(|s| s.headroom).sum();
         RegistryView { servers, rooms, headroom }
     }
@@ -374,6 +431,7 @@ mod tests {
             pid: i as u32,
             http: String::new(),
             media: "127.0.0.1:1".parse().unwrap(),
+            cascade: "127.0.0.1:2".parse().unwrap(),
         };
         Registry::new(participants_max, None, (0..servers).map(ready).collect(), now)
     }
@@ -591,6 +649,30 @@ mod tests {
         assert_eq!(r.add(ready, now), 1);
         assert_eq!((r.find("s2"), r.find("s3")), (Some(1), None));
         assert_eq!(join(&mut r, "b", now), Some(1));
+    }
+
+    #[test]
+    fn a_spread_room_goes_round_and_a_full_server_is_passed_over() {
+        let now = Instant::now();
+        let mut r = registry(3, 10, now).with_placement(Placement::Spread);
+        let go = |r: &mut Registry, room: &str, n: usize| -> Vec<ServerIndex> {
+            (0..n).map(|_| join(r, room, now).unwrap()).collect()
+        };
+        assert_eq!(go(&mut r, "a", 4), [0, 1, 2, 0]);
+        assert_eq!(go(&mut r, "b", 3), [1, 2, 0], "the emptiest first");
+        // However joins of rooms come, each is on all servers.
+        for _ in 0..2 {
+            go(&mut r, "c", 1);
+            go(&mut r, "d", 1);
+        }
+        let view = r.view(now);
+        assert_eq!(view.servers.iter().map(|s| s.participants).collect::<Vec<_>>(), [4, 4, 3]);
+        assert_eq!((view.rooms["a"].as_str(), view.servers[0].rooms), ("s1", 3));
+        assert_eq!(r.orders().len(), 3 + 3 + 2 + 2);
+        assert_eq!(r.place("a", None, &[1], now), Some(2), "s2 has refused it");
+        r.settle("a", 2, false, now);
+        r.cordon(1).unwrap();
+        assert_eq!(go(&mut r, "e", 2), [2, 0]);
     }
 
     fn sinner(sin: Sin, now: Instant) -> Registry {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use str0m::rtp::{SeqNo, Vp8Descriptor, Vp8Patch};
 
 /// Numbers of one incoming packet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Numbers {
     /// Extended sequence number.
     pub seq: u64,

@@ -1,7 +1,9 @@
 //! Rooms and forwarding, sans-I/O. Feed it datagrams and time; after that, [`Sfu::poll_transmit`] until it is empty,
 //! then wait for [`Sfu::poll_timeout`]. Packets of several datagrams fed in a row leave together, which is cheaper.
 
-use super::client::{Client, ClientKey, Flow, Hold, Incoming, Joining, Wrote};
+mod cascade; // rooms that other servers have, too
+
+use super::client::{Client, ClientKey, Flow, Hold, Incoming, Joining, Remote, Wrote, shared_codecs};
 use super::stun;
 use super::terms::{Datagram, JoinError, Joined, Left, RestartError, SfuConfig, Stats};
 use crate::types::Sin;
@@ -10,6 +12,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use str0m::format::CodecConfig;
 use str0m::media::{KeyframeRequestKind, MediaKind};
 use str0m::net::{Protocol, Receive};
 use str0m::rtp::RtpPacket;
@@ -30,10 +33,18 @@ pub struct Sfu {
     by_address: FxHashMap<SocketAddr, ClientKey>,
     by_ufrag: FxHashMap<String, ClientKey>,
     ended: FxHashMap<String, (Instant, Left)>,
+    /// Other servers that have a room, too, and their participants here.
+    cascades: FxHashMap<Arc<str>, cascade::Cascade>,
+    remotes: FxHashMap<Remote, ClientKey>,
+    codecs: CodecConfig,
+    /// Number of the next participant.
+    number: u32,
     dirty: Vec<ClientKey>,
     /// Senders with a key frame request that waits for its time.
     held: Vec<(ClientKey, usize)>,
     out: VecDeque<Datagram>,
+    /// To other servers.
+    cascade_out: VecDeque<Datagram>,
     now: Instant,
     timeout: Instant,
     housekeeping: Instant,
@@ -42,8 +53,14 @@ pub struct Sfu {
 
 impl Sfu {
     pub fn new(config: SfuConfig, now: Instant) -> Sfu {
+        let codecs = shared_codecs(&config);
         Sfu {
             config,
+            cascades: FxHashMap::default(),
+            remotes: FxHashMap::default(),
+            codecs,
+            number: 0,
+            cascade_out: VecDeque::new(),
             clients: Vec::new(),
             free: Vec::new(),
             rooms: FxHashMap::default(),
@@ -101,6 +118,8 @@ impl Sfu {
         client.room = room.into();
         client.name = name.into();
         (client.joined, client.seen) = (now, now);
+        self.number = self.number.wrapping_add(1);
+        client.number = self.number;
         let session = client.ufrag.clone();
         let room = client.room.clone();
         let key = match self.free.pop() {
@@ -177,7 +196,7 @@ impl Sfu {
         let input = Input::Receive(now, receive);
         let Some(client) = self.clients.get_mut(key).and_then(|c| c.as_deref_mut()) else { return };
         if check && known != Some(key) {
-            if !client.rtc.accepts(&input) {
+            if !client.rtc.as_ref().is_some_and(|rtc| rtc.accepts(&input)) {
                 self.stats.datagrams_unknown += 1;
                 return;
             }
@@ -240,7 +259,7 @@ impl Sfu {
     /// Sessions of those who are in a room, or of everybody.
     pub fn sessions(&self, room: Option<&str>) -> Vec<String> {
         let clients = self.clients.iter().flatten();
-        clients.filter(|c| room.is_none_or(|r| *c.room == *r)).map(|c| c.ufrag.clone()).collect()
+        clients.filter(|c| c.remote.is_none() && room.is_none_or(|r| *c.room == *r)).map(|c| c.ufrag.clone()).collect()
     }
 
     /// The rooms that have participants, and how many.
@@ -263,7 +282,8 @@ impl Sfu {
     /// One change to a transport, and everything that follows from it.
     fn input(&mut self, key: ClientKey, input: Input) {
         let Some(client) = self.client_mut(key) else { return };
-        if let Err(error) = client.rtc.handle_input(input) {
+        let Some(rtc) = &mut client.rtc else { return };
+        if let Err(error) = rtc.handle_input(input) {
             tracing::debug!(name = &*client.name, %error, "transport failed");
             return self.remove(key, Left::Lost);
         }
@@ -273,7 +293,8 @@ impl Sfu {
     fn drain(&mut self, key: ClientKey) {
         loop {
             let Some(client) = self.client_mut(key) else { return };
-            match client.rtc.poll_output() {
+            let Some(rtc) = &mut client.rtc else { return };
+            match rtc.poll_output() {
                 Ok(Output::Timeout(at)) => {
                     client.timeout = at;
                     self.timeout = self.timeout.min(at);
@@ -334,9 +355,16 @@ impl Sfu {
             self.stats.rtp_dropped += 1;
             return;
         }
-        let source = &mut client.sources[index];
-        let Some(flow) = source.flow else { return };
-        let incoming = Incoming::new(packet, flow.codec);
+        let Some(flow) = client.sources[index].flow else { return };
+        let incoming = Incoming::of(packet, flow.codec);
+        self.hand_over(sender, index, &incoming);
+        self.pass_on(sender, index, &incoming);
+    }
+
+    /// One packet to everybody here whose slots show its source.
+    fn pass_on(&mut self, sender: ClientKey, index: usize, incoming: &Incoming<'_>) {
+        let now = self.now;
+        let Some(source) = self.client_mut(sender).and_then(|c| c.sources.get_mut(index)) else { return };
         if incoming.starts_key_frame {
             source.gate.key_frame();
             if !source.switching.is_empty() {
@@ -349,7 +377,7 @@ impl Sfu {
         let subscribers = std::mem::take(&mut source.subscribers);
         for &(receiver, slot) in &subscribers {
             let Some(client) = self.clients.get_mut(receiver).and_then(|c| c.as_deref_mut()) else { continue };
-            match client.write(slot, now, &incoming) {
+            match client.write(slot, now, incoming) {
                 Wrote::Queued => {
                     self.stats.rtp_forwarded += 1;
                     if !client.dirty {
@@ -381,12 +409,20 @@ impl Sfu {
             return true;
         }
         let Some(codec) = client.codec(pt) else { return false };
-        client.sources[index].flow = Some(Flow { ssrc, codec });
-        match before {
+        let shared = self.codecs.match_params(codec).map(|p| p.pt());
+        self.set_flow(sender, index, Flow { ssrc, codec, shared });
+        true
+    }
+
+    /// A source has become another stream.
+    fn set_flow(&mut self, sender: ClientKey, index: usize, flow: Flow) {
+        let Some(source) = self.client_mut(sender).and_then(|c| c.sources.get_mut(index)) else { return };
+        let codec = flow.codec;
+        match source.flow.replace(flow) {
             None => self.offer_source(sender, index),
             Some(before) => {
                 // A new stream. Where its codec does not fit the slot, the slot goes back.
-                let subscribers = std::mem::take(&mut client.sources[index].subscribers);
+                let subscribers = std::mem::take(&mut source.subscribers);
                 for (receiver, slot) in subscribers {
                     let Some(client) = self.client_mut(receiver) else { continue };
                     let place = &mut client.slots[slot];
@@ -402,7 +438,6 @@ impl Sfu {
                 self.offer_source(sender, index);
             }
         }
-        true
     }
 
     /// Gives a source a slot at everybody in the room who has one free.
@@ -543,12 +578,15 @@ impl Sfu {
 
     fn send_key_frame_request(&mut self, sender: ClientKey, index: usize) {
         let Some(client) = self.clients.get_mut(sender).and_then(|c| c.as_deref_mut()) else { return };
-        let Some(flow) = client.sources.get(index).and_then(|s| s.flow) else { return };
-        let Some(()) = client
-            .rtc
-            .direct_api()
-            .stream_rx(&flow.ssrc)
-            .map(|stream| stream.request_keyframe(KeyframeRequestKind::Pli))
+        let Some(source) = client.sources.get(index) else { return };
+        if let Some(remote) = client.remote {
+            let origin = source.origin;
+            self.stats.key_frame_requests_out += 1;
+            return self.ask_server_for_key_frame(remote, origin);
+        }
+        let (Some(flow), Some(rtc)) = (source.flow, &mut client.rtc) else { return };
+        let Some(()) =
+            rtc.direct_api().stream_rx(&flow.ssrc).map(|stream| stream.request_keyframe(KeyframeRequestKind::Pli))
         else {
             return;
         };
@@ -583,27 +621,12 @@ impl Sfu {
 
     fn remove(&mut self, key: ClientKey, how: Left) {
         let Some(mut client) = self.clients.get_mut(key).and_then(Option::take) else { return };
-        self.stats.participants -= 1;
-        self.stats.connected -= u64::from(client.connected);
-        match how {
-            Left::Lost => self.stats.lost += 1,
-            _ => {
-                self.stats.leaves += 1;
-                self.stats.ghosts += u64::from(self.config.sin == Some(Sin::KeepGhosts));
+        match client.remote {
+            Some(remote) => {
+                self.remotes.remove(&remote);
             }
+            None => self.forget_participant(&mut client, key, how),
         }
-        self.say_goodbye(&mut client);
-        for address in &client.addresses {
-            if self.by_address.get(address) == Some(&key) {
-                self.by_address.remove(address);
-            }
-        }
-        self.by_ufrag.remove(&client.ufrag);
-        if let Some(ufrag) = &client.restarted_ufrag {
-            self.by_ufrag.remove(ufrag);
-        }
-        self.ended
-            .insert(std::mem::take(&mut client.ufrag), (self.now, if how == Left::Now { Left::Closed } else { how }));
         self.dirty.retain(|k| *k != key);
         self.held.retain(|(k, _)| *k != key);
         if let Some(members) = self.rooms.get_mut(&client.room) {
@@ -628,14 +651,43 @@ impl Sfu {
             self.fill_slots(receiver);
         }
         self.free.push(key);
+        if client.remote.is_none() {
+            self.part_from_servers(&client);
+        }
+    }
+
+    /// What there is of somebody who was on this server, beside the room.
+    fn forget_participant(&mut self, client: &mut Client, key: ClientKey, how: Left) {
+        self.stats.participants -= 1;
+        self.stats.connected -= u64::from(client.connected);
+        match how {
+            Left::Lost => self.stats.lost += 1,
+            _ => {
+                self.stats.leaves += 1;
+                self.stats.ghosts += u64::from(self.config.sin == Some(Sin::KeepGhosts));
+            }
+        }
+        self.say_goodbye(client);
+        for address in &client.addresses {
+            if self.by_address.get(address) == Some(&key) {
+                self.by_address.remove(address);
+            }
+        }
+        self.by_ufrag.remove(&client.ufrag);
+        if let Some(ufrag) = &client.restarted_ufrag {
+            self.by_ufrag.remove(ufrag);
+        }
+        self.ended
+            .insert(std::mem::take(&mut client.ufrag), (self.now, if how == Left::Now { Left::Closed } else { how }));
     }
 
     /// BYE and close_notify, if there is anybody to hear them.
     fn say_goodbye(&mut self, client: &mut Client) {
-        if client.rtc.close().is_err() {
+        let Some(rtc) = &mut client.rtc else { return };
+        if rtc.close().is_err() {
             return;
         }
-        while let Ok(output) = client.rtc.poll_output() {
+        while let Ok(output) = rtc.poll_output() {
             match output {
                 Output::Timeout(_) => return,
                 Output::Transmit(t) => self.out.push_back(Datagram { to: t.destination, contents: t.contents.into() }),

@@ -1,19 +1,19 @@
 //! A server process: one UDP socket for all media, one thread that owns the [`Sfu`], one HTTP API.
 
-use super::api::{ServerReady, ServerStats};
+use super::api::{Cascade, ServerReady, ServerStats};
 use super::client::Joining;
 use super::http;
 use super::moves::{self, Moves};
 use super::process;
 use super::rooms::Sfu;
-use super::terms::{JoinError, Joined, Left, RestartError, SfuConfig, Stats};
+use super::terms::{Datagram, JoinError, Joined, Left, RestartError, SfuConfig, Stats};
 use crate::types::Sin;
 use anyhow::Context;
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
+use axum::{Json, Router};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -81,6 +81,8 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
     anyhow::ensure!(!args.media.is_unspecified(), "--media: answers must name an address, {} is none", args.media);
     let socket = media_socket(SocketAddr::new(args.media, args.media_port))?;
     let media = socket.local_addr()?;
+    let cascade_socket = media_socket(SocketAddr::new(args.media, 0))?;
+    let cascade = cascade_socket.local_addr()?;
     let advertised = SocketAddr::new(args.advertise.unwrap_or(args.media), media.port());
     let config = SfuConfig { sin: args.sin, ..SfuConfig::new(advertised, args.participants_max)? };
     let listener = tokio::net::TcpListener::bind(args.http)
@@ -96,10 +98,10 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
     std::thread::Builder::new().name("media".into()).spawn(move || {
         // Dropped when the thread ends, also by a panic.
         let _ended: oneshot::Sender<()> = ended;
-        media_thread(socket, media_config, inbox, &media_errors, args.cpu_max)
+        media_thread([socket, cascade_socket], media_config, inbox, &media_errors, args.cpu_max)
     })?;
 
-    let ready = ServerReady { id: args.id.clone(), pid: std::process::id(), http: base.clone(), media };
+    let ready = ServerReady { id: args.id.clone(), pid: std::process::id(), http: base.clone(), media, cascade };
     let draining = AtomicBool::new(false);
     let started = Instant::now();
     let moves = Moves::new();
@@ -111,6 +113,7 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
         .route("/rooms/{room}/participants/{name}", post(join))
         .route("/rooms/{room}/layer_max", put(limit_room))
         .route("/rooms/{room}/participants/{name}/layer_max", put(limit_participant))
+        .route("/rooms/{room}/cascade", put(cascade_room))
         .route("/rooms/{room}/move", post(moves::move_room))
         .route("/sessions/{session}", delete(leave).patch(restart))
         .route("/sessions/{session}/ready", post(moves::ready))
@@ -164,6 +167,11 @@ enum Command {
         layer_max: u8,
         reply: oneshot::Sender<bool>,
     },
+    Cascade {
+        room: String,
+        with: Cascade,
+        reply: oneshot::Sender<bool>,
+    },
     Restart {
         session: String,
         offer: String,
@@ -187,7 +195,7 @@ enum Command {
 }
 
 fn media_thread(
-    socket: std::net::UdpSocket,
+    sockets: [std::net::UdpSocket; 2],
     config: SfuConfig,
     mut inbox: mpsc::UnboundedReceiver<Command>,
     send_errors: &AtomicU64,
@@ -195,7 +203,8 @@ fn media_thread(
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     runtime.block_on(async {
-        let socket = UdpSocket::from_std(socket)?;
+        let [socket, cascade] = sockets;
+        let (socket, cascade) = (UdpSocket::from_std(socket)?, UdpSocket::from_std(cascade)?);
         let mut sfu = Sfu::new(config, Instant::now());
         let mut buffer = [0; DATAGRAM_MAX];
         let sleep = tokio::time::sleep(Duration::ZERO);
@@ -212,26 +221,42 @@ fn media_thread(
                     Some(command) => obey(&mut sfu, command),
                     None => return Ok(()),
                 },
-                readable = socket.readable() => {
-                    readable?;
-                    for _ in 0..BATCH {
-                        match socket.try_recv_from(&mut buffer) {
-                            Ok((len, from)) => sfu.handle_datagram(Instant::now(), from, &buffer[..len]),
-                            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break,
-                            Err(_) => continue,
-                        }
-                    }
-                }
+                readable = socket.readable() => readable?,
+                readable = cascade.readable() => readable?,
                 () = &mut sleep => {}
             }
+            // Both, whichever woke us: neither may starve the other.
+            read(&socket, &mut buffer, |from, bytes| sfu.handle_datagram(Instant::now(), from, bytes));
+            read(&cascade, &mut buffer, |from, bytes| sfu.handle_cascade(Instant::now(), from, bytes));
             sfu.handle_timeout(Instant::now());
-            while let Some(datagram) = sfu.poll_transmit() {
+            let send = |socket: &UdpSocket, datagram: &Datagram| {
                 if socket.try_send_to(&datagram.contents, datagram.to).is_err() {
                     send_errors.fetch_add(1, Relaxed);
                 }
+            };
+            while let Some(datagram) = sfu.poll_cascade() {
+                send(&cascade, &datagram);
+            }
+            while let Some(datagram) = sfu.poll_transmit() {
+                send(&socket, &datagram);
+            }
+            // Transports that broke while they sent have told the other servers.
+            while let Some(datagram) = sfu.poll_cascade() {
+                send(&cascade, &datagram);
             }
         }
     })
+}
+
+/// What has arrived, a batch at most.
+fn read(socket: &UdpSocket, buffer: &mut [u8], mut take: impl FnMut(SocketAddr, &[u8])) {
+    for _ in 0..BATCH {
+        match socket.try_recv_from(buffer) {
+            Ok((len, from)) => take(from, &buffer[..len]),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break,
+            Err(_) => continue,
+        }
+    }
 }
 
 /// A CPU quota that a thread keeps by itself: what cgroup's `cpu.max` does, where there is none to set.
@@ -298,6 +323,9 @@ fn obey(sfu: &mut Sfu, command: Command) {
         }
         Command::LimitLayers { room, name, layer_max, reply } => {
             let _ = reply.send(sfu.limit_layers(now, &room, name.as_deref(), layer_max));
+        }
+        Command::Cascade { room, with, reply } => {
+            let _ = reply.send(sfu.set_cascade(now, &room, with.version, &with.peers));
         }
         Command::Restart { session, offer, reply } => {
             let _ = reply.send(sfu.restart(now, &session, &offer));
@@ -402,6 +430,15 @@ async fn limit_layers(State(shared): App, room: String, name: Option<String>, bo
     match shared.ask(|reply| Command::LimitLayers { room, name, layer_max, reply }).await {
         Ok(true) => StatusCode::NO_CONTENT.into_response(),
         Ok(false) => http::error(StatusCode::NOT_FOUND, "nobody of that name, or no such room"),
+        Err(response) => response,
+    }
+}
+
+/// `PUT`: other servers that have the room, too.
+async fn cascade_room(State(shared): App, Path(room): Path<String>, Json(with): Json<Cascade>) -> Response {
+    match shared.ask(|reply| Command::Cascade { room, with, reply }).await {
+        Ok(true) => StatusCode::NO_CONTENT.into_response(),
+        Ok(false) => http::error(StatusCode::BAD_REQUEST, "the room's name is too long to be shared"),
         Err(response) => response,
     }
 }
@@ -524,6 +561,11 @@ fn prometheus(stats: &ServerStats) -> String {
         ("packets_invalid_total", t.datagrams_invalid as f64, "Datagrams that were nothing known."),
         ("pli_in_total", t.key_frame_requests_in as f64, "Key frame requests from receivers."),
         ("pli_out_total", t.key_frame_requests_out as f64, "Key frame requests to senders."),
+        ("cascade_packets_out_total", t.cascade_out as f64, "Datagrams sent to other servers of the same rooms."),
+        ("cascade_bytes_out_total", t.cascade_bytes_out as f64, "UDP payload sent to other servers."),
+        ("cascade_packets_in_total", t.cascade_in as f64, "Datagrams from other servers."),
+        ("cascade_bytes_in_total", t.cascade_bytes_in as f64, "UDP payload from other servers."),
+        ("cascade_dropped_total", t.cascade_dropped as f64, "Datagrams from other servers that were for nobody."),
         ("layer_switches_total", t.layer_switches as f64, "Receivers that went on with another simulcast layer."),
     ];
     let mut text = String::new();

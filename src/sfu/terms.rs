@@ -120,4 +120,16 @@ pub struct Stats {
     /// Slots that went on with another layer of their sender's video.
     #[serde(default)]
     pub layer_switches: u64,
+    /// Datagrams to other servers of the same rooms, and from them.
+    #[serde(default)]
+    pub cascade_out: u64,
+    #[serde(default)]
+    pub cascade_bytes_out: u64,
+    #[serde(default)]
+    pub cascade_in: u64,
+    #[serde(default)]
+    pub cascade_bytes_in: u64,
+    /// Of these, those that were no frame, of no room that is here, or from no server that shares it.
+    #[serde(default)]
+    pub cascade_dropped: u64,
 }

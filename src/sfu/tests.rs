@@ -13,6 +13,8 @@ use str0m::rtp::Vp8Descriptor;
 mod str0m_peer;
 use str0m_peer::{AUDIO_VIDEO, Peer};
 
+mod cascade;
+
 const TICK: Duration = Duration::from_millis(5);
 
 /// A server and its participants, linked without delay.

@@ -14,6 +14,7 @@ mod series;
 #[cfg(test)]
 mod tests;
 mod thresholds;
+mod usage;
 mod windows;
 mod words;
 
@@ -30,6 +31,7 @@ pub use metrics::{
 pub use scale_in::ScaleIn;
 pub use series::{GeneratorPoint, JoinPoint, KindPoint, MediaPoint, Series, ServerPoint};
 pub use thresholds::Outcome;
+pub use usage::{FleetUse, fleet_use};
 pub use windows::Window;
 pub use words::{clock, metric_words, number};
 

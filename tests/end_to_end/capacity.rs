@@ -194,3 +194,141 @@ fn a_target_that_nobody_can_join_is_said_plainly() {
     assert!(sentence.ends_with("no load was proven."), "{sentence}");
     assert_eq!(summary["capacity"]["trials"].as_array().unwrap().len(), 1);
 }
+
+#[test]
+fn over_mixes_what_the_server_limits_is_what_to_scale_on() {
+    undisturbed(|| {
+        // The server's limit is a number of participants: that is then the unit that does not vary.
+        let mixes = "[[rooms]]\nname = \"pair\"\ncount = 1\nsize = 2\naudio = \"opus@32kbit/s\"\n\
+            [[mixes]]\nname = \"pairs\"\nrooms = { pair = 1 }\n[[mixes]]\nname = \"fours\"\nrooms = { m = 1 }\nrange = \"4..40\"\n[search]";
+        let search = SHORT.replace("80s", "70s").replace("4..60", "8..40");
+        let text = profile(
+            &embedded("participants_max = 18"),
+            &search,
+            "\"audio.loss\" = \"<= 99%\"\n\"joins.failed_share\" = \"<= 1%\"",
+        );
+        let place = Place::with(&text.replace("[search]", mixes));
+        let run = place.run().finish();
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let summary = place.summary();
+        let m = &summary["mixes"];
+        let of = |mix: usize, key: &str| m["mixes"][mix][key].as_f64().unwrap_or_else(|| panic!("{key}: {m:#}"));
+        assert_eq!([of(0, "lower"), of(0, "upper"), of(1, "lower"), of(1, "upper")], [18.0, 20.0, 16.0, 20.0]);
+        // Nine pairs send two streams, four rooms of four twelve.
+        assert_eq!([of(0, "streams"), of(1, "streams")], [18.0, 48.0]);
+        assert!(of(1, "egress_pps") > 2.0 * of(0, "egress_pps"), "{m:#}");
+        assert_eq!((&m["scale_on"], &m["units"][0]["unit"]), (&"participants".into(), &"participants".into()));
+        assert!(m["units"][0]["variation"].as_f64().unwrap() < 10.0);
+        assert!(m["units"][3]["variation"].as_f64().unwrap() > 50.0, "{m:#}");
+        let sentence = summary["sentence"].as_str().unwrap();
+        assert!(sentence.starts_with("Scale on participants: at breakage it varies "), "{sentence}");
+        // Headroom as asked for, of the mix that carries less: 16 − 2 − 1.
+        assert_eq!(m["scale_out_at"], 13.0);
+        let env = std::fs::read_to_string(place.out().join("scale-on.env")).unwrap();
+        assert!(
+            env.contains("SCALE_ON=participants\nSCALE_OUT_AT=13\n") && env.contains("AT_BREAKAGE_FOURS=16\n"),
+            "{env}"
+        );
+        assert!(
+            std::fs::read_to_string(place.out().join("report.html")).unwrap().contains("href=\"pairs/report.html\"")
+        );
+        assert!(run.stdout.contains("varies"), "{}", run.stdout);
+        // Each run stands for itself, and anybody can judge them again.
+        let own: Value =
+            serde_json::from_slice(&std::fs::read(place.out().join("fours/summary.json")).unwrap()).unwrap();
+        assert_eq!((&own["capacity"]["lower"], &own["verdict"]), (&16.into(), &"pass".into()));
+        let again = place.report(&[]);
+        assert_eq!((again.code, &place.summary()["mixes"]), (Some(0), m), "{again:?}");
+    });
+}
+
+#[test]
+fn an_interruption_ends_the_series_and_says_what_was_not_run() {
+    undisturbed(|| {
+        let mixes =
+            "[[mixes]]\nname = \"one\"\nrooms = { m = 1 }\n[[mixes]]\nname = \"two\"\nrooms = { m = 2 }\n[search]";
+        let text = profile(&embedded(""), SHORT, "\"audio.loss\" = \"<= 99%\"").replace("[search]", mixes);
+        let place = Place::with(&text);
+        let mut run = place.run();
+        run.says("trial 1");
+        run.signal("INT");
+        let run = run.finish();
+        assert_eq!(run.code, Some(130), "{run:?}");
+        let summary = place.summary();
+        assert_eq!((&summary["verdict"], &summary["runs"][1]["sentence"]), (&"unknown".into(), &"Not run.".into()));
+        assert!(summary["sentence"].as_str().unwrap().contains("mix one: Interrupted: "), "{}", summary["sentence"]);
+        assert!(!place.out().join("two").exists() && !place.out().join("scale-on.env").exists());
+    });
+}
+
+/// A row of a comparison: what it was under the first placement and the second one.
+fn compared(summary: &Value, what: &str, unit: &str) -> [f64; 2] {
+    let rows = summary["placement"]["rows"].as_array().unwrap();
+    let row = rows.iter().find(|r| r["what"] == what && r["unit"].as_str().unwrap().trim() == unit);
+    let row = row.unwrap_or_else(|| panic!("{what}: {:#}", summary["placement"]));
+    [0, 1].map(|i| row["values"][i].as_f64().unwrap_or_else(|| panic!("{row:#}")))
+}
+
+#[test]
+fn a_room_on_two_servers_is_whole_and_what_that_costs_is_said() {
+    undisturbed(|| {
+        let rooms = super::support::rooms("m", 3, 4, super::support::VIDEO);
+        let text = super::support::profile(
+            "embedded",
+            &rooms,
+            "6s",
+            &["audio.loss <= 0.5%", "video.loss <= 0.5%", "legs.dropped == 0", "joins.failed == 0"],
+        );
+        let compare = "[compare]\nplacement = [\"affinity\", \"spread\"]\n[load]";
+        let place = Place::with(&text.replace("[load]", compare));
+        let run = place.run().finish();
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let summary = place.summary();
+        // Twelve senders of audio and video, half of each room on the other server: every packet crosses once.
+        let [apart, packets] = compared(&summary, "between servers", "packets/s");
+        assert!(apart == 0.0 && packets > 12.0 * 50.0, "{apart} {packets}");
+        let [none, bits] = compared(&summary, "between servers", "Mbit/s");
+        assert!(none == 0.0 && (1.5..6.0).contains(&bits), "{bits}");
+        // And everybody got all of everybody else, from start to end.
+        for run in ["affinity", "spread"] {
+            let own: Value =
+                serde_json::from_slice(&std::fs::read(place.out().join(run).join("summary.json")).unwrap()).unwrap();
+            assert_eq!((&own["audio"]["loss_source"], &own["audio"]["loss"]), (&"e2e".into(), &0.0.into()), "{run}");
+            assert_eq!(own["video"]["loss"], 0.0, "{run}");
+            assert_eq!(own["legs"]["clean"], 12, "{run}: {:#}", own["legs"]);
+            let on: Vec<u64> =
+                own["servers"].as_array().unwrap().iter().map(|s| s["participants_max"].as_u64().unwrap()).collect();
+            let want: &[u64] = if run == "spread" { &[6, 6] } else { &[8, 4] };
+            let mut on = on;
+            on.sort_by(|a, b| b.cmp(a));
+            assert_eq!(on, want, "{run}");
+        }
+        let [near, far] = compared(&summary, "audio delay p50", "ms");
+        assert!(near > 0.0 && far > near, "{near} {far}");
+        let sentence = summary["sentence"].as_str().unwrap();
+        assert!(sentence.starts_with("From affinity to spread: audio delay p50 "), "{sentence}");
+        assert!(std::fs::read_to_string(place.out().join("report.html")).unwrap().contains("What the placement costs"));
+    });
+}
+
+#[test]
+fn capacity_under_both_placements_is_searched_and_compared() {
+    undisturbed(|| {
+        let text = profile(
+            "target = \"embedded\"\n[embedded]\nservers = 2\nparticipants_max = 14",
+            &SHORT.replace("4..60", "4..24").replace("80s", "76s"),
+            "\"audio.loss\" = \"<= 99%\"\n\"joins.failed_share\" = \"<= 1%\"",
+        );
+        let compare = "[compare]\nplacement = [\"affinity\", \"spread\"]\n[search]";
+        let place = Place::with(&text.replace("[search]", compare));
+        let run = place.run().finish();
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let summary = place.summary();
+        // 14 on each server: three whole rooms, and seven on two servers that take 28 together.
+        assert_eq!(compared(&summary, "participants that a server carries", ""), [12.0, 12.0], "{summary:#}");
+        assert_eq!(compared(&summary, "participants that break it", ""), [16.0, 16.0]);
+        assert!(summary["placement"]["at_load"].as_u64().unwrap() >= 8);
+        let [apart, packets] = compared(&summary, "each server to others", "packets/s");
+        assert!(apart == 0.0 && packets > 300.0, "{packets}");
+    });
+}

@@ -159,7 +159,7 @@ impl Conductor {
             failed: 0,
             dropped: 0,
             rows: Rows::new(self.shards),
-            room_rows: RoomRows::new(self.edges_of_hold()),
+            room_rows: RoomRows::new(),
             health: HealthReader::new(self.surroundings()),
             notes: BTreeMap::new(),
             phase: Phase::Warmup,
@@ -178,12 +178,6 @@ impl Conductor {
             }
         }
         r
-    }
-
-    /// The second in which the hold begins, and its last whole one, by their ends.
-    fn edges_of_hold(&self) -> [u64; 2] {
-        let from = self.plan.hold_from;
-        [from.as_secs() + u64::from(from.subsec_nanos() > 0), self.plan.hold_until.as_secs()]
     }
 
     /// What health is judged against, besides the profile's limits.
@@ -235,6 +229,7 @@ impl Run<'_> {
         // Rooms come before anything that names them.
         self.note_event(Event::Rooms { rooms: self.c.plan.rooms.clone() });
         self.note_event(Event::Phase { phase: Phase::Warmup });
+        self.room_rows.judge(self.c.plan.hold_from, self.c.plan.hold_until);
         let network_delay = self.c.profile.rooms.iter().map(RoomGroup::network_delay_max).max().unwrap_or_default();
         let mut agenda = match course {
             Some(_) => Agenda::open(self.c.epoch, self.c.plan.hold_from, network_delay),
@@ -337,7 +332,11 @@ impl Run<'_> {
                 self.quiet(leg);
                 agenda.leave_soon(leg, now);
             }
-            Order::Trial(trial) => self.note_event(Event::Trial(trial)),
+            Order::Trial(trial) => {
+                let at = |ms: f64| Duration::from_secs_f64(ms.max(0.0) / 1000.0);
+                self.room_rows.judge(at(trial.from_ms), at(trial.until_ms));
+                self.note_event(Event::Trial(trial));
+            }
             Order::End { why } => {
                 self.note_event(Event::SearchEnd { why });
                 agenda.cut(now);

@@ -4,23 +4,28 @@ use super::super::shard::RoomRow;
 use crate::history::RoomInterval;
 use crate::measure::FlowCounters;
 use crate::types::{Kind, RoomId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// The longest row.
-const SECONDS_MAX: u32 = 60;
+const SECONDS_MAX: u32 = 300;
+/// And the longest in which something is amiss.
+const AMISS_SECONDS_MAX: u32 = 60;
+/// So long must all be well until the next bad second stands alone again.
+const WELL_SECONDS: u32 = 60;
 /// A silence of so many ms or more is amiss.
 const SILENT_MS: i64 = 1000;
 /// After the generator's last bad second it has to be well for so long until its seconds are trusted again: a row that ends
 /// sooner is dropped by the verdict, and one that mixes both would blame the target for what was ours.
 const SETTLED_SECONDS: u64 = 10;
 
-/// Puts rooms' seconds together into rows. A row ends after a minute; where something is amiss, in the first such second,
-/// then after 2, 4 … 60 s until a whole minute is well; at the hold's edges, with the room's server, and where the generator
-/// becomes unhealthy or is well again.
+/// Puts rooms' seconds together into rows. A row ends after five minutes; where something is amiss, in the first such
+/// second, then after 2, 4 … 60 s until a whole minute was well; at the edges of the hold and of a search's trials, with the
+/// room's server, and where the generator becomes unhealthy or is well again.
 pub(super) struct RoomRows {
     open: BTreeMap<RoomId, Open>,
     /// Seconds at whose end every row ends.
-    edges: [u64; 2],
+    edges: BTreeSet<u64>,
     /// The last second in which the generator was unhealthy.
     unhealthy_at: Option<u64>,
     unsettled: bool,
@@ -33,12 +38,19 @@ struct Open {
     amiss: bool,
     /// A row with anything amiss in it ends after so many seconds.
     patience: u32,
+    /// All was well for so long.
+    well: f64,
 }
 
 impl RoomRows {
-    /// `edges`: ends of seconds, since the start of the run, at which the hold begins and ends.
-    pub fn new(edges: [u64; 2]) -> RoomRows {
-        RoomRows { open: BTreeMap::new(), edges, unhealthy_at: None, unsettled: false }
+    pub fn new() -> RoomRows {
+        RoomRows { open: BTreeMap::new(), edges: BTreeSet::new(), unhealthy_at: None, unsettled: false }
+    }
+
+    /// What is judged by itself begins and ends then: no row holds seconds of it and others.
+    pub fn judge(&mut self, from: Duration, until: Duration) {
+        let begun = from.as_secs() + u64::from(from.subsec_nanos() > 0);
+        self.edges.extend([begun, until.as_secs()]);
     }
 
     /// One second (its number is that of its end) of all rooms; gives the rows that are over with it, and their ends in ms.
@@ -59,9 +71,8 @@ impl RoomRows {
                 out.extend(open.close());
             }
             open.add(new, second, amiss);
-            let seconds = open.row.seconds;
             let long = if open.amiss { open.patience } else { SECONDS_MAX };
-            if last || self.edges.contains(&second) || seconds >= f64::from(long.min(SECONDS_MAX)) {
+            if last || self.edges.contains(&second) || open.row.seconds >= f64::from(long) {
                 out.extend(open.close());
             }
             if last {
@@ -93,13 +104,18 @@ impl Open {
             delay_max_us: [0; 2],
             last: false,
         };
-        Open { row, until, amiss: false, patience: 1 }
+        Open { row, until, amiss: false, patience: 1, well: 0.0 }
     }
 
     fn add(&mut self, new: RoomRow, second: u64, amiss: bool) {
         let row = &mut self.row;
         row.server = new.server;
-        row.seconds += new.seconds.round().max(1.0);
+        let seconds = new.seconds.round().max(1.0);
+        row.seconds += seconds;
+        self.well = if amiss { 0.0 } else { self.well + seconds };
+        if self.well >= f64::from(WELL_SECONDS) {
+            self.patience = 1;
+        }
         row.participants = row.participants.max(new.participants);
         for (all, new) in row.count.iter_mut().zip(&new.count) {
             *all += new;
@@ -118,9 +134,7 @@ impl Open {
         let amiss = std::mem::replace(&mut self.amiss, fresh.amiss);
         let row = std::mem::replace(&mut self.row, fresh.row);
         if amiss {
-            self.patience = (self.patience * 2).min(SECONDS_MAX);
-        } else if row.seconds >= f64::from(SECONDS_MAX) {
-            self.patience = 1;
+            self.patience = (self.patience * 2).min(AMISS_SECONDS_MAX);
         }
         let says = row.participants > 0 || row.count != <[FlowCounters; 2]>::default();
         says.then(|| (self.until as f64 * 1000.0, interval(&row)))
@@ -183,24 +197,21 @@ mod tests {
     }
 
     #[test]
-    fn a_minute_where_all_is_well_and_a_second_where_it_goes_wrong() {
-        let mut r = RoomRows::new([1000, 2000]);
-        let all = rows(&mut r, 1..=300, |k| i64::from(k == 100 || k == 101));
-        assert_eq!(
-            all,
-            [(0, 60, 0), (60, 99, 0), (99, 100, 1), (100, 102, 1), (102, 162, 0), (162, 222, 0), (222, 282, 0)]
-        );
+    fn five_minutes_where_all_is_well_and_a_second_where_it_goes_wrong() {
+        let mut r = RoomRows::new();
+        let all = rows(&mut r, 1..=900, |k| i64::from(k == 400 || k == 401));
+        assert_eq!(all, [(0, 300, 0), (300, 399, 0), (399, 400, 1), (400, 402, 1), (402, 702, 0)]);
         // A minute was well: the next bad second stands alone again.
-        assert_eq!(rows(&mut r, 301..=310, |k| i64::from(k == 305)), [(282, 304, 0), (304, 305, 1)]);
+        assert_eq!(rows(&mut r, 901..=910, |k| i64::from(k == 905)), [(702, 904, 0), (904, 905, 1)]);
     }
 
     #[test]
     fn what_never_ends_costs_no_row_a_second() {
-        let mut r = RoomRows::new([1000, 2000]);
+        let mut r = RoomRows::new();
         let all = rows(&mut r, 1..=183, |_| 1);
         let until: Vec<u64> = all.iter().map(|r| r.1).collect();
         assert_eq!(until, [1, 3, 7, 15, 31, 63, 123, 183]);
-        let mut r = RoomRows::new([1000, 2000]);
+        let mut r = RoomRows::new();
         let mut now_and_then = rows(&mut r, 1..=3600, |k| i64::from(k % 7 == 0));
         now_and_then.extend(spans(&r.end()));
         assert!(now_and_then.len() < 70, "{}", now_and_then.len());
@@ -209,7 +220,8 @@ mod tests {
 
     #[test]
     fn ends_with_the_hold_the_server_and_the_room() {
-        let mut r = RoomRows::new([5, 20]);
+        let mut r = RoomRows::new();
+        r.judge(Duration::from_millis(4001), Duration::from_millis(20_900));
         let mut out = rows(&mut r, 1..=21, |_| 0);
         assert_eq!(out, [(0, 5, 0), (5, 20, 0)]);
         let moved = r.take(22, vec![row(1, 0)], false);
@@ -226,7 +238,7 @@ mod tests {
 
     #[test]
     fn tells_the_generators_own_trouble_apart() {
-        let mut r = RoomRows::new([1000, 2000]);
+        let mut r = RoomRows::new();
         let mut out = rows(&mut r, 1..=30, |_| 0);
         for k in 31..=60 {
             // Unhealthy twice within ten seconds: one row.

@@ -22,6 +22,9 @@ pub(super) struct Counters {
     machine: Option<(f64, f64)>,
     pub packets_out: Option<f64>,
     pub bytes_out: Option<f64>,
+    /// To other servers.
+    pub cascade_packets: Option<f64>,
+    pub cascade_bytes: Option<f64>,
     /// What a command told: no counters, but rates and amounts.
     pub told: Option<Usage>,
 }
@@ -116,6 +119,8 @@ impl Counters {
             throttled: rate(self.throttled_s, old.throttled_s),
             egress_pps: rate(self.packets_out, old.packets_out),
             egress_bps: rate(self.bytes_out, old.bytes_out).map(|b| b * 8.0),
+            cascade_pps: rate(self.cascade_packets, old.cascade_packets),
+            cascade_bps: rate(self.cascade_bytes, old.cascade_bytes).map(|b| b * 8.0),
         };
         match &self.told {
             Some(told) => Usage {
@@ -130,6 +135,8 @@ impl Counters {
                 throttled: told.throttled.or(read.throttled),
                 egress_pps: told.egress_pps.or(read.egress_pps),
                 egress_bps: told.egress_bps.or(read.egress_bps),
+                cascade_pps: told.cascade_pps.or(read.cascade_pps),
+                cascade_bps: told.cascade_bps.or(read.cascade_bps),
             },
             None => read,
         }

@@ -12,21 +12,29 @@ const RUN: u32 = 3;
 #[derive(Default)]
 struct Bits {
     bytes: Vec<u8>,
-    free: u32,
+    /// Not in a byte yet: the lowest `waiting` bits, fewer than eight.
+    rest: u64,
+    waiting: u32,
 }
 
 impl Bits {
     fn put(&mut self, value: u64, bits: u32) {
-        for i in (0..bits).rev() {
-            if self.free == 0 {
-                self.bytes.push(0);
-                self.free = 8;
-            }
-            self.free -= 1;
-            if let Some(last) = self.bytes.last_mut() {
-                *last |= (((value >> i) & 1) as u8) << self.free;
-            }
+        if bits > 32 {
+            self.put(value >> 32, bits - 32);
+            return self.put(value, 32);
         }
+        self.rest = self.rest << bits | (value & ((1 << bits) - 1));
+        self.waiting += bits;
+        while self.waiting >= 8 {
+            self.waiting -= 8;
+            self.bytes.push((self.rest >> self.waiting) as u8);
+        }
+    }
+
+    /// The last byte is filled up with zeros.
+    fn finish(mut self) -> Vec<u8> {
+        self.put(0, (8 - self.waiting) % 8);
+        self.bytes
     }
 
     fn rice(&mut self, value: u64, k: u32) {
@@ -78,7 +86,14 @@ impl Reader<'_> {
     }
 
     fn rice(&mut self, k: u32) -> Option<u64> {
-        let unary = self.peek().leading_ones();
+        let window = self.peek();
+        let unary = window.leading_ones();
+        let all = unary + 1 + k;
+        if unary < UNARY_MAX && all <= 32 {
+            self.skip(all)?;
+            let low = u64::from(window) >> (32 - all) & ((1 << k) - 1);
+            return Some(u64::from(unary) << k | low);
+        }
         if unary < UNARY_MAX {
             self.skip(unary + 1)?;
             return Some(u64::from(unary) << k | self.bits(k)?);
@@ -110,7 +125,9 @@ impl Size {
 
     fn k(&self) -> u32 {
         // The smallest with n·2^k ≥ sum.
-        self.sum.div_ceil(self.n).next_power_of_two().trailing_zeros().min(40)
+        let Some(digits) = self.sum.checked_ilog2() else { return 0 };
+        let k = digits.saturating_sub(self.n.ilog2());
+        (k + u32::from(self.n << k < self.sum)).min(40)
     }
 
     fn see(&mut self, value: u64) {
@@ -152,7 +169,7 @@ pub(super) fn write(counts: &[u64]) -> Vec<u8> {
         near.see(folded);
         (before, last) = (last, count);
     }
-    bits.bytes
+    bits.finish()
 }
 
 /// The same back: `len` counts. `None`: these bytes are none of ours.

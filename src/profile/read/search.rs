@@ -27,22 +27,7 @@ pub(super) fn search(top: &mut View<'_>, rooms: Option<&[RoomGroup]>) -> Option<
 }
 
 fn of_table(v: &mut View<'_>, smallest: Option<u32>) -> Option<(Duration, Search)> {
-    let range = match v.size("range") {
-        Some(Size::Range(low, high)) if low < high => Some((low, high)),
-        Some(_) => {
-            v.wrong("range", "write lowest and highest, as in \"20..600\"");
-            None
-        }
-        None => None,
-    };
-    if let (Some((_, high)), Some(room)) = (range, smallest)
-        && high < room
-    {
-        v.wrong("range", format!("not one room of {room} fits into {high} participants"));
-    }
-    if range.is_some_and(|(_, high)| u64::from(high) > SEATS_MAX) {
-        v.wrong("range", format!("more than one run carries ({SEATS_MAX})"));
-    }
+    let range = range(v, smallest);
     let join = v.rate("join");
     if join.is_some_and(|r| !(RATE_MIN..=RATE_MAX).contains(&r)) {
         v.wrong("join", format!("a join rate is between {RATE_MIN}/s and {RATE_MAX}/s"));
@@ -84,6 +69,27 @@ fn of_table(v: &mut View<'_>, smallest: Option<u32>) -> Option<(Duration, Search
         answer: None,
     };
     Some((join_timeout?, search))
+}
+
+/// `range`, of rooms of which the smallest has so many participants.
+pub(super) fn range(v: &mut View<'_>, smallest: Option<u32>) -> Option<(u32, u32)> {
+    let range = match v.size("range") {
+        Some(Size::Range(low, high)) if low < high => Some((low, high)),
+        Some(_) => {
+            v.wrong("range", "write lowest and highest, as in \"20..600\"");
+            None
+        }
+        None => None,
+    };
+    if let (Some((_, high)), Some(room)) = (range, smallest)
+        && high < room
+    {
+        v.wrong("range", format!("not one room of {room} fits into {high} participants"));
+    }
+    if range.is_some_and(|(_, high)| u64::from(high) > SEATS_MAX) {
+        v.wrong("range", format!("more than one run carries ({SEATS_MAX})"));
+    }
+    range
 }
 
 fn headroom(v: &mut View<'_>) -> Option<Headroom> {

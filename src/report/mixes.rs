@@ -1,0 +1,198 @@
+//! What a matrix of mixes looks like: a table, a plot of how far each unit's values lie apart, and what to paste.
+
+use super::terminal::Paint;
+use crate::capacity::{Matrix, MixRow, Unit};
+use crate::verdict::{Verdict, number};
+use maud::{Markup, html};
+use std::fmt::Write;
+
+const WIDTH: f64 = 760.0;
+const LEFT: f64 = 210.0;
+const RIGHT: f64 = 130.0;
+const TOP: f64 = 8.0;
+const ROW: f64 = 34.0;
+const AXIS: f64 = 24.0;
+/// Colours of dots; further mixes begin again.
+const COLORS: usize = 5;
+
+fn count(v: Option<f64>) -> String {
+    v.map_or_else(|| "–".into(), |v| v.round().to_string())
+}
+
+fn bounds(m: &MixRow) -> String {
+    let side = |v: Option<u32>| v.map_or_else(|| "?".to_owned(), |v| v.to_string());
+    format!("{}–{}", side(m.lower), side(m.upper))
+}
+
+fn mbit(m: &MixRow) -> String {
+    m.egress_bps.map_or_else(|| "–".into(), |b| number(b / 1e6))
+}
+
+fn percent(v: Option<f64>) -> String {
+    v.map_or_else(|| "–".into(), |v| format!("{} %", number(v)))
+}
+
+fn variation(m: &Matrix, unit: Unit) -> String {
+    percent(m.units.iter().find(|u| u.unit == unit).and_then(|u| u.variation))
+}
+
+/// For a terminal.
+pub(super) fn table(m: &Matrix, paint: Paint) -> String {
+    let head = ["mix", "participants", "streams", "packets/s", "Mbit/s", "CPU %", "scale out at", "broke first"];
+    let mut rows = vec![head.map(str::to_owned)];
+    for mix in &m.mixes {
+        let first = mix.broke_first.clone().unwrap_or_else(|| mix.sentence.clone());
+        rows.push([
+            mix.name.clone(),
+            bounds(mix),
+            count(mix.streams),
+            count(mix.egress_pps),
+            mbit(mix),
+            mix.cpu.map_or_else(|| "–".into(), number),
+            mix.scale_out_at.map_or_else(|| "–".into(), |n| n.to_string()),
+            super::terminal::printable(&first),
+        ]);
+    }
+    let of = |unit| variation(m, unit);
+    rows.push([
+        "varies".into(),
+        of(Unit::Participants),
+        of(Unit::Streams),
+        of(Unit::EgressPps),
+        of(Unit::EgressBps),
+        String::new(),
+        String::new(),
+        String::new(),
+    ]);
+    let widths: [usize; 8] = std::array::from_fn(|c| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0));
+    let mut out = String::new();
+    for (i, row) in rows.iter().enumerate() {
+        let mut line = format!("{:<1$}", row[0], widths[0]);
+        for (c, cell) in row.iter().enumerate().skip(1) {
+            // Writing to a String cannot fail.
+            let _ = match c {
+                7 => write!(line, "  {cell}"),
+                _ => write!(line, "  {cell:>w$}", w = widths[c]),
+            };
+        }
+        let line = line.trim_end();
+        let _ = writeln!(out, "{}", if i == 0 { paint.with("1", line) } else { line.to_owned() });
+    }
+    out.push('\n');
+    out
+}
+
+pub(super) fn section(m: &Matrix) -> Markup {
+    html! {
+        section {
+            h2 { "What to scale on" }
+            p.what {
+                "Each mix of rooms has a capacity of its own. A unit whose amount at breakage is the same whatever the mix is "
+                "what an autoscaler can count on; one that varies is a number for one mix only. Amounts are those of one "
+                "server at the highest load that held, the last before it broke; variation is their standard deviation over "
+                "the mixes, in percent of their mean. Bounds are up to " (number(m.width)) " % apart, so smaller differences "
+                "of variation mean nothing."
+            }
+            (plot(m))
+            div.scroll { table {
+                thead { tr {
+                    th { } th { "mix" } th.n { "participants" } th.n { "streams sent" } th.n { "packets/s sent" } th.n { "Mbit/s sent" }
+                    th.n { "CPU where it broke" } th.n { "scale out at" } th { "broke first" }
+                } }
+                tbody {
+                    @for mix in &m.mixes {
+                        @let mark = match mix.verdict { Verdict::Pass => "✓", Verdict::Fail => "✗", Verdict::Unknown => "?" };
+                        tr.(mix.verdict.as_str()) {
+                            td.mark { span { (mark) } }
+                            td { (mix.name) } td.n { (bounds(mix)) } td.n { (count(mix.streams)) } td.n { (count(mix.egress_pps)) }
+                            td.n { (mbit(mix)) } td.n { (percent(mix.cpu)) }
+                            td.n { @if let Some(n) = mix.scale_out_at { (n) } @else { "–" } }
+                            td { (mix.broke_first.as_deref().unwrap_or(&mix.sentence)) }
+                        }
+                    }
+                    tr {
+                        td { } td { b { "varies" } }
+                        @for unit in Unit::ALL { td.n { b { (variation(m, unit)) } } }
+                        td { } td { } td { }
+                    }
+                }
+            } }
+            @for (name, text) in files(m) { details { summary { code { (name) } } pre { (text) } } }
+        }
+    }
+}
+
+/// Each unit a line: where the mixes lie, in percent of the most that any of them has.
+fn plot(m: &Matrix) -> Markup {
+    let height = TOP + ROW * m.units.len() as f64 + AXIS;
+    let x = |share: f64| LEFT + share * (WIDTH - LEFT - RIGHT);
+    let bounded: Vec<(usize, &MixRow)> = m.mixes.iter().enumerate().filter(|(_, m)| m.bounded).collect();
+    html! {
+        @if bounded.len() > 1 {
+            svg.curve.units viewBox=(format!("0 0 {WIDTH} {height}")) role="img" {
+                title { "Amounts at breakage by unit, each mix a dot" }
+                @for share in [0.0, 0.25, 0.5, 0.75, 1.0] {
+                    line.grid x1=(x(share)) x2=(x(share)) y1=(TOP) y2=(height - AXIS) {}
+                    text.axis x=(x(share)) y=(height - 8.0) text-anchor="middle" { (number(share * 100.0)) " %" }
+                }
+                @for (i, u) in m.units.iter().enumerate() {
+                    @let y = TOP + ROW * (i as f64 + 0.5);
+                    @let most = u.most.filter(|m| *m > 0.0).unwrap_or(1.0);
+                    text.axis.name x=(LEFT - 12.0) y=(y + 4.0) text-anchor="end" { (u.unit.words()) }
+                    line.grid x1=(LEFT) x2=(WIDTH - RIGHT) y1=(y) y2=(y) {}
+                    @if let (Some(least), Some(_)) = (u.least, u.most) {
+                        line.(if m.scale_on == Some(u.unit) { "span good" } else { "span" })
+                            x1=(x(least / most)) x2=(x(1.0)) y1=(y) y2=(y) {}
+                    }
+                    @for (k, mix) in &bounded {
+                        @if let Some(v) = u.unit.of(mix) {
+                            circle.(format!("dot c{}", k % COLORS)) cx=(x(v / most)) cy=(y) r="5" {
+                                title { (mix.name) ": " (u.unit.amount(v)) }
+                            }
+                        }
+                    }
+                    text.axis x=(WIDTH - RIGHT + 12.0) y=(y + 4.0) { "varies " (percent(u.variation)) }
+                }
+            }
+            p.legend {
+                @for (k, mix) in &bounded { span.(format!("c{}", k % COLORS)) { "● " } (mix.name) " \u{2003}" }
+                "each at breakage, in percent of the most of any mix"
+            }
+        }
+    }
+}
+
+/// Files to paste into an autoscaler's configuration; none without a threshold that holds for all mixes.
+pub(super) fn files(m: &Matrix) -> Vec<(&'static str, String)> {
+    let (Some(unit), Some(at)) = (m.scale_on, m.scale_out_at) else { return Vec::new() };
+    let names: Vec<&str> = m.mixes.iter().map(|m| m.name.as_str()).collect();
+    let head = format!(
+        "# Of all units {} vary least over the mixes {}: {}. Scale out at {} per server,\n# the least of the mixes, headroom \
+         taken off.\n",
+        unit.words(),
+        names.join(", "),
+        variation(m, unit),
+        unit.amount(at)
+    );
+    let mut env = format!("{head}SCALE_ON={}\nSCALE_OUT_AT={at}\n", unit.as_str());
+    for mix in &m.mixes {
+        let name = mix.name.to_ascii_uppercase().replace('-', "_");
+        let amount = unit.of(mix).map_or_else(String::new, |v| v.round().to_string());
+        // Writing to a String cannot fail.
+        let _ = writeln!(env, "AT_BREAKAGE_{name}={amount}");
+    }
+    let query = match unit {
+        Unit::Participants => "sum(media_server_participants)",
+        Unit::Streams => "sum(media_server_streams_sent)",
+        Unit::EgressPps => "sum(rate(media_server_rtp_packets_sent_total[1m]))",
+        Unit::EgressBps => "sum(rate(media_server_rtp_bytes_sent_total[1m])) * 8",
+    };
+    let keda = format!(
+        "{head}# Put in your names, and the query that sums up the fleet's {}.\n\
+         apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata:\n  name: media-servers\nspec:\n  scaleTargetRef:\n    \
+         name: media-servers\n  triggers:\n    - type: prometheus\n      metricType: AverageValue\n      \
+         metadata:\n        serverAddress: http://prometheus:9090\n        query: {query}\n        threshold: \"{at}\"\n",
+        unit.words()
+    );
+    vec![("scale-on.env", env), ("scale-on-keda.yaml", keda)]
+}
