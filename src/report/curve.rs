@@ -12,7 +12,7 @@ const BOTTOM: f64 = 28.0;
 const TICKS: usize = 5;
 /// Marks' labels stand in rows above the plot; about so wide is a character of them.
 const LABEL_ROW: f64 = 11.0;
-const CHARACTER: f64 = 5.8;
+const CHARACTER: f64 = 6.2;
 
 pub(super) struct Curve {
     pub title: &'static str,

@@ -196,3 +196,58 @@ pub(super) fn files(m: &Matrix) -> Vec<(&'static str, String)> {
     );
     vec![("scale-on.env", env), ("scale-on-keda.yaml", keda)]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mix(name: &str, lower: u32, pps: f64) -> MixRow {
+        MixRow {
+            name: name.into(),
+            verdict: Verdict::Pass,
+            sentence: "found".into(),
+            bounded: true,
+            lower: Some(lower),
+            upper: Some(lower + 4),
+            streams: Some(f64::from(lower) * 3.0),
+            egress_pps: Some(pps),
+            egress_bps: Some(pps * 960.0),
+            cpu: Some(97.5),
+            broke_first: Some("audio.delay.p99 <= 80ms".into()),
+            scale_out_at: Some(lower / 2),
+        }
+    }
+
+    #[test]
+    fn table_page_and_files_say_the_same() {
+        let m = Matrix::of(vec![mix("calls", 200, 10_000.0), mix("big-rooms", 60, 10_100.0)], 0.05);
+        let text = table(&m, Paint::Plain);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[1].starts_with("calls") && lines[1].contains("200–204") && lines[1].contains("10000"), "{text}");
+        assert!(lines[3].starts_with("varies") && lines[3].contains("0.7 %"), "{text}");
+        let page = section(&m).into_string();
+        for part in ["class=\"curve units\"", "varies 0.7 %", "big-rooms", "97.5 %", "scale-on.env"] {
+            assert!(page.contains(part), "{part}\n{page}");
+        }
+        assert!(!page.contains("NaN"), "{page}");
+        let all = files(&m);
+        // Half of it, by the headroom, of the mix that has less of it.
+        assert!(all[0].1.contains("SCALE_ON=egress_pps\nSCALE_OUT_AT=5000\nAT_BREAKAGE_CALLS=10000\n"), "{}", all[0].1);
+        assert!(all[0].1.contains("AT_BREAKAGE_BIG_ROOMS=10100\n"), "{}", all[0].1);
+        assert!(
+            all[1].1.contains("threshold: \"5000\"") && all[1].1.contains("rate(media_server_rtp_packets_sent_total")
+        );
+        assert!(all.iter().all(|(_, text)| text.lines().take(2).all(|l| l.starts_with('#'))));
+    }
+
+    #[test]
+    fn one_mix_without_bounds_leaves_nothing_to_paste() {
+        let mut open = mix("calls", 200, 10_000.0);
+        (open.bounded, open.upper, open.verdict) = (false, None, Verdict::Unknown);
+        let m = Matrix::of(vec![open, mix("big", 60, 1.0), mix("small", 60, 2.0)], 0.05);
+        assert_eq!(files(&m), []);
+        assert!(table(&m, Paint::Plain).contains("200–?"));
+        let none = Matrix::of(vec![mix("only", 8, 1.0)], 0.05);
+        assert!(!section(&none).into_string().contains("<svg"), "nothing to draw");
+    }
+}

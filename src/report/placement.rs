@@ -207,3 +207,53 @@ pub(super) fn section(c: &Comparison) -> Markup {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::summary;
+    use super::*;
+    use crate::history::synthetic::Synthetic;
+    use crate::verdict::FleetUse;
+
+    fn part(name: &str, run: &Synthetic, pps: Option<f64>) -> Part {
+        let mut s = summary(run, &[]);
+        s.usage = pps.map(|pps| FleetUse { servers: 2, cascade_pps: Some(pps), ..FleetUse::default() });
+        Part { name: name.into(), summary: Some(s) }
+    }
+
+    #[test]
+    fn what_changes_is_said_and_what_nobody_saw_is_not() {
+        let near = part("affinity", &Synthetic::default(), Some(0.0));
+        let far = Synthetic { delay: Some((0, 0..1000, 40.0)), loss: Some((1, 12..14, 0.1)), ..Synthetic::default() };
+        let c = Comparison::of(&[near, part("spread", &far, Some(800.0))]);
+        let row = |what: &str, unit: &str| c.rows.iter().find(|r| r.what == what && r.unit.trim() == unit);
+        let between = row("between servers", "packets/s").unwrap();
+        assert_eq!((between.values, between.change), ([Some(0.0), Some(800.0)], Some(800.0)));
+        assert_eq!(between.change_percent, None, "of nothing");
+        assert!(row("audio delay p99", "ms").unwrap().change.unwrap() > 10.0, "{:#?}", c.rows);
+        assert_eq!(row("CPU of the servers", "cores"), None);
+        let run = |verdict| RunRow { name: "spread".into(), verdict, sentence: "It broke.".into() };
+        let (verdict, sentence) = c.verdict(&[run(Verdict::Pass), run(Verdict::Pass)]);
+        assert_eq!(verdict, Verdict::Pass);
+        assert!(sentence.contains("between servers 0 → 800 packets/s") && sentence.ends_with('.'), "{sentence}");
+        let (verdict, sentence) = c.verdict(&[run(Verdict::Pass), run(Verdict::Fail)]);
+        assert!(verdict == Verdict::Fail && sentence.ends_with(". But spread: It broke."), "{sentence}");
+        let text = table(&c, Paint::Plain);
+        assert!(text.lines().next().unwrap().contains("affinity") && text.contains("+800"), "{text}");
+        let widths: Vec<usize> = text.trim_end().lines().map(|l| l.chars().count()).collect();
+        assert!(widths.iter().all(|w| *w == widths[0]), "{text}");
+    }
+
+    #[test]
+    fn a_run_that_was_not_made_leaves_nothing_to_compare() {
+        let c = Comparison::of(&[
+            part("affinity", &Synthetic::default(), None),
+            Part { name: "spread".into(), summary: None },
+        ]);
+        assert!(c.rows.iter().all(|r| r.change.is_none()));
+        let run = RunRow { name: "spread".into(), verdict: Verdict::Unknown, sentence: "Not run.".into() };
+        let (verdict, sentence) = c.verdict(&[run]);
+        assert_eq!(verdict, Verdict::Unknown);
+        assert_eq!(sentence, "affinity and spread: nothing to compare. But spread: Not run.");
+    }
+}

@@ -152,7 +152,7 @@ impl Shard {
             }),
         };
         match ready {
-            Ok(()) => take_held(e, slot).into_iter().for_each(|c| self.on_media_command(now, c)),
+            Ok(()) => take_held(e, slot).into_iter().for_each(|c| self.carry_out(now, c)),
             Err(why) => take_held(e, slot).into_iter().for_each(|c| refuse(c, &why)),
         }
     }

@@ -286,7 +286,7 @@ impl Sockets {
 }
 
 impl Media {
-    fn from_client(&mut self, client: Client, data: &[u8]) {
+    fn on_client(&mut self, client: Client, data: &[u8]) {
         self.relay.on_client(Instant::now(), client, data, &mut self.io);
     }
 }
@@ -343,7 +343,7 @@ async fn serve_udp(media: Rc<RefCell<Media>>, udp: Rc<UdpSocket>) {
     while udp.readable().await.is_ok() {
         for _ in 0..BATCH {
             match udp.try_recv_from(&mut buffer) {
-                Ok((len, addr)) => media.borrow_mut().from_client(Client { over: Over::Udp, addr }, &buffer[..len]),
+                Ok((len, addr)) => media.borrow_mut().on_client(Client { over: Over::Udp, addr }, &buffer[..len]),
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break,
                 // What the kernel says of earlier sends.
                 Err(_) => {}
@@ -403,7 +403,7 @@ async fn serve_stream(media: Rc<RefCell<Media>>, stream: TcpStream, addr: Socket
         loop {
             match wire::framed(&buffer[begin..filled]) {
                 Ok(Some(len)) => {
-                    media.borrow_mut().from_client(client, &buffer[begin..begin + len]);
+                    media.borrow_mut().on_client(client, &buffer[begin..begin + len]);
                     begin += len;
                 }
                 Ok(None) => break,

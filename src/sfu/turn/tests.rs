@@ -166,7 +166,7 @@ impl Bench {
         })
     }
 
-    fn from_peer(&mut self, from: SocketAddr, data: &[u8]) -> Option<Vec<u8>> {
+    fn on_peer(&mut self, from: SocketAddr, data: &[u8]) -> Option<Vec<u8>> {
         self.wires.to_client.clear();
         self.relay.on_peer(self.now, 0, from, data, &mut self.wires);
         self.wires.to_client.pop().map(|(_, message)| message)
@@ -177,14 +177,14 @@ impl Bench {
 fn media_goes_both_ways_by_indication_and_by_channel() {
     let mut b = bench(|_| {});
     let a = b.allocate(1);
-    assert_eq!(b.from_peer(peer(1), b"too early"), None);
+    assert_eq!(b.on_peer(peer(1), b"too early"), None);
     assert_eq!(b.try_it(a, CREATE_PERMISSION, &|m| peer_attribute(m, peer(1))), 0);
     let mut m = Message::builder_indication(SEND, MessageWriteVec::new());
     peer_attribute(&mut m, peer(1));
     m.add_attribute(&Data::new(b"out")).unwrap();
     b.send(a, &m.finish());
     assert_eq!(b.wires.to_peer.pop(), Some((0, peer(1), b"out".to_vec())));
-    let answer = b.from_peer(peer(1), b"in").unwrap();
+    let answer = b.on_peer(peer(1), b"in").unwrap();
     let m = Message::from_bytes(&answer).unwrap();
     assert_eq!((m.class(), m.method()), (MessageClass::Indication, DATA));
     assert_eq!(m.attribute::<XorPeerAddress>().unwrap().addr(m.transaction_id()), peer(1));
@@ -193,8 +193,8 @@ fn media_goes_both_ways_by_indication_and_by_channel() {
     assert_eq!(b.bind(a, 0x4001, peer(2)), 0);
     b.send(a, b"\x40\x01\x00\x03out+padding");
     assert_eq!(b.wires.to_peer.pop(), Some((0, peer(2), b"out".to_vec())));
-    assert_eq!(b.from_peer(peer(2), b"in").unwrap(), b"\x40\x01\x00\x02in");
-    assert_eq!(b.from_peer(peer(3), b"stranger"), None);
+    assert_eq!(b.on_peer(peer(2), b"in").unwrap(), b"\x40\x01\x00\x02in");
+    assert_eq!(b.on_peer(peer(3), b"stranger"), None);
     let c = b.relay.counts();
     assert_eq!((c.packets_to_peers, c.bytes_to_peers, c.packets_to_clients, c.dropped), (2, 6, 2, 2));
 }
@@ -303,7 +303,9 @@ fn lifetimes_are_what_is_asked_for_within_bounds() {
         let nonce = b.nonce(client(1));
         let request = signed(ALLOCATE, USER, &nonce, &|m| {
             udp(m);
-            asked.map(|s| m.add_attribute(&Lifetime::new(s)).unwrap());
+            if let Some(s) = asked {
+                m.add_attribute(&Lifetime::new(s)).unwrap();
+            }
         });
         let answer = b.ask(client(1), &request);
         Message::from_bytes(&answer).unwrap().attribute::<Lifetime>().unwrap().seconds()
@@ -374,7 +376,7 @@ fn streams_are_cut_into_messages() {
     let tcp = Client { over: Over::Tcp, ..client(1) };
     assert_eq!(b.try_it(tcp, ALLOCATE, &udp), 0);
     assert_eq!(b.bind(tcp, 0x4000, peer(1)), 0);
-    assert_eq!(b.from_peer(peer(1), b"hello").unwrap(), b"\x40\x00\x00\x05hello\0\0\0");
+    assert_eq!(b.on_peer(peer(1), b"hello").unwrap(), b"\x40\x00\x00\x05hello\0\0\0");
     let Bench { relay, wires, .. } = &mut b;
     relay.on_disconnect(tcp, wires);
     assert_eq!((b.relay.counts().allocations, b.wires.open.len()), (0, 0));
@@ -391,7 +393,7 @@ proptest::proptest! {
         b.bind(a, 0x4000, peer(1));
         let nonce = b.nonce(a);
         b.send(a, &bytes);
-        b.from_peer(peer(1), &bytes);
+        b.on_peer(peer(1), &bytes);
         let mut request = signed(CREATE_PERMISSION, USER, &nonce, &|m| peer_attribute(m, peer(2)));
         let at = flip % (request.len() * 8);
         request[at / 8] ^= 1 << (at % 8);
