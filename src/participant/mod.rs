@@ -295,6 +295,13 @@ impl Participant {
             .ok_or_else(|| MediaError::Local(format!("transport {slot} is not open")))
     }
 
+    /// True when this remote offer restarts ICE on a transport that is open.
+    pub fn would_restart(&self, slot: u8, sdp: &str) -> bool {
+        let open = self.slots.get(usize::from(slot)).and_then(|s| s.as_deref());
+        let remote = crate::sdp::Description::parse(sdp);
+        open.zip(remote.ok()).is_some_and(|(s, d)| s.transport.is_restart(&d.remote))
+    }
+
     /// Our offer.
     pub fn offer(&mut self, w: &mut World<'_>, slot: u8, want: OfferWant) -> Result<String, MediaError> {
         let tracks: Vec<LocalTrack> = if want.send {

@@ -189,7 +189,7 @@ impl Relay {
     /// One datagram from a client, or one message of its stream.
     pub fn on_client(&mut self, now: Instant, client: Client, data: &[u8], io: &mut dyn Io) {
         let done = match data.first() {
-            Some(0x40..=0x4f) => self.on_channel(now, client, data, io),
+            Some(0x40..=0x7f) => self.on_channel(now, client, data, io),
             Some(0..=0x3f) => self.on_message(now, client, data, io),
             _ => None,
         };
@@ -485,7 +485,8 @@ impl Relay {
         // A number has one peer and a peer one number, until the binding has expired.
         a.channels.retain(|c| c.expires > now);
         let taken = |c: &&Channel| (c.number == number) != (c.peer == peer);
-        if !(0x4000..=0x4fff).contains(&number) || a.channels.iter().any(|c| taken(&c)) {
+        // Up to 0x4fff, but clients of RFC 5766, which coturn serves too, go up to 0x7fff.
+        if !(0x4000..=0x7fff).contains(&number) || a.channels.iter().any(|c| taken(&c)) {
             return Err(BAD);
         }
         a.permit(peer.ip(), now)?;

@@ -346,7 +346,7 @@ fn bad_requests_are_refused_by_what_is_wrong() {
     let a = b.allocate(1);
     for (number, to, expected) in [
         (0x3fff, peer(1), 400),
-        (0x5000, peer(1), 400),
+        (0x8000, peer(1), 400),
         (0x4000, peer(1), 0),
         (0x4000, peer(2), 400),
         (0x4001, peer(1), 400),

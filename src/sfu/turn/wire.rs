@@ -76,7 +76,7 @@ pub fn framed(bytes: &[u8]) -> Result<Option<usize>, NoFrame> {
     let len = usize::from(u16::from_be_bytes([head[2], head[3]]));
     let whole = match head[0] {
         0..=0x3f => 20 + len,
-        0x40..=0x4f => (4 + len).next_multiple_of(4),
+        0x40..=0x7f => (4 + len).next_multiple_of(4),
         _ => return Err(NoFrame),
     };
     Ok((bytes.len() >= whole).then_some(whole))
