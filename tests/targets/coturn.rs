@@ -6,7 +6,7 @@
 mod disturbed;
 mod support;
 
-use roomful::history::{Event, FailReason, LegCause, Line, Relay, RelayWhat};
+use roomful::history::{Event, FailReason, LegCause, Line, Phase, Relay, RelayWhat};
 use roomful::sfu::TurnReady;
 use roomful::types::LegId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -235,11 +235,12 @@ fn a_killed_coturn_is_a_gap_for_its_own_legs_alone() {
                     assert!(end.longest_gap_ms > 1000.0, "{end:?}");
                     assert_eq!(end.cause, LegCause::Left, "{end:?}");
                 }
-                _ => assert!(end.longest_gap_ms < 1000.0 && end.cause == LegCause::Left, "{end:?}"),
+                _ => assert_eq!((end.ice_restarts, end.cause), (0, LegCause::Left), "{end:?}"),
             }
         }
         assert_eq!(hit, 2 * before.0);
-        assert!(run.number("legs.glitched") >= hit as f64, "{}", run.summary["legs"]);
+        assert!(run.number("legs.clean") <= (20 - hit) as f64, "{}", run.summary["legs"]);
+        assert_eq!(run.number("legs.dropped"), 0.0, "{}", run.summary["legs"]);
         two.is_empty().await;
         two.stop().await;
     });
@@ -299,7 +300,11 @@ fn short_lives_are_renewed() {
         let run = run.ended().await;
         print_figures(&run);
         assert_eq!((run.number("participants.joined"), run.number("legs.clean")), (16.0, 16.0));
-        assert_eq!((run.number("audio.e2e.loss"), count(&run, RelayWhat::Lost, None)), (0.0, 0));
+        assert_eq!(run.number("audio.e2e.loss"), 0.0);
+        // Behind it, an answer to the last Refresh may be lost to a machine that stands still.
+        let leaving = run.history.iter().find(|l| matches!(l.event, Event::Phase { phase: Phase::Leaving })).unwrap().t;
+        let lost = relays(&run.history).filter(|(t, r)| *t < leaving && r.what == RelayWhat::Lost);
+        assert_eq!(lost.count(), 0);
         coturn.is_empty().await;
         coturn.stop().await;
     });
