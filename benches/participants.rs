@@ -119,6 +119,7 @@ fn one(n: usize, seconds: usize, suite: Suite, with_media: bool) {
     let (out_tx, mut out) = mpsc::unbounded_channel();
     let epoch = Instant::now();
     let config = ShardConfig {
+        turn: Arc::default(),
         index: 0,
         common: common.clone(),
         sources: vec![[127, 0, 0, 1].into()],
@@ -189,7 +190,7 @@ impl Bench {
     fn join(&self, i: usize, with_media: bool) {
         let spec = self.spec(i, with_media, realtime_ns());
         let leg = spec.leg.id;
-        self.orders.send(ToShard::Add { spec: Box::new(spec), network: None }).ok().unwrap();
+        self.orders.send(ToShard::Add { spec: Box::new(spec), network: None, relay: None }).ok().unwrap();
         self.orders.send(ToShard::Server { leg, server: ServerId(0) }).ok().unwrap();
         let offer = self.ask(|reply| MediaCommand::Offer { leg, slot: 0, want: want(with_media), reply });
         let (sdp, transport, offer) = self.answer(i, &offer, self.forwarder);

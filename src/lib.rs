@@ -25,5 +25,6 @@ pub mod sdp; // pure: offers, answers, what was agreed
 pub mod sfu; // the embedded reference fleet; shares no media code with the generator
 pub mod signaling; // one file a driver, behind one trait
 pub mod transport; // pure: ICE, DTLS and keys over one 5-tuple
+pub mod turn; // pure: a TURN client: allocations and their framing
 pub mod types; // the words every module shares: ids, kinds, quantities
 pub mod verdict; // pure: thresholds and judgement, from a history

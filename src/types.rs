@@ -450,3 +450,33 @@ impl Client {
         }
     }
 }
+
+/// How a client reaches a TURN server; what is relayed is UDP in any case (RFC 8656 3.1).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Via {
+    Udp,
+    Tcp,
+    Tls,
+}
+
+impl Via {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Via::Udp => "udp",
+            Via::Tcp => "tcp",
+            Via::Tls => "tls",
+        }
+    }
+
+    /// Requests need no repetition there.
+    pub fn is_stream(self) -> bool {
+        self != Via::Udp
+    }
+}
+
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,7 +1,7 @@
 //! What a run and a probe share: the target started or found, and the engine's parts made ready.
 
 use crate::client::policy;
-use crate::engine::{Conductor, socket, start_of_run};
+use crate::engine::{Conductor, Turn, socket, start_of_run};
 use crate::fleet::embedded::{EmbeddedFleet, EmbeddedOptions};
 use crate::media::clip::ClipLibrary;
 use crate::participant::Common;
@@ -10,6 +10,7 @@ use crate::profile::{Profile, Target};
 use crate::signaling::embedded::EmbeddedDriver;
 use crate::signaling::{self, Driver};
 use crate::transport::{AllowList, Shared, Timing};
+use crate::turn;
 use anyhow::{Context as _, Result, bail};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -58,6 +59,9 @@ impl Stage {
                 "{h} is neither loopback nor private: set `authorized = true` in the target file if it is yours to load"
             );
         }
+        let turn = turn_servers(&profile, fleet.as_ref()).await?;
+        let relays = turn.ways.iter().map(|w| w.address.ip());
+        let hosts: Vec<IpAddr> = hosts.into_iter().chain(relays).collect();
         allow.extend(hosts.iter().map(|h| (*h, if h.is_ipv4() { 32 } else { 128 })));
         let sources = sources(&profile, &hosts)?;
         let timing = Timing { connect: profile.load.join_timeout, ..Timing::default() };
@@ -78,6 +82,7 @@ impl Stage {
             common,
             shards,
             sources,
+            turn: Arc::new(turn),
             epoch,
             epoch_ns,
             control: None,
@@ -92,6 +97,45 @@ impl Stage {
             f.stop().await;
         }
     }
+}
+
+/// The ways to TURN servers, their names resolved.
+async fn turn_servers(profile: &Profile, fleet: Option<&EmbeddedFleet>) -> Result<Turn> {
+    let mut ways = Vec::new();
+    let mut verify = true;
+    match &profile.target {
+        Target::Embedded(_) => {
+            let _ = fleet;
+        }
+        Target::External(t) => {
+            verify = t.tls_verify;
+            for s in &t.turn {
+                let found = tokio::net::lookup_host((s.host.as_str(), s.port)).await;
+                let address = found.ok().and_then(|mut all| all.next());
+                let address = address.with_context(|| format!("TURN server {}: no address of {}", s.id, s.host))?;
+                if !t.authorized && !is_private(address.ip()) {
+                    bail!(
+                        "TURN server {} ({address}) is neither loopback nor private: set `authorized = true` in the \
+                         target file if it is yours to load",
+                        s.id
+                    );
+                }
+                let secret = |name: &str| t.secrets.get(name).map(|s| s.0.clone()).unwrap_or_default();
+                let user = s.username.clone();
+                let account = match (&s.password_from, &s.secret_from) {
+                    (Some(p), _) => turn::Account::LongTerm { username: user.unwrap_or_default(), password: secret(p) },
+                    (None, Some(p)) => {
+                        turn::Account::Secret { user: user.unwrap_or_else(|| "roomful".into()), secret: secret(p) }
+                    }
+                    (None, None) => bail!("TURN server {} has no credentials", s.id),
+                };
+                let (id, host) = (s.id.as_str().into(), s.host.as_str().into());
+                ways.push(turn::Server { id, address, via: s.via, host, account, weight: s.weight });
+            }
+        }
+    }
+    let tls = signaling::tls_config(verify).context("TLS settings")?;
+    Ok(Turn { ways, lifetime: profile.ice.lifetime, release: profile.ice.release, tls: Some(tls) })
 }
 
 /// One media thread a core; the embedded fleet gets half of them, signalling the last of more than two.

@@ -1,16 +1,21 @@
 //! One thread with its participants: sockets, clock, batching, timers. Whole rooms live on one shard, so nothing here
 //! needs a lock.
 
+mod relays;
+
 use super::health::thread_wait_ns;
 use super::impaired::{Access, Downwards, Held, Upwards, Whose, since};
 use super::realtime_ns;
 use super::reference::Reference;
+use super::relayed::{News, Relayed, Turn, Unwrapped};
 use super::socket::{Drained, MediaSocket, Poll, Receiver, TOGETHER, Trigger, current_core, thread_cpu_ns};
 use super::wheel::{TICK, Wheel};
+use super::wire::Wire;
 use crate::history::ShardHealth;
 use crate::impair::{Conditions, Counters};
 use crate::measure::{Flow, FlowCounters, Hist};
 use crate::participant::{Batch, Common, Event, Meter, Participant, Room, SLOTS_MAX, Sink, Spec, Totals, World};
+use crate::plan::Relay;
 use crate::prefetch::prefetch;
 use crate::signaling::{MediaCommand, MediaError, TransportState};
 use crate::types::{Kind, LegId, RoomId, ServerId};
@@ -32,6 +37,8 @@ pub enum ToShard {
         spec: Box<Spec>,
         /// Its network, up and down; `None`: a perfect one.
         network: Option<Box<[Conditions; 2]>>,
+        /// Its way through TURN servers; `None`: none.
+        relay: Option<Box<Relay>>,
     },
     /// Where the leg's room is, once known.
     Server {
@@ -79,6 +86,13 @@ pub enum FromShard {
         /// What its network did, up and down.
         impaired: Option<[Counters; 2]>,
     },
+    /// What became of an allocation.
+    Relay {
+        leg: LegId,
+        slot: u8,
+        news: Box<News>,
+        at: Instant,
+    },
     Second(Box<ShardSecond>),
     /// The shard can't go on.
     Fatal(String),
@@ -93,6 +107,8 @@ pub struct ShardSecond {
     pub seconds: f64,
     pub health: ShardHealth,
     pub servers: Vec<(ServerId, [Flow; 2])>,
+    /// The same, direct and relayed; where anybody is relayed.
+    pub paths: Option<Box<[[Flow; 2]; 2]>>,
     /// Participants with media, by server; and rooms.
     pub present: Vec<(ServerId, u32, u32)>,
     pub rooms: Vec<RoomRow>,
@@ -120,6 +136,7 @@ pub struct ShardConfig {
     pub epoch: Instant,
     /// Of the run: what impaired networks draw from.
     pub seed: u64,
+    pub turn: Arc<Turn>,
     /// Beginning and end of the hold, since the start of the run: no room's row reaches across them.
     pub hold: [Duration; 2],
     pub orders: UnboundedReceiver<ToShard>,
@@ -133,6 +150,7 @@ struct Entry {
     server: Option<ServerId>,
     sockets: Vec<Option<SlotSocket>>,
     access: Option<Box<Access>>,
+    relay: Option<Box<Behind>>,
     /// Earliest tick it is scheduled for.
     wake_at: Option<Instant>,
     connected: bool,
@@ -149,8 +167,25 @@ impl Entry {
     }
 }
 
+/// What a relayed participant has beside the others.
+struct Behind {
+    planned: Relay,
+    /// Transports (a bit each) that wait for their allocation, and what is wanted of them meanwhile.
+    waiting: u8,
+    held: Vec<MediaCommand>,
+}
+
+/// An allocation on its way back to the server. Its leg may be gone.
+struct Releasing {
+    leg: LegId,
+    slot: u8,
+    socket: Wire,
+    relay: Box<Relayed>,
+}
+
 struct SlotSocket {
-    socket: MediaSocket,
+    socket: Wire,
+    relay: Option<Box<Relayed>>,
     peer: Option<SocketAddr>,
     /// Not connected yet: looked at every tick, so that set-up times are the target's and not ours.
     eager: bool,
@@ -185,11 +220,16 @@ pub struct Shard {
     free: Vec<u32>,
     by_leg: FxHashMap<LegId, u32>,
     rooms: FxHashMap<RoomId, RoomState>,
-    /// By server id; the last one is for media before its server is known.
-    meters: Vec<Meter>,
+    /// By server id, of direct and of relayed participants.
+    meters: Vec<[Meter; 2]>,
     /// Participants' flows of this second by the server that carries them, whichever others of their room are on.
     flows: FxHashMap<ServerId, [Flow; 2]>,
+    /// The same, direct and relayed; where anybody is relayed.
+    paths: Option<Box<[[Flow; 2]; 2]>>,
     unknown: Meter,
+    releasing: Vec<Releasing>,
+    /// Connections with something unsent.
+    unsent: Vec<u64>,
     lateness: Hist,
     wheel: Wheel,
     eager: Poll,
@@ -221,9 +261,17 @@ struct Out<'a> {
 
 impl Sink for Out<'_> {
     fn send(&mut self, slot: u8, to: SocketAddr, datagram: &[u8]) {
-        match &mut self.upwards {
-            None => send(self.sockets, self.io, slot, to, datagram),
-            Some(u) => u.offer(slot, to, datagram, |d| send(self.sockets, self.io, slot, to, d)),
+        let Some(u) = &mut self.upwards else { return send(self.sockets, self.io, slot, to, datagram) };
+        match self.sockets.get(usize::from(slot)) {
+            // What is lost on a connection is sent again below us: an impaired network is one of datagrams.
+            Some(Some(SlotSocket { relay: Some(r), socket: Wire::Udp(_), .. })) => {
+                let server = r.server.address;
+                r.offer(to, datagram, |m| {
+                    u.offer(slot, server, m, |d| send(self.sockets, self.io, slot, server, d));
+                });
+            }
+            Some(Some(SlotSocket { relay: Some(_), .. })) => send(self.sockets, self.io, slot, to, datagram),
+            _ => u.offer(slot, to, datagram, |d| send(self.sockets, self.io, slot, to, d)),
         }
     }
 }
@@ -231,12 +279,19 @@ impl Sink for Out<'_> {
 fn send(sockets: &[Option<SlotSocket>], io: &mut Io, slot: u8, to: SocketAddr, datagram: &[u8]) {
     let Some(Some(s)) = sockets.get(usize::from(slot)) else { return };
     let to = (s.peer != Some(to)).then_some(to);
-    match s.socket.send(to, datagram) {
+    let send = || match (&s.relay, &s.socket, to) {
+        (None, Wire::Udp(socket), to) => socket.send(to, datagram),
+        // To the TURN server itself, framed already.
+        (_, wire, None) => wire.send_framed(&[], datagram),
+        (Some(relay), wire, Some(to)) => relay.send(wire, to, datagram),
+        (None, Wire::Stream(_), Some(_)) => Ok(()),
+    };
+    match send() {
         Ok(()) => io.packets_out += 1,
         Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
             // The error is of an earlier packet and took this one's place: send it again.
             io.refused += 1;
-            if s.socket.send(to, datagram).is_ok() {
+            if send().is_ok() {
                 io.packets_out += 1;
             }
         }
@@ -254,7 +309,10 @@ impl Shard {
             rooms: FxHashMap::default(),
             meters: Vec::new(),
             flows: FxHashMap::default(),
+            paths: None,
             unknown: Meter::allocated(),
+            releasing: Vec::new(),
+            unsent: Vec::new(),
             lateness: Hist::allocated(),
             wheel: Wheel::new(now),
             eager: Poll::new(Trigger::Level)?,
@@ -302,6 +360,12 @@ impl Shard {
             if !self.held.is_empty() {
                 self.release();
             }
+            if !self.unsent.is_empty() {
+                self.flush_streams();
+            }
+            if !self.releasing.is_empty() {
+                self.tend_releasing(now);
+            }
             if now >= self.config.epoch + Duration::from_secs(self.second + 1) {
                 self.end_second(now);
             }
@@ -310,6 +374,11 @@ impl Shard {
             if !rest.is_zero() {
                 std::thread::sleep(rest);
             }
+        }
+        // Nothing may remain behind at a TURN server; an allocation's release has a time-out of its own.
+        while !self.releasing.is_empty() {
+            std::thread::sleep(TICK);
+            self.tend_releasing(Instant::now());
         }
     }
 
@@ -349,7 +418,7 @@ impl Shard {
 
     fn obey(&mut self, now: Instant, order: ToShard) {
         match order {
-            ToShard::Add { spec, network } => self.add(now, *spec, network),
+            ToShard::Add { spec, network, relay } => self.add(now, *spec, network, relay),
             ToShard::Server { leg, server } => self.set_server(leg, server),
             ToShard::Quiet { leg } => {
                 if let Some(ix) = self.by_leg.get(&leg).copied() {
@@ -361,7 +430,7 @@ impl Shard {
         }
     }
 
-    fn add(&mut self, now: Instant, spec: Spec, network: Option<Box<[Conditions; 2]>>) {
+    fn add(&mut self, now: Instant, spec: Spec, network: Option<Box<[Conditions; 2]>>, relay: Option<Box<Relay>>) {
         let access = network.map(|n| Box::new(Access::new(n[0], n[1], self.config.seed, spec.leg.id)));
         let (leg, room, planned_ns) = (spec.leg.id, spec.leg.room, spec.planned_ns);
         let participant = Participant::new(now, spec, &self.config.common);
@@ -382,6 +451,7 @@ impl Shard {
             server: None,
             sockets: Vec::new(),
             access,
+            relay: relay.map(|planned| Box::new(Behind { planned: *planned, waiting: 0, held: Vec::new() })),
             wake_at: None,
             connected: false,
         });
@@ -401,7 +471,7 @@ impl Shard {
 
     fn set_server(&mut self, leg: LegId, server: ServerId) {
         while self.meters.len() <= server.index() {
-            self.meters.push(Meter::allocated());
+            self.meters.push([Meter::allocated(), Meter::allocated()]);
         }
         let Some(ix) = self.by_leg.get(&leg) else { return };
         let Some(e) = self.entries[*ix as usize].as_deref_mut() else { return };
@@ -424,13 +494,16 @@ impl Shard {
             w.room.leave(p.leg(), w.now_ns);
             last = Some((flows, delta, totals));
         });
-        let Some(e) = self.entries[ix as usize].take() else { return };
+        let Some(mut e) = self.entries[ix as usize].take() else { return };
+        for (slot, s) in e.sockets.drain(..).enumerate() {
+            self.let_go(leg, slot as u8, s);
+        }
         self.free.push(ix);
         let Some((flows, delta, totals)) = last else { return };
         if let Some(r) = self.rooms.get_mut(&e.room) {
             r.add(&flows, &delta);
         }
-        add_flows(&mut self.flows, e.server, &flows);
+        self.add_flows(e.server, e.relay.is_some(), &flows);
         let impaired = e.access.map(|a| a.counters());
         let _ = self.config.out.send(FromShard::Totals { leg, totals: Box::new(totals), impaired });
     }
@@ -461,6 +534,7 @@ impl Shard {
     }
 
     fn on_media_command(&mut self, now: Instant, c: MediaCommand) {
+        let Some(c) = self.hold_for_relay(c) else { return };
         match c {
             MediaCommand::Offer { leg, slot, want, reply } => {
                 let r = self
@@ -513,8 +587,11 @@ impl Shard {
         if e.participant.is_open(slot) {
             return Ok(ix);
         }
-        let source = self.config.sources[self.next_source % self.config.sources.len()];
-        self.next_source += 1;
+        if e.relay.is_some() {
+            return Err(MediaError::Relay("there is no allocation".into()));
+        }
+        let source = self.source();
+        let Some(e) = self.entries[ix as usize].as_deref_mut() else { return Err(MediaError::Gone) };
         let local = |what: &str, e: std::io::Error| MediaError::Local(format!("{what} on {source}: {e}"));
         let socket = MediaSocket::bind(source).map_err(|e| local("no UDP socket", e))?;
         if let Some(bytes) = self.config.receive_buffer {
@@ -522,22 +599,23 @@ impl Shard {
         }
         self.eager.add(&socket, key(ix, slot)).map_err(|e| local("epoll", e))?;
         e.participant.open(now, slot, socket.local())?;
-        while e.sockets.len() <= usize::from(slot) {
-            e.sockets.push(None);
-        }
-        e.sockets[usize::from(slot)] = Some(SlotSocket { socket, peer: None, eager: true, refused: false });
+        let socket = Wire::Udp(socket);
+        e.put(slot, SlotSocket { socket, relay: None, peer: None, eager: true, refused: false });
         let _ = self.config.out.send(FromShard::Opened { leg });
         Ok(ix)
+    }
+
+    /// The next source address.
+    fn source(&mut self) -> IpAddr {
+        self.next_source += 1;
+        self.config.sources[(self.next_source - 1) % self.config.sources.len()]
     }
 
     /// Calls into a participant, then does what its events ask and sees to its next wake-up.
     fn with<R>(&mut self, ix: u32, f: impl FnOnce(&mut Participant, &mut World<'_>) -> R) -> Option<R> {
         let e = self.entries.get_mut(ix as usize)?.as_deref_mut()?;
         let room = self.rooms.get_mut(&e.room)?;
-        let meter = match e.server {
-            Some(s) => self.meters.get_mut(s.index()).unwrap_or(&mut self.unknown),
-            None => &mut self.unknown,
-        };
+        let meter = meter(&mut self.meters, &mut self.unknown, e);
         let whose = Whose { ix, leg: e.participant.leg(), slot: 0 };
         let epoch = self.config.epoch;
         let held = &mut self.held.up;
@@ -564,7 +642,20 @@ impl Shard {
 
     fn reschedule(&mut self, ix: u32) {
         let Some(e) = self.entries[ix as usize].as_deref_mut() else { return };
-        let at = e.participant.poll_timeout();
+        let mut at = e.participant.poll_timeout();
+        if e.relay.is_some() {
+            for (slot, s) in e.sockets.iter().enumerate() {
+                let Some(s) = s else { continue };
+                at = s.relay.as_ref().and_then(|r| r.poll_timeout()).map_or(at, |t| at.min(t));
+                let key = key(ix, slot as u8);
+                if let Wire::Stream(stream) = &s.socket
+                    && stream.borrow().has_unsent()
+                    && !self.unsent.contains(&key)
+                {
+                    self.unsent.push(key);
+                }
+            }
+        }
         if e.wake_at.is_none_or(|t| at < t) {
             e.wake_at = Some(at);
             self.wheel.schedule(ix, at);
@@ -603,7 +694,12 @@ impl Shard {
         let Some(Some(e)) = self.entries.get_mut(ix as usize) else { return };
         // Several entries in the wheel are possible; only the earliest counts, the others find nothing due.
         e.wake_at = None;
-        let due = e.participant.poll_timeout() <= Instant::now();
+        let now = Instant::now();
+        if e.relay.is_some() {
+            self.tend_due(ix, now);
+        }
+        let Some(Some(e)) = self.entries.get_mut(ix as usize) else { return };
+        let due = e.participant.poll_timeout() <= now;
         if due {
             self.with(ix, |p, w| p.handle_timeout(w));
         } else {
@@ -616,12 +712,13 @@ impl Shard {
         for event in events.drain(..) {
             let Some(e) = self.entries[ix as usize].as_deref_mut() else { break };
             let leg = e.participant.leg();
-            let socket = |e: &mut Entry, slot: u8| e.sockets.get_mut(usize::from(slot)).and_then(|s| s.take());
             match event {
                 Event::State { slot, state, at } => {
                     if matches!(state, TransportState::Connected { .. }) {
                         e.connected = true;
+                        // Connections stay where they are looked at each tick.
                         if let Some(Some(s)) = e.sockets.get_mut(usize::from(slot))
+                            && matches!(s.socket, Wire::Udp(_))
                             && std::mem::replace(&mut s.eager, false)
                         {
                             let moved = self.eager.remove(&s.socket).and(self.media.add(&s.socket, key(ix, slot)));
@@ -633,21 +730,27 @@ impl Shard {
                     let _ = self.config.out.send(FromShard::State { leg, slot, state, at });
                 }
                 Event::Connect { slot, peer } => {
-                    if let Some(Some(s)) = e.sockets.get_mut(usize::from(slot))
-                        && s.peer != Some(peer)
+                    // One with an allocation is connected to its TURN server.
+                    if let Some(Some(SlotSocket { relay: None, socket: Wire::Udp(socket), peer: at, .. })) =
+                        e.sockets.get_mut(usize::from(slot))
+                        && *at != Some(peer)
                     {
                         // Failing to connect only costs speed and the ECONNREFUSED evidence.
-                        s.peer = s.socket.connect(peer).is_ok().then_some(peer);
+                        *at = socket.connect(peer).is_ok().then_some(peer);
                     }
                 }
                 Event::Disconnect { slot } => {
-                    if let Some(Some(s)) = e.sockets.get_mut(usize::from(slot))
-                        && s.socket.disconnect().is_ok()
+                    if let Some(Some(SlotSocket { relay: None, socket: Wire::Udp(socket), peer, .. })) =
+                        e.sockets.get_mut(usize::from(slot))
+                        && socket.disconnect().is_ok()
                     {
-                        s.peer = None;
+                        *peer = None;
                     }
                 }
-                Event::Closed { slot } => drop(socket(e, slot)),
+                Event::Closed { slot } => {
+                    let s = e.sockets.get_mut(usize::from(slot)).and_then(Option::take);
+                    self.let_go(leg, slot, s);
+                }
                 Event::FirstMedia { from, rtp_ms, frame_ms } => {
                     let _ = self.config.out.send(FromShard::FirstMedia { leg, from, rtp_ms, frame_ms });
                 }
@@ -688,8 +791,8 @@ impl Shard {
             let (ix, slot) = split(*k);
             let Some(Some(e)) = self.entries.get(ix) else { continue };
             e.participant.prefetch_slot(slot);
-            if let Some(Some(s)) = e.sockets.get(usize::from(slot)) {
-                *drained = self.receiver.read(place, &s.socket);
+            if let Some(Some(SlotSocket { socket: Wire::Udp(socket), .. })) = e.sockets.get(usize::from(slot)) {
+                *drained = self.receiver.read(place, socket);
             }
             e.participant.prefetch_keys(slot);
         }
@@ -720,10 +823,7 @@ impl Shard {
         let Some(Some(e)) = self.entries.get_mut(ix as usize) else { return };
         let Some(Some(s)) = e.sockets.get(usize::from(slot)) else { return };
         let Some(room) = self.rooms.get_mut(&e.room) else { return };
-        let meter = match e.server {
-            Some(s) => self.meters.get_mut(s.index()).unwrap_or(&mut self.unknown),
-            None => &mut self.unknown,
-        };
+        let meter = meter(&mut self.meters, &mut self.unknown, e);
         let (now, now_ns) = (Instant::now(), realtime_ns());
         let (mut upwards, mut downwards) = (None, None);
         if let Some(a) = e.access.as_deref_mut() {
@@ -752,27 +852,73 @@ impl Shard {
             buf: &mut self.buf[..],
             events: &mut self.events,
         };
-        let mut take = |mut batch: Batch<'_>| match &mut downwards {
-            None => participant.on_batch(&mut w, slot, peer, batch),
-            Some(down) => batch.each(peer, |from, recv_ns, data| {
-                down.offer(from, recv_ns, data, |recv_ns, data| {
-                    participant.on_datagram(&mut w, slot, from, recv_ns, data);
-                });
-            }),
+        let (relay, mut stirred) = (s.relay.as_deref(), false);
+        // Out of its frame, where it came by a TURN server.
+        let mut deliver = |from: SocketAddr, recv_ns: u64, data: &mut [u8]| {
+            let Some(relay) = relay else { return participant.on_datagram(&mut w, slot, from, recv_ns, data) };
+            match relay.unwrap(now, data) {
+                Unwrapped::Channel(peer, range) => {
+                    participant.on_datagram(&mut w, slot, peer, recv_ns, &mut data[range])
+                }
+                Unwrapped::Data(peer, mut data) => participant.on_datagram(&mut w, slot, peer, recv_ns, &mut data),
+                Unwrapped::Control => stirred = true,
+                Unwrapped::Nothing => {}
+            }
         };
-        take(self.receiver.batch(place));
-        drained += self.receiver.read_on(place, &s.socket, drained, take);
+        match &s.socket {
+            Wire::Udp(socket) => {
+                let mut take = |mut batch: Batch<'_>| {
+                    batch.each(peer, |from, recv_ns, data| match &mut downwards {
+                        None => deliver(from, recv_ns, data),
+                        Some(down) => down.offer(from, recv_ns, data, |recv_ns, data| deliver(from, recv_ns, data)),
+                    });
+                };
+                take(self.receiver.batch(place));
+                drained += self.receiver.read_on(place, socket, drained, take);
+            }
+            Wire::Stream(stream) => {
+                let server = relay.map_or(([0; 4], 0).into(), |r| r.server.address);
+                let read = stream.borrow_mut().read();
+                loop {
+                    // Not over the call: what is received is answered on the same connection.
+                    let mut message = match stream.borrow_mut().deframer.next_message() {
+                        Ok(Some(m)) => m.to_vec(),
+                        Ok(None) => break,
+                        Err(_) => {
+                            relay.inspect(|r| r.disconnected());
+                            break;
+                        }
+                    };
+                    drained.datagrams += 1;
+                    deliver(server, 0, &mut message);
+                }
+                if read.is_err() {
+                    relay.inspect(|r| r.disconnected());
+                    stirred = true;
+                }
+            }
+        }
         if drained.unfinished && !s.eager {
             self.unfinished.push(key(ix, slot));
         }
         self.io.packets_in += u64::from(drained.datagrams);
         self.io.dropped += u64::from(drained.dropped);
         self.io.refused += u64::from(drained.refused);
+        if let (Some(r), 1..) = (e.relay_at(slot), drained.refused)
+            && !r.is_ready()
+        {
+            // Nobody listens where the allocation was to be.
+            r.disconnected();
+            stirred = true;
+        }
         if drained.refused > 0 && e.connected && !e.participant.is_quiet() {
             self.tell_refused(ix, slot);
         }
         if !self.events.is_empty() {
             self.on_events(ix);
+        }
+        if stirred {
+            self.tend_relay(ix, slot, now);
         }
         self.reschedule(ix);
     }
@@ -782,14 +928,14 @@ impl Shard {
         let mut sockets = 0;
         for ix in 0..self.entries.len() as u32 {
             let Some(e) = self.entries[ix as usize].as_deref() else { continue };
-            let (room, server) = (e.room, e.server);
+            let (room, server, relayed) = (e.room, e.server, e.relay.is_some());
             sockets += e.sockets.iter().flatten().count() as u32;
             let mut flows = <[Flow; 2]>::default();
             let Some(delta) = self.with(ix, |p, w| p.sample(w, &mut flows)) else { continue };
             if let Some(r) = self.rooms.get_mut(&room) {
                 r.add(&flows, &delta);
             }
-            add_flows(&mut self.flows, server, &flows);
+            self.add_flows(server, relayed, &flows);
         }
         let seconds = now.saturating_duration_since(self.second_began).as_secs_f64();
         self.second_began = now;
@@ -822,6 +968,7 @@ impl Shard {
             present: self.present(),
             rooms: Vec::new(),
             servers: Vec::new(),
+            paths: None,
         };
         let second = self.rows(second);
         let _ = self.config.out.send(FromShard::Second(Box::new(second)));
@@ -856,6 +1003,19 @@ impl Shard {
         v
     }
 
+    fn add_flows(&mut self, server: Option<ServerId>, relayed: bool, flows: &[Flow; 2]) {
+        let Some(server) = server else { return };
+        let of_path = match self.config.turn.ways.is_empty() {
+            true => None,
+            false => Some(&mut self.paths.get_or_insert_default()[usize::from(relayed)]),
+        };
+        for to in [Some(self.flows.entry(server).or_default()), of_path].into_iter().flatten() {
+            for (to, from) in to.iter_mut().zip(flows) {
+                to.merge(from);
+            }
+        }
+    }
+
     /// Rooms into their servers' flows, and into rows of their own where something is to be said.
     fn rows(&mut self, mut second: ShardSecond) -> ShardSecond {
         let now_ns = realtime_ns();
@@ -882,17 +1042,23 @@ impl Shard {
             }
         }
         self.rooms.retain(|_, r| !r.room.is_empty());
-        for (s, m) in self.meters.iter_mut().enumerate() {
-            if m.delay.iter().chain(&m.rtt).all(Hist::is_empty) {
-                continue;
-            }
-            let to = servers.entry(ServerId(s as u32)).or_default();
-            for k in Kind::BOTH {
-                let i = k.index();
-                to[i].delay.merge(&m.delay[i]);
-                to[i].rtt.merge(&m.rtt[i]);
-                m.delay[i].clear();
-                m.rtt[i].clear();
+        second.paths = self.paths.take();
+        for (s, by_path) in self.meters.iter_mut().enumerate() {
+            for (path, m) in by_path.iter_mut().enumerate() {
+                if m.delay.iter().chain(&m.rtt).all(Hist::is_empty) {
+                    continue;
+                }
+                let to = servers.entry(ServerId(s as u32)).or_default();
+                for k in Kind::BOTH {
+                    let i = k.index();
+                    let of_path = second.paths.as_mut().map(|p| &mut p[path][i]);
+                    for to in [Some(&mut to[i]), of_path].into_iter().flatten() {
+                        to.delay.merge(&m.delay[i]);
+                        to.rtt.merge(&m.rtt[i]);
+                    }
+                    m.delay[i].clear();
+                    m.rtt[i].clear();
+                }
             }
         }
         second.servers = servers.into_iter().collect();
@@ -912,11 +1078,23 @@ impl RoomState {
     }
 }
 
-fn add_flows(servers: &mut FxHashMap<ServerId, [Flow; 2]>, server: Option<ServerId>, flows: &[Flow; 2]) {
-    let Some(server) = server else { return };
-    for (to, from) in servers.entry(server).or_default().iter_mut().zip(flows) {
-        to.merge(from);
+impl Entry {
+    fn relay_at(&self, slot: u8) -> Option<&Relayed> {
+        self.sockets.get(usize::from(slot))?.as_ref()?.relay.as_deref()
     }
+
+    fn put(&mut self, slot: u8, socket: SlotSocket) {
+        while self.sockets.len() <= usize::from(slot) {
+            self.sockets.push(None);
+        }
+        self.sockets[usize::from(slot)] = Some(socket);
+    }
+}
+
+/// Of the server that carries a participant, by its way there.
+fn meter<'a>(meters: &'a mut [[Meter; 2]], unknown: &'a mut Meter, e: &Entry) -> &'a mut Meter {
+    let of_server = e.server.and_then(|s| meters.get_mut(s.index()));
+    of_server.map_or(unknown, |m| &mut m[usize::from(e.relay.is_some())])
 }
 
 fn key(ix: u32, slot: u8) -> u64 {

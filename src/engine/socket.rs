@@ -114,8 +114,20 @@ impl MediaSocket {
         Ok(())
     }
 
+    /// One datagram to the connected peer, from parts that lie apart.
+    #[inline]
+    pub fn send_parts(&self, parts: &[io::IoSlice<'_>]) -> io::Result<()> {
+        self.socket.send_vectored(parts).map(drop)
+    }
+
     pub fn fd(&self) -> RawFd {
         self.socket.as_raw_fd()
+    }
+}
+
+impl AsRawFd for MediaSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd()
     }
 }
 
@@ -361,20 +373,20 @@ impl Poll {
         Ok(Poll { fd, trigger, events: vec![libc::epoll_event { events: 0, u64: 0 }; 1024] })
     }
 
-    pub fn add(&self, socket: &MediaSocket, key: u64) -> io::Result<()> {
+    pub fn add(&self, socket: &impl AsRawFd, key: u64) -> io::Result<()> {
         let edge = if self.trigger == Trigger::Edge { libc::EPOLLET } else { 0 };
         let mut e = libc::epoll_event { events: (libc::EPOLLIN | edge) as u32, u64: key };
         self.control(libc::EPOLL_CTL_ADD, socket, &mut e)
     }
 
-    pub fn remove(&self, socket: &MediaSocket) -> io::Result<()> {
+    pub fn remove(&self, socket: &impl AsRawFd) -> io::Result<()> {
         let mut e = libc::epoll_event { events: 0, u64: 0 };
         self.control(libc::EPOLL_CTL_DEL, socket, &mut e)
     }
 
-    fn control(&self, op: libc::c_int, socket: &MediaSocket, event: &mut libc::epoll_event) -> io::Result<()> {
+    fn control(&self, op: libc::c_int, socket: &impl AsRawFd, event: &mut libc::epoll_event) -> io::Result<()> {
         // SAFETY: both descriptors are open, the event is valid.
-        let r = unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), op, socket.fd(), event) };
+        let r = unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), op, socket.as_raw_fd(), event) };
         if r != 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 

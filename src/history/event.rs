@@ -3,7 +3,7 @@
 use crate::impair::Counters;
 use crate::measure::{Flow, FlowCounters, Hist};
 use crate::plan::{PlannedLeg, PlannedRoom, PlannedTrial, StepEvent};
-use crate::types::{Kind, LegId, RoomId, ServerId, StepAction, Suite};
+use crate::types::{Kind, LegId, RoomId, ServerId, StepAction, Suite, Via};
 use serde::{Deserialize, Serialize};
 
 /// Version of the history format.
@@ -48,6 +48,8 @@ pub enum Event {
     FirstMedia { leg: LegId, from: LegId, first_rtp_ms: Option<f64>, first_frame_ms: Option<f64> },
     /// The same session went on on another server or transport. Media stood still from `from_ms` until `until_ms`.
     Moved { leg: LegId, from: ServerId, to: ServerId, from_ms: f64, until_ms: f64 },
+    /// What became of an allocation on a TURN server.
+    Relay(Relay),
     /// The leg is over.
     LegEnd(LegEnd),
     /// One second of media, by server.
@@ -124,7 +126,10 @@ pub struct Setup {
     pub total_ms: f64,
     /// The user's own join API, where there is one.
     pub join_ms: Option<f64>,
-    /// First signalling request → answer applied.
+    /// First transport: allocation asked for → made (TURN, [ice]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay_ms: Option<f64>,
+    /// First signalling request → answer applied, the wait for the first allocation left out.
     pub signaling_ms: f64,
     /// Checks may start → pair selected (first transport).
     pub ice_ms: f64,
@@ -153,6 +158,8 @@ pub enum FailReason {
     TimeoutSignaling,
     TimeoutIce,
     TimeoutDtls,
+    /// No TURN server gave an allocation.
+    Relay,
     /// SDP that can't be parsed, or that agrees on nothing we can use.
     BadSdp,
     /// JSON or HTTP that makes no sense.
@@ -179,6 +186,45 @@ pub struct JoinFailure {
     pub detail: String,
     /// Planned start → gave up, ms.
     pub after_ms: f64,
+}
+
+/// What became of an allocation (RFC 8656), or of the attempt to get one.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Relay {
+    pub leg: LegId,
+    pub slot: u8,
+    /// The TURN server, as the target file calls it.
+    pub turn: String,
+    pub via: Via,
+    pub what: RelayWhat,
+    /// Request → answer, ms; of an attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ms: Option<f64>,
+    /// The server's error code; absent where it gave none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relayed: Option<std::net::SocketAddr>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RelayWhat {
+    Allocated,
+    /// By the server, with its code.
+    Refused,
+    /// No answer, or no connection.
+    Unreachable,
+    /// 300: to another server, which is asked then.
+    Redirected,
+    /// The server had given it and has it no more.
+    Lost,
+    /// Given back: by a Refresh with lifetime 0.
+    Released,
+    /// Left to run out, as the profile says.
+    Abandoned,
 }
 
 /// Why a leg ended.
@@ -321,6 +367,16 @@ pub struct Interval {
     pub connected: u32,
     pub joining: u32,
     pub servers: Vec<ServerFlow>,
+    /// The same media again, told apart by how the receiver is reached; where anybody is relayed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paths: Option<Box<Paths>>,
+}
+
+/// Audio and video of participants that are reached directly, and of those behind TURN servers.
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+pub struct Paths {
+    pub direct: [Flow; 2],
+    pub relayed: [Flow; 2],
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

@@ -15,7 +15,8 @@ const LINE_BYTES_MAX: u64 = 64 << 20;
 const PROBLEMS_MAX: usize = 20;
 
 /// Names of all events this version knows.
-const KINDS: [&str; 21] = [
+const KINDS: [&str; 22] = [
+    "relay",
     "run",
     "rooms",
     "server",
@@ -277,6 +278,7 @@ fn kind(event: &Event) -> &'static str {
         Event::Joined { .. } => "joined",
         Event::JoinFailed(_) => "join_failed",
         Event::FirstMedia { .. } => "first_media",
+        Event::Relay(_) => "relay",
         Event::LegEnd(_) => "leg_end",
         Event::Interval(_) => "interval",
         Event::Room(_) => "room",
@@ -299,9 +301,9 @@ mod tests {
     use super::super::Usage;
     use super::super::synthetic::Synthetic;
     use super::*;
-    use crate::history::{FleetRole, FleetView, ServerSeen, StepAction, StepEvent, StepStage};
+    use crate::history::{FleetRole, FleetView, Relay, RelayWhat, ServerSeen, StepAction, StepEvent, StepStage};
     use crate::plan::PlannedTrial;
-    use crate::types::{LegId, ServerId};
+    use crate::types::{LegId, ServerId, Via};
     use std::collections::BTreeSet;
 
     fn text(lines: &[Line]) -> String {
@@ -343,7 +345,19 @@ mod tests {
             error: None,
         };
         let (leg, from, to) = (LegId(0), ServerId(0), ServerId(1));
+        let relay = Relay {
+            leg,
+            slot: 0,
+            turn: "turn-1".into(),
+            via: Via::Tcp,
+            what: RelayWhat::Refused,
+            ms: Some(1.5),
+            code: Some(486),
+            detail: None,
+            relayed: None,
+        };
         let rare = [
+            Event::Relay(relay),
             Event::Trial(trial),
             Event::SearchEnd { why: "width".into() },
             Event::Usage(Usage::default()),

@@ -199,6 +199,7 @@ impl Synthetic {
             signaling_ms: total_ms * 0.25,
             ice_ms: total_ms * 0.25,
             dtls_ms: total_ms * 0.5,
+            relay_ms: None,
         };
         let event = Event::Joined {
             leg: leg.planned.id,
@@ -261,7 +262,10 @@ impl Synthetic {
         let joining =
             legs.iter().filter(|l| l.planned.join_at.as_secs_f64() * 1000.0 < t && l.joined_at > t && !l.fails).count()
                 as u32;
-        lines.push(Line { t, event: Event::Interval(Interval { seconds: 1.0, connected, joining, servers }) });
+        lines.push(Line {
+            t,
+            event: Event::Interval(Interval { seconds: 1.0, connected, joining, servers, paths: None }),
+        });
         lines.push(Line { t: t + 0.3, event: Event::Health(self.health(second, connected, rng)) });
     }
 

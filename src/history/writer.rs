@@ -260,7 +260,16 @@ mod tests {
     }
 
     fn interval(t: f64) -> Line {
-        Line { t, event: Event::Interval(Interval { seconds: 1.0, connected: 0, joining: 0, servers: Vec::new() }) }
+        Line {
+            t,
+            event: Event::Interval(Interval {
+                seconds: 1.0,
+                connected: 0,
+                joining: 0,
+                servers: Vec::new(),
+                paths: None,
+            }),
+        }
     }
 
     #[test]

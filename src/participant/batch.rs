@@ -101,6 +101,8 @@ impl Slot {
         let mut streams = [None; LOOKED_AT];
         let known = batch.buffers.iter().zip(batch.received).take(LOOKED_AT);
         for (stream, (data, _)) in streams.iter_mut().zip(known) {
+            // Behind a TURN server, each is in ChannelData.
+            let data = if data[0] & 0xc0 == 0x40 { &data[4..] } else { &data[..] };
             let ssrc = u32::from_be_bytes([data[8], data[9], data[10], data[11]]);
             if data[0] >> 6 == 2
                 && !rtp::is_rtcp(data)

@@ -22,7 +22,7 @@ use crate::media::clip::Clip;
 use crate::plan::PlannedLeg;
 use crate::sdp::{LocalTrack, Negotiation};
 use crate::signaling::{MediaError, OfferWant, TransportState};
-use crate::transport::{AllowList, Setup as DtlsSetup, Shared, Transport, TransportError};
+use crate::transport::{AllowList, Place, Setup as DtlsSetup, Shared, Transport, TransportError};
 use crate::types::{Client, Kind, LegId, RoomId};
 use adaptation::Adaptation;
 use flow_gaps::FlowGaps;
@@ -267,9 +267,9 @@ impl Participant {
         Kind::BOTH.map(|k| self.tracks.iter().filter(|t| t.kind == k).count() as u8)
     }
 
-    /// Opens a transport on a bound socket's address.
-    pub fn open(&mut self, now: Instant, slot: u8, local: SocketAddr) -> Result<(), MediaError> {
-        let t = Transport::new(now, &self.common.transport, &self.common.allow, local, self.rng.random())
+    /// Opens a transport on a bound socket's or an allocation's address.
+    pub fn open(&mut self, now: Instant, slot: u8, place: impl Into<Place>) -> Result<(), MediaError> {
+        let t = Transport::new(now, &self.common.transport, &self.common.allow, place, self.rng.random())
             .map_err(|e| local_error(&e))?;
         let n = Negotiation::new(self.common.client, self.rng.random::<u64>() >> 2, self.cname.clone());
         let seed = self.rng.random();
@@ -277,6 +277,11 @@ impl Participant {
         let place = place.ok_or_else(|| MediaError::Local(format!("transport {slot}: at most {SLOTS_MAX}")))?;
         *place = Some(Box::new(Slot::new(t, n, seed)));
         Ok(())
+    }
+
+    /// The transport's next ICE restart goes on from another place.
+    pub fn relocate(&mut self, slot: u8, place: Place) -> Result<(), MediaError> {
+        self.slot(slot)?.transport.relocate(place).map_err(|e| local_error(&e))
     }
 
     pub fn is_open(&self, slot: u8) -> bool {
@@ -549,6 +554,8 @@ pub struct Milestones {
     pub started: Option<Instant>,
     pub routed: Option<Instant>,
     pub signaled: Option<Instant>,
+    /// First transport: allocation asked for, and made.
+    pub relay: Option<(Instant, Instant)>,
     /// First transport: pair selected, keys.
     pub ice: Option<Instant>,
     pub keys: Option<Instant>,
@@ -566,7 +573,10 @@ impl Milestones {
             Setup {
                 total_ms: ms(planned, done),
                 join_ms: self.routed.map(|r| ms(started, r)),
-                signaling_ms: ms(begun, signaled),
+                relay_ms: self.relay.map(|(asked, made)| ms(asked, made)),
+                // Drivers wait for the allocation before they have an offer or an answer.
+                signaling_ms: ms(begun, signaled)
+                    - self.relay.map_or(0.0, |(asked, made)| ms(asked.max(begun), made.min(signaled).max(begun))),
                 // Checks start with the answer; a pair may be found before the driver says so.
                 ice_ms: self.ice.map_or(0.0, |i| ms(signaled, i)),
                 dtls_ms: self.ice.zip(self.keys).map_or(0.0, |(i, k)| ms(i, k)),

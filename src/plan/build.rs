@@ -196,13 +196,15 @@ fn normal(rng: &mut ChaCha12Rng) -> f64 {
 
 /// What randomness is for. The numbers are part of what a seed means: never reuse or reorder them.
 #[derive(Clone, Copy)]
-enum Purpose {
+pub(super) enum Purpose {
     Size = 1,
     Order = 2,
     Stay = 3,
     Arrivals = 4,
     Talk = 5,
     Mute = 6,
+    Relay = 7,
+    Turn = 8,
     Network = 20,
 }
 
@@ -221,7 +223,7 @@ fn room_stream(profile: &Profile, room: &PlannedRoom, purpose: Purpose) -> ChaCh
 }
 
 /// A random stream for one purpose, independent of all others.
-fn stream(seed: u64, purpose: Purpose, name: &str, number: u64) -> ChaCha12Rng {
+pub(super) fn stream(seed: u64, purpose: Purpose, name: &str, number: u64) -> ChaCha12Rng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     key[8..16].copy_from_slice(&(purpose as u64).to_le_bytes());

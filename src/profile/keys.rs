@@ -47,6 +47,11 @@ pub enum Form {
     Share {
         max: f64,
     },
+    /// Percent, a number from 0 to 1, or one of two words for all and nothing.
+    ShareOr {
+        all: &'static str,
+        none: &'static str,
+    },
     Size,
     /// Bits per second, or `none`.
     BitRate,
@@ -63,6 +68,7 @@ pub enum Form {
     /// Program and arguments.
     Command,
     Url,
+    TurnUrl,
     Table,
     Tables,
     /// A table with the keys of another one; where there may be `many`, an array of them too.
@@ -91,7 +97,7 @@ pub enum Need {
 
 use Form::{
     Addresses, BitRate, Command, Count, CountOr, Counts, Duration, Encoding, Flag, Join, Like, Networks, Number, Pass,
-    Queue, Rate, Secrets, Share, Size, Stay, Tables, Text, Url, Word, Words,
+    Queue, Rate, Secrets, Share, ShareOr, Size, Stay, Tables, Text, Url, Word, Words,
 };
 use Need::{Default as Or, Optional, Required};
 
@@ -153,6 +159,7 @@ pub const KEYS: &[Key] = &[
     key("", "receive_buffer", CountOr { min: 1024, max: 1 << 30, word: "auto" }, Or("\"auto\""), "Receive buffer of each media socket, bytes (SO_RCVBUF; the kernel doubles it, and net.core.rmem_max bounds it). auto: as the kernel gives it."),
     key("", "embedded", Form::Table, Or("{}"), "The embedded fleet; used when target = \"embedded\"."),
     key("", "rooms", Tables, Required, "Groups of rooms."),
+    key("", "ice", Form::Table, Or("{}"), "How participants reach the target: directly, or through TURN servers."),
     key("", "network", Like { table: NETWORK, many: true }, Optional, "The network of every group that has none of its own: as in [[rooms]]."),
     key("", "load", Form::Table, Required, "When participants come and how long they are judged."),
     key("", "pass", Pass, Required, "Thresholds: metric = limit. Judged per server, the worst decides. Shape scale-in may do without: its invariants are judged in any case."),
@@ -177,10 +184,17 @@ pub const KEYS: &[Key] = &[
     key("embedded", "autoscale", Form::Table, Optional, "Servers come and go by themselves, for runs that only observe. Left out: none does."),
     key("embedded", "sin", Word(Sin::NAMES), Optional, "A fault that the fleet commits on purpose, for a run that is to find it (docs/embedded-fleet.md). Left out: none."),
 
+    key("embedded", "turn", Count { min: 0, max: 64 }, Optional, "TURN servers, a process each. Left out: one where [ice] wants relays, else none."),
+
     key("embedded.autoscale", "per_server", Count { min: 1, max: 100_000 }, Required, "Participants that one server is to carry: as many servers serve as that takes."),
     key("embedded.autoscale", "servers_min", Count { min: 1, max: 256 }, Or("1"), "Servers that serve at least."),
     key("embedded.autoscale", "servers_max", Count { min: 1, max: 256 }, Or("16"), "Servers that serve at most."),
     key("embedded.autoscale", "every", Duration { min: 0.5, max: 86_400.0 }, Or("\"10s\""), "Between two decisions, of one server more or less each; the least used one is cordoned, drained and ended. The first one comes so long after the fleet's start."),
+
+    key("ice", "relay", ShareOr { all: "only", none: "none" }, Or("\"none\""), "Who is relayed: a participant that is has no other way (as with iceTransportPolicy \"relay\"). only: everybody; a share of the participants, drawn by the seed: 0.3 or \"30%\"; none. The TURN servers stand in the target file ([[turn]]); the embedded fleet brings its own."),
+    key("ice", "lifetime", Duration { min: 0.0, max: 86_400.0 }, Or("\"10m\""), "Lifetime that allocations ask for; the server may grant another one. 0s: leaves it to the server."),
+    key("ice", "release", Flag, Or("true"), "Whether allocations are given back when a participant leaves. false: they are left to run out, as those of clients that crash."),
+    key("ice", "wrong_password", Share { max: 100.0 }, Or("\"0%\""), "Share of the relayed participants that come with a wrong password; they can't join."),
 
     key("rooms[]", "name", Text, Required, "Name of the group: letters, digits, - and _. Its rooms are called name-1, name-2, …"),
     key("rooms[]", "count", Count { min: 1, max: 100_000 }, Required, "Rooms of this group."),
@@ -334,6 +348,8 @@ pub const KEYS: &[Key] = &[
     key("target_file", "tls_verify", Flag, Or("true"), "Check the target's certificates; reports say so when not."),
     key("target_file", "servers", Tables, Required, "The servers."),
     key("target_file", "secrets", Secrets, Or("{}"), "Values that appear in no report: a literal, { env = \"NAME\" } or { file = \"path\" }; with optional = true it may be missing."),
+    key("target_file", "turn", Tables, Optional, "Ways to TURN servers, for participants that [ice] has relayed. Several with one id are one server: over UDP, TCP and TLS."),
+    key("target_file", "peer", Word(&["direct", "relayed"]), Or("\"direct\""), "Driver turn: whether the other one of each pair is reached directly, or through an allocation of its own."),
     key("target_file.servers[]", "id", Text, Required, "What reports call the server."),
     key("target_file.servers[]", "url", Url, Required, "Its signalling address."),
     key("target_file.servers[]", "admin", Url, Optional, "Its administration address, where the driver has a use for one."),
@@ -342,6 +358,15 @@ pub const KEYS: &[Key] = &[
     key("target_file.servers[]", "observe", Command, Or("[]"), "A command and its arguments, run each second, that prints what the server uses as JSON: {\"cpu_cores\": 0.6, \"memory_bytes\": 1000000}."),
     key("target_file", "fleet", Form::Table, Optional, "How servers are discovered, controlled and observed. Left out: the servers above; with driver embedded, its director for everything."),
     key("target_file", "join", Form::Table, Optional, "Your own join API, which says where each participant goes: asked before every join, timed as its own phase (setup.join). Left out: the driver places rooms."),
+    key("target_file.turn[]", "id", Text, Required, "What reports call the server."),
+    key("target_file.turn[]", "url", Form::TurnUrl, Required, "Where it is and how it is reached (RFC 7065): \"turn:10.77.0.3:3478\", \"turn:turn.example:3478?transport=tcp\", \"turns:turn.example:5349\" (TLS)."),
+    key("target_file.turn[]", "weight", Number { min: 0.0, max: 1000.0 }, Or("1"), "Share of the relayed participants that begin here, beside the weights of the others. 0: only where another one has failed."),
+    key("target_file.turn[]", "username", Text, Optional, "Username of long-term credentials; with `secret_from`, what stands behind the time in it."),
+    key("target_file.turn[]", "password_from", Text, Optional, "Name of the secret, under [secrets], that is the username's password."),
+    key("target_file.turn[]", "secret_from", Text, Optional, "Name of the secret, under [secrets], that the server makes time-limited credentials from (coturn: static-auth-secret)."),
+    key("target_file.turn[]", "pid_file", Text, Optional, "As in [[servers]]."),
+    key("target_file.turn[]", "metrics", Url, Optional, "As in [[servers]]."),
+    key("target_file.turn[]", "cli", Text, Optional, "Address of coturn's CLI: \"10.77.0.3:5766\"; its password is the secret coturn_cli."),
     key("target_file.fleet", "discovery", Words(DISCOVERY), Or("[\"static\"]"), "Where the registry is seen: which servers there are, and which room is where."),
     key("target_file.fleet", "control", Words(CONTROL), Or("[]"), "Who carries out steps; the first that can do a thing does it."),
     key("target_file.fleet", "observe", Words(OBSERVE), Or("[]"), "Who says what servers have: life, sessions, participants, loss, jitter."),

@@ -262,6 +262,7 @@ impl<'a> Loader<'a> {
         }
         if let (Some(parts), Some((target, _))) = (&parts, &target) {
             unknown_servers(parts, target.as_ref(), &tree, &mut syntax);
+            super::turn::fit(parts, target.as_ref(), &tree, &mut syntax);
             if !syntax.is_empty() {
                 return Err(syntax.finish());
             }
@@ -281,6 +282,7 @@ impl<'a> Loader<'a> {
             pass: parts.pass,
             search: parts.search,
             scale_in: parts.scale_in,
+            ice: parts.ice,
             series: parts.series,
             runs: Vec::new(),
             health: parts.health,
@@ -341,7 +343,9 @@ fn unknown_servers(parts: &read::Parts, target: Option<&Target>, tree: &Node, er
         None | Some(Target::Embedded(_)) => (1..=parts.embedded.servers).map(|n| format!("s{n}")).collect(),
         // Only its director knows.
         Some(Target::External(t)) if t.driver == "embedded" => return,
-        Some(Target::External(t)) => t.servers.iter().map(|s| s.id.clone()).collect(),
+        Some(Target::External(t)) => {
+            t.servers.iter().map(|s| &s.id).chain(t.turn.iter().map(|s| &s.id)).cloned().collect()
+        }
     };
     let mut named: Vec<(&str, Option<usize>, &str, &str)> = Vec::new();
     named.extend(parts.search.as_ref().and_then(|s| s.server.as_deref()).map(|id| ("search", None, "server", id)));

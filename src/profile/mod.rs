@@ -15,6 +15,7 @@ mod schema;
 mod series; // profiles that stand for several runs
 mod target;
 mod tree;
+mod turn; // TURN servers of a target file, and who goes through them
 pub mod units; // quantities as profiles write them, and back
 mod write;
 
@@ -31,8 +32,8 @@ pub use error::{Origin, ProfileError, ProfileErrors};
 pub use expect::{Classes, Expect, Herd, JoinPolicy, Others, ScaleOut};
 pub use load::{Explained, load, load_explained, parse_resolved};
 pub use resolved::{
-    EmbeddedTarget, ExternalTarget, Headroom, HealthLimits, Join, Load, Muting, Network, Op, Profile, RoomGroup,
-    Search, Secret, Senders, ServerEntry, Shape, Size, Stay, Talk, Target, Threshold, ThresholdValue,
+    EmbeddedTarget, ExternalTarget, Headroom, HealthLimits, Ice, Join, Load, Muting, Network, Op, Profile, RoomGroup,
+    Search, Secret, Senders, ServerEntry, Shape, Size, Stay, Talk, Target, Threshold, ThresholdValue, TurnEntry,
 };
 pub use scale_in::{
     Condition, Next, Rejoin, Repeat, Rollback, ScaleIn, Seen, Selector, Start, Step, Subject, TimeOfDay,

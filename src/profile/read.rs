@@ -3,7 +3,7 @@
 use super::error::{Errors, Origin};
 use super::keys::{self, Form};
 use super::resolved::{
-    EmbeddedTarget, HealthLimits, Join, Load, Muting, Op, RoomGroup, Search, Senders, Shape, Size, Stay, Talk,
+    EmbeddedTarget, HealthLimits, Ice, Join, Load, Muting, Op, RoomGroup, Search, Senders, Shape, Size, Stay, Talk,
     Threshold, layers_below,
 };
 use super::scale_in::ScaleIn;
@@ -49,6 +49,7 @@ pub(super) struct Parts {
     pub(super) shards: Option<usize>,
     pub(super) receive_buffer: Option<usize>,
     pub(super) embedded: EmbeddedTarget,
+    pub(super) ice: Ice,
 }
 
 /// Reads a completed tree. `None` only where `errors` says why (or a syntax error has).
@@ -65,6 +66,8 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
     let bind = top.addresses("bind");
     let shards = top.count_or("shards").map(|s| s.map(|n| n as usize));
     let receive_buffer = top.count_or("receive_buffer").map(|s| s.map(|n| n as usize));
+    let ice = top.inside("ice", super::turn::ice);
+    let relays = ice.is_some_and(|i| i.relay > 0.0);
     let embedded = top.inside("embedded", |v| {
         let (servers, participants_max, cpu_max) =
             (v.count("servers"), v.count("participants_max"), v.share("cpu_max"));
@@ -76,6 +79,10 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
         let autoscale =
             if v.node("autoscale").is_some() { v.inside("autoscale", autoscale).map(Some) } else { Some(None) };
         let sin = v.word("sin").and_then(|w| w.parse().ok());
+        let turn = if v.node("turn").is_some() { v.count("turn")? as u32 } else { u32::from(relays) };
+        if relays && turn == 0 {
+            v.wrong("turn", "[ice] wants participants relayed: at least one TURN server");
+        }
         Some(EmbeddedTarget {
             servers: servers? as u32,
             participants_max: participants_max? as u32,
@@ -84,6 +91,7 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
             drain: drain?,
             autoscale: autoscale?,
             sin,
+            turn,
         })
     });
     let common = network::read(&mut top);
@@ -143,6 +151,7 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
         shards: shards?,
         receive_buffer: receive_buffer?,
         embedded: embedded?,
+        ice: ice?,
     })
 }
 
@@ -646,6 +655,28 @@ impl<'a> View<'a> {
         })
     }
 
+    /// A share in percent, a number from 0 to 1, or the words for 1 and 0.
+    pub(super) fn share_or(&mut self, key: &str) -> Option<f64> {
+        let Some(Form::ShareOr { all, none }) = self.form(key) else { return None };
+        let node = self.table.get(key)?;
+        let share = match &node.value {
+            Value::Integer(n) => Ok(*n as f64),
+            Value::Float(f) => Ok(*f),
+            Value::Text(t) if t == all => Ok(1.0),
+            Value::Text(t) if t == none => Ok(0.0),
+            Value::Text(t) => parse_percent(t),
+            _ => Err(String::new()),
+        };
+        match share {
+            Ok(share) if (0.0..=1.0).contains(&share) => Some(share),
+            _ => {
+                let found = node.describe();
+                self.wrong(key, format!("is {all:?}, {none:?}, or a share, 0.3 or \"30%\", not {found}"));
+                None
+            }
+        }
+    }
+
     pub(super) fn number(&mut self, key: &str) -> Option<f64> {
         let Some(Form::Number { min, max }) = self.form(key) else { return None };
         let node = self.table.get(key)?;
@@ -788,6 +819,7 @@ fn example(form: Form) -> &'static str {
         Form::Stay => "\"3m..6m\"",
         Form::Join | Form::Rate => "\"8/s\"",
         Form::Url => "\"ws://10.77.0.1:8188\"",
+        Form::TurnUrl => "\"turn:10.77.0.3:3478\"",
         _ => "",
     }
 }

@@ -4,7 +4,7 @@ use super::fleet::{FleetBackends, JoinHook};
 use super::scale_in::ScaleIn;
 use super::series::Series;
 use crate::impair::Conditions;
-use crate::types::{Autoscale, Client, Drain, Encoding, Placement, Sin};
+use crate::types::{Autoscale, Client, Drain, Encoding, Placement, Sin, Via};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -28,6 +28,7 @@ pub struct Profile {
     pub search: Option<Search>,
     /// Of shape scale-in, and of no other.
     pub scale_in: Option<ScaleIn>,
+    pub ice: Ice,
     /// Where the profile stands for several runs, and the profile of each. Nothing runs by the whole then.
     pub series: Option<Series>,
     pub runs: Vec<Profile>,
@@ -118,6 +119,41 @@ pub struct EmbeddedTarget {
     pub autoscale: Option<Autoscale>,
     /// A fault that it commits on purpose.
     pub sin: Option<Sin>,
+    /// TURN servers.
+    pub turn: u32,
+}
+
+/// `[ice]`.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Ice {
+    /// Share (0..=1) of the participants that are relayed.
+    pub relay: f64,
+    /// LIFETIME that allocations ask for; zero: the server's own.
+    pub lifetime: Duration,
+    /// Allocations are given back.
+    pub release: bool,
+    /// Share (0..=1) of the relayed ones that come with a wrong password.
+    pub wrong_password: f64,
+}
+
+/// A `[[turn]]` of a target file: one way to one TURN server.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TurnEntry {
+    pub id: String,
+    /// As written.
+    pub url: String,
+    pub host: String,
+    pub port: u16,
+    pub via: Via,
+    pub weight: f64,
+    pub username: Option<String>,
+    /// Names of secrets; one of both is given.
+    pub password_from: Option<String>,
+    pub secret_from: Option<String>,
+    pub pid_file: Option<String>,
+    pub metrics: Option<String>,
+    /// Address of coturn's CLI.
+    pub cli: Option<String>,
 }
 
 /// A target file.
@@ -129,6 +165,9 @@ pub struct ExternalTarget {
     pub fleet: FleetBackends,
     /// `None`: the driver places rooms.
     pub join: Option<JoinHook>,
+    pub turn: Vec<TurnEntry>,
+    /// Driver turn: both of a pair are relayed.
+    pub peer_relayed: bool,
     /// Networks (address, prefix length) where media may go, besides the signalling hosts themselves.
     pub allow: Vec<(IpAddr, u8)>,
     pub secrets: BTreeMap<String, Secret>,
@@ -146,6 +185,8 @@ impl ExternalTarget {
             servers,
             fleet: FleetBackends::of_driver(driver),
             join: None,
+            turn: Vec::new(),
+            peer_relayed: false,
             allow: Vec::new(),
             secrets: BTreeMap::new(),
             authorized: false,

@@ -93,6 +93,12 @@ fn value(form: Form) -> Value {
         Form::Queue => text(r"^[0-9]+(\.[0-9]+)? ?(us|ms|s|B|kB|MB)$".into()),
         Form::Duration { .. } => text(DURATION.into()),
         Form::Share { .. } => text(SHARE.into()),
+        Form::ShareOr { all, none } => json!({ "anyOf": [
+            { "enum": [all, none] },
+            { "type": "number", "minimum": 0, "maximum": 1 },
+            { "type": "string", "pattern": SHARE },
+        ] }),
+        Form::TurnUrl => text("^turns?:.+$".into()),
         Form::Size => json!({ "anyOf": [
             { "type": "integer", "minimum": 1, "maximum": 10_000 },
             { "type": "string", "pattern": "^ *[0-9]+ *(\\.\\. *[0-9]+ *)?$" },

@@ -130,6 +130,21 @@ pub(super) fn read(
     if driver.as_deref() == Some("embedded") && v.node("join").is_some() {
         v.wrong("join", "is not for driver = \"embedded\": its director says where participants go");
     }
+    let turn = match v.node("turn") {
+        None => Some(Vec::new()),
+        Some(_) => v.each("turn", |v| {
+            super::turn::server(
+                v,
+                &|text, host| match host.parse() {
+                    Ok(ip) => granted(text, is_private(ip)),
+                    // A name is judged when it has been resolved.
+                    Err(_) => Ok(()),
+                },
+                &url,
+            )
+        }),
+    };
+    let peer_relayed = v.word("peer").map(|w| w == "relayed");
     let secrets = secrets(&mut v, path, surroundings);
     distinct(node, "servers", "id", v.errors);
     let (values, sources) = secrets?;
@@ -138,6 +153,8 @@ pub(super) fn read(
         servers: servers?,
         fleet: fleet?,
         join: join_hook?,
+        turn: turn?,
+        peer_relayed: peer_relayed?,
         allow: allow?,
         secrets: values,
         authorized: authorized?,

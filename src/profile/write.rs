@@ -41,6 +41,7 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
         if let Some(sin) = fleet.sin {
             line(format!("sin = {}", quote(sin.as_str())));
         }
+        line(format!("turn = {}", fleet.turn));
         if let Some(a) = fleet.autoscale {
             let every = quote(&print_duration(std::time::Duration::from_millis(a.every_ms)));
             line(format!(
@@ -49,6 +50,7 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
             ));
         }
     }
+    line(super::turn::write_ice(&profile.ice));
     for group in &profile.rooms {
         line(room_group(group));
     }
@@ -211,8 +213,9 @@ fn direction(c: &Conditions) -> Vec<String> {
 
 fn target_file(t: &ExternalTarget, secrets: &BTreeMap<String, SecretSource>) -> String {
     let mut out = format!(
-        "\n[target_file]\ndriver = {}\nallow = {}\nauthorized = {}\ntls_verify = {}\n",
+        "\n[target_file]\ndriver = {}\npeer = {}\nallow = {}\nauthorized = {}\ntls_verify = {}\n",
         quote(&t.driver),
+        quote(if t.peer_relayed { "relayed" } else { "direct" }),
         array(t.allow.iter().map(|(ip, prefix)| format!("{ip}/{prefix}"))),
         t.authorized,
         t.tls_verify
@@ -230,6 +233,7 @@ fn target_file(t: &ExternalTarget, secrets: &BTreeMap<String, SecretSource>) -> 
         }
         let _ = writeln!(out, "observe = {}", array(s.observe.iter().cloned()));
     }
+    super::turn::write_servers(&mut out, t);
     out.push_str(&fleet(&t.fleet));
     if let Some(join) = &t.join {
         let _ = writeln!(

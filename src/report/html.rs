@@ -40,6 +40,7 @@ pub fn page(s: &Summary, j: &Judgement) -> String {
                     @if s.scale_in.is_none() || !s.pass.is_empty() { (limits(s)) }
                     (over_time(&plots))
                     (servers(s))
+                    (super::relays::section(&s.relays))
                     (rooms(s))
                     (failures(s))
                     (generator(s))

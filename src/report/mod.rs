@@ -9,6 +9,7 @@ mod html;
 mod mixes;
 mod placement;
 mod progress;
+mod relays;
 mod scale_in;
 mod series;
 mod summary;

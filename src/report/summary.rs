@@ -2,7 +2,7 @@
 
 use crate::verdict::{
     AudioMetrics, FailureRow, FleetUse, Generator, Hold, Joins, Judgement, Legs, NoteRow, Outcome, Participants,
-    RoomRow, ScaleIn, ServerRow, SetupMetrics, Verdict, VideoMetrics,
+    Relays, RoomRow, ScaleIn, ServerRow, SetupMetrics, Verdict, VideoMetrics,
 };
 use serde::{Serialize, Serializer};
 
@@ -27,6 +27,8 @@ pub struct Summary {
     pub video: VideoMetrics,
     pub legs: Legs,
     pub generator: Generator,
+    /// TURN: allocations, and media by the way it took. All null where nobody was relayed.
+    pub relays: Relays,
     pub servers: Vec<ServerRow>,
     /// Worst first, by loss and then delay.
     pub rooms_worst: Vec<RoomRow>,
@@ -126,6 +128,7 @@ impl Summary {
             video: j.video.clone(),
             legs: j.legs,
             generator: j.generator.clone(),
+            relays: j.relays.clone(),
             servers: j.servers.clone(),
             rooms_worst: j.rooms_worst.clone(),
             failures: j.failures.clone(),
@@ -159,8 +162,8 @@ const METRICS: &[(&str, &str)] = &[
     ("joins.{planned,failed}", "count"),
     ("joins.failed_share", "percent"),
     ("joins.rate_max", "per second"),
-    ("setup.{total,join,signaling,ice,dtls,first_rtp,first_frame}.count", "count"),
-    ("setup.{total,join,signaling,ice,dtls,first_rtp,first_frame}.{p50,p95,p99,max}", "ms"),
+    ("setup.{total,join,signaling,ice,dtls,relay,first_rtp,first_frame}.count", "count"),
+    ("setup.{total,join,signaling,ice,dtls,relay,first_rtp,first_frame}.{p50,p95,p99,max}", "ms"),
     ("{audio,video}.sent", "count"),
     ("{audio,video}.{loss,lossy_legs_share}", "percent"),
     ("{audio,video}.rtp.{expected,received,duplicate,reordered,lost_before_recovery,recovered}", "count"),
@@ -180,6 +183,10 @@ const METRICS: &[(&str, &str)] = &[
         "legs.{judged,clean,glitched,migrated,reconnected,one_way,dropped,unclean_leave,inconclusive,ice_restarts}",
         "count",
     ),
+    ("relays.{participants,asked,allocated,refused,unreachable,redirected,lost,released,abandoned,open_max}", "count"),
+    ("relays.rate_max", "per second"),
+    ("relays.latency.count", "count"),
+    ("relays.latency.{p50,p95,p99,max}", "ms"),
     ("generator.{socket_drops,send_errors,cores,resident_bytes_max}", "count"),
     ("generator.udp_errors.{receive,receive_buffer,send_buffer}", "count"),
     ("generator.reference.{expected,received}", "count"),
@@ -253,8 +260,8 @@ mod tests {
             assert!(o.value == summary.lookup(&o.metric) || summary.lookup(&o.metric) == Some(0.0), "{o:?}");
             known += usize::from(o.value.is_some());
         }
-        // All but set-up's own join API, and the loss that servers report: here they report nothing.
-        assert_eq!(summary.pass.len() - known, 7);
+        // All but set-up's own join API and relays, and the loss that servers report: here they report nothing.
+        assert_eq!(summary.pass.len() - known, 27);
         assert_eq!(summary.lookup("audio.happiness"), None);
         assert_eq!(summary.lookup("audio.loss"), Some(1.0));
     }

@@ -40,6 +40,7 @@ impl Paint {
 pub fn table(s: &Summary, paint: Paint) -> String {
     let mut out = String::new();
     servers(s, paint, &mut out);
+    super::relays::table(&s.relays, |text| paint.with("1", text), &mut out);
     thresholds(s, paint, &mut out);
     failures(s, &mut out);
     for note in &s.notes {

@@ -5,6 +5,8 @@ pub mod embedded; // our own fleet, one offer and one answer over HTTP
 mod hook; // the user's own join API in front of a driver
 pub mod janus; // Janus VideoRoom over WebSocket
 
+pub use janus::tls_config;
+
 use crate::history::{FailReason, LegCause};
 use crate::plan::{PlannedLeg, PlannedRoom, TransportsPer};
 use crate::profile::{ExternalTarget, Secret, Target};
@@ -70,6 +72,11 @@ pub trait Driver: Send + Sync {
     /// disconnected.
     fn restarts_ice(&self, slot: u8) -> bool {
         let _ = slot;
+        false
+    }
+
+    /// True where the target is the TURN server itself: it is what carries a room then, and the engine says which one.
+    fn serves_by_turn(&self) -> bool {
         false
     }
 
@@ -175,6 +182,9 @@ pub enum MediaError {
     BadSdp(String),
     #[error("no candidate is inside the allow-list: {0}")]
     NotAllowed(String),
+    /// No TURN server gave an allocation.
+    #[error("{0}")]
+    Relay(String),
     #[error("{0}")]
     Local(String),
     #[error("the leg is over")]
@@ -186,6 +196,7 @@ impl MediaError {
         match self {
             MediaError::BadSdp(_) => FailReason::BadSdp,
             MediaError::NotAllowed(_) => FailReason::NotAllowed,
+            MediaError::Relay(_) => FailReason::Relay,
             MediaError::Local(_) => FailReason::Local,
             MediaError::Gone => FailReason::LeftEarly,
         }

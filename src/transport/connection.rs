@@ -4,7 +4,7 @@ use super::consent::Consent;
 use super::dtls::{Association, Keys, Outcome};
 use super::ice::{Ice, Said};
 use super::shared::{Shared, unhex};
-use super::{AllowList, Event, Failure, Kind, LocalParams, RemoteParams, Setup, TransportError};
+use super::{AllowList, Event, Failure, Kind, LocalParams, Place, RemoteParams, Setup, TransportError};
 use crate::prefetch::prefetch;
 use bytes::BytesMut;
 use std::collections::VecDeque;
@@ -58,19 +58,21 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// A transport on a bound socket's address (not the unspecified one). `seed` spreads its consent checks.
+    /// A transport on a bound socket's or an allocation's address. `seed` spreads its consent checks.
     pub fn new(
         now: Instant,
         shared: &Arc<Shared>,
         allow: &Arc<AllowList>,
-        local: SocketAddr,
+        place: impl Into<Place>,
         seed: u64,
     ) -> Result<Transport, TransportError> {
+        let place = place.into();
+        let local = place.address();
         Ok(Transport {
             shared: shared.clone(),
             allow: allow.clone(),
             local,
-            ice: Ice::new(now, shared, allow, local)?,
+            ice: Ice::new(now, shared, allow, place)?,
             dtls: None,
             consent: Consent::new(now, seed),
             phase: Phase::New,
@@ -107,6 +109,11 @@ impl Transport {
             return Err(TransportError::Closed);
         }
         self.ice.prepare_restart()
+    }
+
+    /// The next ICE restart goes on from another place, e.g. from another TURN server's relayed address.
+    pub fn relocate(&mut self, place: Place) -> Result<(), TransportError> {
+        self.ice.relocate(place)
     }
 
     /// True when these credentials differ from those in use: the remote restarts ICE.

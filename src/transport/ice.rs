@@ -3,11 +3,12 @@
 use super::candidate::{Verdict, judge};
 use super::shared::{CHECK_INTERVAL, Shared};
 use super::stun::{Class, Message, TransactionId};
-use super::{AllowList, RemoteParams, TransportError};
+use super::{AllowList, Place, RemoteParams, TransportError};
 use bytes::BytesMut;
 use rtc_ice::agent::{Agent, Event as AgentEvent};
-use rtc_ice::candidate::CandidateConfig;
 use rtc_ice::candidate::candidate_host::CandidateHostConfig;
+use rtc_ice::candidate::candidate_relay::CandidateRelayConfig;
+use rtc_ice::candidate::{Candidate, CandidateConfig};
 use rtc_shared::{TaggedBytesMut, TransportContext, TransportProtocol};
 use sansio::Protocol;
 use std::net::SocketAddr;
@@ -28,6 +29,8 @@ pub(super) struct Ice {
     agent: Agent,
     allow: Arc<AllowList>,
     local: SocketAddr,
+    /// Where the next restart goes on from.
+    next: Option<Place>,
     /// The password in force; the agent only tells the next one.
     local_pwd: String,
     remote_ufrag: String,
@@ -42,35 +45,17 @@ pub(super) struct Ice {
 }
 
 impl Ice {
-    pub fn new(
-        now: Instant,
-        shared: &Shared,
-        allow: &Arc<AllowList>,
-        local: SocketAddr,
-    ) -> Result<Ice, TransportError> {
-        let failed = |why: String| TransportError::Local { local, why };
-        if local.ip().is_unspecified() || local.port() == 0 {
-            return Err(failed("the address is not one of a bound socket".into()));
-        }
+    pub fn new(now: Instant, shared: &Shared, allow: &Arc<AllowList>, place: Place) -> Result<Ice, TransportError> {
+        let local = place.address();
         let agent = Agent::new(now, shared.ice.clone(), shared.provider.clone());
-        let mut agent = agent.map_err(|e| failed(e.to_string()))?;
-        let base_config = CandidateConfig {
-            network: "udp".into(),
-            address: local.ip().to_string(),
-            port: local.port(),
-            component: 1,
-            ..CandidateConfig::default()
-        };
-        let host = CandidateHostConfig { base_config, ..CandidateHostConfig::default() };
-        let added = host.new_candidate_host().and_then(|c| agent.add_local_candidate(c));
-        if !added.map_err(|e| failed(e.to_string()))? {
-            return Err(failed("the ICE agent does not take the address".into()));
-        }
+        let mut agent = agent.map_err(|e| TransportError::Local { local, why: e.to_string() })?;
+        add_local(&mut agent, place)?;
         Ok(Ice {
             local_pwd: agent.get_local_credentials().pwd.clone(),
             agent,
             allow: allow.clone(),
             local,
+            next: None,
             remote_ufrag: String::new(),
             remote_pwd: String::new(),
             check_at: now,
@@ -84,8 +69,18 @@ impl Ice {
     /// ufrag, pwd and candidates for our next description.
     pub fn local_params(&self) -> (String, String, Vec<String>) {
         let credentials = self.agent.get_local_credentials();
-        let candidates = self.agent.get_local_candidates().iter().map(|c| c.marshal()).collect();
+        let candidates = match self.next.map(candidate) {
+            Some(Ok(next)) => vec![next.marshal()],
+            _ => self.agent.get_local_candidates().iter().map(|c| c.marshal()).collect(),
+        };
         (credentials.ufrag.clone(), credentials.pwd.clone(), candidates)
+    }
+
+    /// The next restart goes on from there.
+    pub fn relocate(&mut self, place: Place) -> Result<(), TransportError> {
+        candidate(place)?;
+        self.next = Some(place);
+        Ok(())
     }
 
     pub fn remote_ufrag(&self) -> &str {
@@ -117,7 +112,12 @@ impl Ice {
             if !self.agent.has_pending_restart() {
                 self.prepare_restart()?;
             }
-            self.agent.apply_restart(now, true).map_err(failed)?;
+            let next = self.next.take();
+            self.agent.apply_restart(now, next.is_none()).map_err(failed)?;
+            if let Some(place) = next {
+                self.local = place.address();
+                add_local(&mut self.agent, place)?;
+            }
             self.local_pwd = self.agent.get_local_credentials().pwd.clone();
         }
         // The side that faces a lite agent is the controlling one (RFC 8445 6.1.1).
@@ -268,5 +268,43 @@ impl Ice {
     pub fn close(&mut self) {
         // Its only error is mDNS's, which is off.
         let _ = self.agent.close();
+    }
+}
+
+fn candidate(place: Place) -> Result<Candidate, TransportError> {
+    let local = place.address();
+    let failed = |why: String| TransportError::Local { local, why };
+    if local.ip().is_unspecified() || local.port() == 0 {
+        return Err(failed("the address is not one of a bound socket".into()));
+    }
+    let base_config = CandidateConfig {
+        network: "udp".into(),
+        address: local.ip().to_string(),
+        port: local.port(),
+        component: 1,
+        ..CandidateConfig::default()
+    };
+    let made = match place {
+        Place::Host(_) => CandidateHostConfig { base_config, ..CandidateHostConfig::default() }.new_candidate_host(),
+        Place::Relayed { base, .. } => {
+            let config = CandidateRelayConfig {
+                base_config,
+                rel_addr: base.ip().to_string(),
+                rel_port: base.port(),
+                ..CandidateRelayConfig::default()
+            };
+            config.new_candidate_relay()
+        }
+    };
+    made.map_err(|e| failed(e.to_string()))
+}
+
+fn add_local(agent: &mut Agent, place: Place) -> Result<(), TransportError> {
+    let local = place.address();
+    let failed = |why: String| TransportError::Local { local, why };
+    match agent.add_local_candidate(candidate(place)?) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(failed("the ICE agent does not take the address".into())),
+        Err(e) => Err(failed(e.to_string())),
     }
 }

@@ -56,6 +56,31 @@ impl Default for Timing {
     }
 }
 
+/// Where a transport is: what its local candidate says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// The address of a bound socket (not the unspecified one).
+    Host(SocketAddr),
+    /// A relayed address at a TURN server, and the address of the socket behind it. Datagrams of the transport go by the
+    /// allocation.
+    Relayed { relayed: SocketAddr, base: SocketAddr },
+}
+
+impl Place {
+    /// Where peers send to.
+    pub fn address(self) -> SocketAddr {
+        match self {
+            Place::Host(address) | Place::Relayed { relayed: address, .. } => address,
+        }
+    }
+}
+
+impl From<SocketAddr> for Place {
+    fn from(address: SocketAddr) -> Place {
+        Place::Host(address)
+    }
+}
+
 /// DTLS role in a description (RFC 4145 4, RFC 8842 5.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Setup {

@@ -5,6 +5,7 @@ use super::direction::Reported;
 use super::frame::Frame;
 use super::legs::{Classed, LegClass, Tracks};
 use super::metrics::{Sample, SetupTimes, flow_metric};
+use super::relays::RelayGather;
 use super::series::{JoinPoint, Series};
 use super::windows::Window;
 use crate::history::{
@@ -30,6 +31,7 @@ pub(super) struct Gathered {
     pub legs: Vec<Leg>,
     pub join_starts: Vec<f64>,
     pub tracks: Tracks,
+    pub relays: RelayGather,
     pub classes: BTreeMap<LegId, Classed>,
     pub rooms: BTreeMap<RoomId, RoomGather>,
     pub notes: BTreeMap<String, Note>,
@@ -224,10 +226,11 @@ impl<'a> Gatherer<'a> {
             Event::FirstMedia { leg, first_rtp_ms, first_frame_ms, .. } => {
                 if let Some(&server) = self.out.joined_on.get(&leg) {
                     let times = &mut self.server(server).setup.0;
-                    times[5].extend(first_rtp_ms.map(|ms| Sample { t, ms }));
-                    times[6].extend(first_frame_ms.map(|ms| Sample { t, ms }));
+                    times[6].extend(first_rtp_ms.map(|ms| Sample { t, ms }));
+                    times[7].extend(first_frame_ms.map(|ms| Sample { t, ms }));
                 }
             }
+            Event::Relay(relay) => self.out.relays.see(t, &relay),
             Event::LegEnd(end) => self.leg_end(t, end),
             Event::Interval(interval) => self.interval(t, &interval),
             Event::Room(room) => self.room(t, &room),
@@ -287,8 +290,14 @@ impl<'a> Gatherer<'a> {
             self.out.joins_inconclusive += 1;
             return;
         }
-        let phases =
-            [Some(setup.total_ms), setup.join_ms, Some(setup.signaling_ms), Some(setup.ice_ms), Some(setup.dtls_ms)];
+        let phases = [
+            Some(setup.total_ms),
+            setup.join_ms,
+            Some(setup.signaling_ms),
+            Some(setup.ice_ms),
+            Some(setup.dtls_ms),
+            setup.relay_ms,
+        ];
         let times = &mut self.server(server).setup.0;
         for (samples, ms) in times.iter_mut().zip(phases) {
             samples.extend(ms.map(|ms| Sample { t, ms }));
@@ -388,6 +397,9 @@ impl<'a> Gatherer<'a> {
         if inconclusive {
             return;
         }
+        if let Some(paths) = &interval.paths {
+            self.out.relays.paths(paths);
+        }
         for (i, threshold) in self.thresholds.iter().enumerate() {
             let Some((kind, path)) = media_path(&threshold.metric) else { continue };
             if !speaks_per_second(path) {
@@ -440,16 +452,7 @@ impl Gathered {
 
     /// Highest number of joins begun in any one second.
     pub fn join_rate_max(&self) -> Option<f64> {
-        let mut starts = self.join_starts.clone();
-        starts.sort_by(f64::total_cmp);
-        let (mut first, mut most) = (0, 0);
-        for (i, t) in starts.iter().enumerate() {
-            while starts[first] <= t - 1000.0 {
-                first += 1;
-            }
-            most = most.max(i + 1 - first);
-        }
-        (most > 0).then_some(most as f64)
+        most_in_a_second(&self.join_starts)
     }
 
     /// Servers that had participants in the hold.
@@ -497,6 +500,20 @@ impl HealthSums {
             self.reasons.entry(key).or_insert_with(|| (reason.clone(), 0.0)).1 += seconds;
         }
     }
+}
+
+/// Most of these moments (ms) in any one second.
+pub(super) fn most_in_a_second(moments: &[f64]) -> Option<f64> {
+    let mut moments = moments.to_vec();
+    moments.sort_by(f64::total_cmp);
+    let (mut first, mut most) = (0, 0);
+    for (i, t) in moments.iter().enumerate() {
+        while moments[first] <= t - 1000.0 {
+            first += 1;
+        }
+        most = most.max(i + 1 - first);
+    }
+    (most > 0).then_some(most as f64)
 }
 
 /// Splits `audio.delay.p99` into kind and path.

@@ -6,6 +6,7 @@ use super::gather::{Counts, Gathered, Gatherer, Leg, lossy_limit};
 use super::generator::{Generator, diagnosis, generator};
 use super::legs::LegClass;
 use super::metrics::{AudioMetrics, LossyLegs, SetupMetrics, SetupTimes, VideoMetrics, percent};
+use super::relays::Relays;
 use super::scale_in::{self, Recorder, ScaleIn};
 use super::sentence::{Case, sentence};
 use super::series::Series;
@@ -48,6 +49,7 @@ pub struct Judgement {
     pub video: VideoMetrics,
     pub legs: Legs,
     pub generator: Generator,
+    pub relays: Relays,
     pub servers: Vec<ServerRow>,
     pub rooms_worst: Vec<RoomRow>,
     pub failures: Vec<FailureRow>,
@@ -214,10 +216,11 @@ fn judge_all(
     let participants = participants(&all, planned_legs);
     let joins = joins(&all, planned_legs);
     let legs = legs(&all);
+    let relays = all.relays.metrics();
     let share = |part: u64, whole: u64| if whole > 0 { percent(part as f64 / whole as f64) } else { 0.0 };
     let whole = Whole {
         all: &all,
-        run: json!({ "participants": participants, "joins": joins, "legs": legs, "generator": generator }),
+        run: json!({ "participants": participants, "joins": joins, "legs": legs, "generator": generator, "relays": relays }),
         lossy: &lossy,
         joins_inconclusive: share(all.joins_inconclusive, all.joined + all.failed.len() as u64),
         legs_inconclusive: share(legs.inconclusive.unwrap_or(0), legs.judged.unwrap_or(0)),
@@ -276,6 +279,7 @@ fn judge_all(
         failures: failures(&all, &frame),
         notes: notes(&all, &frame),
         generator,
+        relays,
         participants,
         joins,
         series: all.series,

@@ -313,12 +313,13 @@ pub struct SetupMetrics {
     pub signaling: PhaseMetrics,
     pub ice: PhaseMetrics,
     pub dtls: PhaseMetrics,
+    pub relay: PhaseMetrics,
     pub first_rtp: PhaseMetrics,
     pub first_frame: PhaseMetrics,
 }
 
 /// Names of the phases, in the order of [`SetupMetrics`].
-pub(super) const PHASES: [&str; 7] = ["total", "join", "signaling", "ice", "dtls", "first_rtp", "first_frame"];
+pub(super) const PHASES: [&str; 8] = ["total", "join", "signaling", "ice", "dtls", "relay", "first_rtp", "first_frame"];
 
 /// One measured set-up time.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -330,7 +331,7 @@ pub(super) struct Sample {
 
 /// Set-up times by phase, as [`PHASES`].
 #[derive(Clone, PartialEq, Default, Debug)]
-pub(super) struct SetupTimes(pub [Vec<Sample>; 7]);
+pub(super) struct SetupTimes(pub [Vec<Sample>; 8]);
 
 impl SetupTimes {
     pub fn merge(&mut self, o: &SetupTimes) {
@@ -346,7 +347,7 @@ impl SetupTimes {
     }
 
     pub fn metrics(&self) -> SetupMetrics {
-        let [total, join, signaling, ice, dtls, first_rtp, first_frame] = &self.0;
+        let [total, join, signaling, ice, dtls, relay, first_rtp, first_frame] = &self.0;
         let of = |samples: &Vec<Sample>| PhaseMetrics::of(samples);
         SetupMetrics {
             total: of(total),
@@ -354,6 +355,7 @@ impl SetupTimes {
             signaling: of(signaling),
             ice: of(ice),
             dtls: of(dtls),
+            relay: of(relay),
             first_rtp: of(first_rtp),
             first_frame: of(first_frame),
         }

@@ -8,6 +8,7 @@ mod generator;
 mod judgement;
 mod legs;
 mod metrics;
+mod relays;
 pub mod scale_in; // did taking servers away end anybody's call?
 mod sentence;
 mod series;
@@ -28,6 +29,7 @@ pub use metrics::{
     AudioMetrics, E2eCounts, LossSource, MediaMetrics, Mos, Percentiles, PhaseMetrics, RtpCounts, SetupMetrics,
     UpCounts, VideoMetrics, flow_metric,
 };
+pub use relays::{PathMetrics, RelayRow, Relays};
 pub use scale_in::ScaleIn;
 pub use series::{GeneratorPoint, JoinPoint, KindPoint, MediaPoint, Series, ServerPoint};
 pub use thresholds::Outcome;

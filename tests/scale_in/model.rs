@@ -499,8 +499,14 @@ impl Sim {
         self.legs[n].longest.0 = self.now + 1000.0;
         let planned = self.legs[n].planned.clone();
         let start = planned.join_at.as_secs_f64() * 1000.0;
-        let setup =
-            Setup { total_ms: self.now - start, join_ms: Some(3.0), signaling_ms: 5.0, ice_ms: 10.0, dtls_ms: 8.0 };
+        let setup = Setup {
+            total_ms: self.now - start,
+            join_ms: Some(3.0),
+            signaling_ms: 5.0,
+            ice_ms: 10.0,
+            dtls_ms: 8.0,
+            relay_ms: None,
+        };
         let (leg, room) = (planned.id, planned.room);
         let remote = Some(format!("10.77.0.{}:5004", server + 1));
         self.push(Event::Joined { leg, room, server: ServerId(server as u32), suite: None, remote, setup });
@@ -754,7 +760,7 @@ impl Sim {
         }
         let connected = servers.iter().map(|s| s.participants).sum();
         let joining = self.legs.iter().filter(|l| l.server.is_some() && l.joined.is_none() && !l.ended).count() as u32;
-        self.push(Event::Interval(Interval { seconds: 1.0, connected, joining, servers }));
+        self.push(Event::Interval(Interval { seconds: 1.0, connected, joining, servers, paths: None }));
         let health = self.health(n);
         self.push(Event::Health(health));
         self.look(n, 0);

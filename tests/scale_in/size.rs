@@ -113,7 +113,14 @@ fn write(w: &mut Writer) {
             let server = Some(format!("sfu-{}", server_of(room).0));
             put(t - 500.0, Event::JoinStart { leg: planned, late_ms: 0.1, rejoins: None });
             put(t - 490.0, Event::Routed { leg: LegId(leg), server, url, after_ms: 4.2 });
-            let setup = Setup { total_ms: 88.123, join_ms: Some(4.2), signaling_ms: 20.1, ice_ms: 30.2, dtls_ms: 11.3 };
+            let setup = Setup {
+                total_ms: 88.123,
+                join_ms: Some(4.2),
+                signaling_ms: 20.1,
+                ice_ms: 30.2,
+                dtls_ms: 11.3,
+                relay_ms: None,
+            };
             let (room, server) = (RoomId(room), server_of(room));
             let remote = Some("10.77.0.1:50000".to_owned());
             put(t - 400.0, Event::Joined { leg: LegId(leg), room, server, suite: None, remote, setup });
@@ -196,7 +203,16 @@ fn write(w: &mut Writer) {
             audio: sample.clone(),
             video: video.clone(),
         });
-        put(t, Event::Interval(Interval { seconds: 1.0, connected: LEGS, joining: 0, servers: servers.collect() }));
+        put(
+            t,
+            Event::Interval(Interval {
+                seconds: 1.0,
+                connected: LEGS,
+                joining: 0,
+                servers: servers.collect(),
+                paths: None,
+            }),
+        );
         let mut shard = ShardHealth { cpu: 0.4, packets_out: 100_000, packets_in: 300_000, ..ShardHealth::default() };
         for i in 0..1000 {
             shard.send_lateness.record_us(50 + i % 300);

@@ -1,12 +1,14 @@
 //! The legs of a run: joining, in, leaving, over. Every change of a leg's state is here.
 
 use super::super::realtime_ns;
+use super::super::relayed::News;
 use super::super::shard::ToShard;
 use super::Run;
-use crate::history::{self, Event, FailReason, JoinFailure, LegCause, LegEnd, ServerInfo};
+use crate::history::Line;
+use crate::history::{self, Event, FailReason, JoinFailure, LegCause, LegEnd, RelayWhat, ServerInfo};
 use crate::impair::Counters;
 use crate::participant::{FlowGap, Milestones, Silence, Spec, TalkSpec, Totals};
-use crate::plan::{PlannedLeg, PlannedRoom, mute_seed, talk_seed};
+use crate::plan::{self, PlannedLeg, PlannedRoom, mute_seed, talk_seed};
 use crate::profile::Talk;
 use crate::signaling::{Call, Ended, Media, Order, Progress as Milestone, TransportState};
 use crate::types::{Encoding, LegId, RoomId, ServerId, Suite};
@@ -124,9 +126,11 @@ impl Run<'_> {
             talk: self.talk(leg, &room),
         };
         let network = leg.network.and_then(|n| group.networks.get(n)).map(|n| Box::new([n.up, n.down]));
+        let ways: Vec<(&str, f64)> = self.c.turn.ways.iter().map(|w| (&*w.id, w.weight)).collect();
+        let relay = plan::relay(&self.c.profile, &room, leg.seat, leg.id.0.into(), &ways).map(Box::new);
         let shard = self.shard_of(leg.room);
         let s = &self.shards[shard];
-        let _ = s.orders.send(ToShard::Add { spec: Box::new(spec), network });
+        let _ = s.orders.send(ToShard::Add { spec: Box::new(spec), network, relay });
         let (orders, orders_rx) = unbounded_channel();
         let (milestones, mut from_driver) = unbounded_channel();
         let call = Call {
@@ -304,6 +308,10 @@ impl Run<'_> {
             }
             Milestone::Signaled(at) => {
                 l.milestones.signaled.get_or_insert(at);
+                let room = self.planned[leg.index()].room;
+                if let (None, Some(turn)) = (l.server, self.room_turn.get(&room).cloned()) {
+                    self.on_server(leg, turn);
+                }
                 self.maybe_joined(leg);
             }
             Milestone::Server(name) => {
@@ -384,6 +392,51 @@ impl Run<'_> {
         }
         if let Some((code, text)) = note {
             self.note(code, text, leg);
+        }
+        self.maybe_joined(leg);
+    }
+
+    /// What became of an allocation.
+    pub(super) fn on_relay(&mut self, leg: LegId, slot: u8, news: News, at: Instant) {
+        match news.what {
+            RelayWhat::Allocated => self.allocations += 1,
+            RelayWhat::Released | RelayWhat::Lost | RelayWhat::Abandoned => self.allocations -= 1,
+            RelayWhat::Refused | RelayWhat::Unreachable | RelayWhat::Redirected => {}
+        }
+        let l = &mut self.legs[leg.index()];
+        if let (RelayWhat::Allocated, Some(asked)) = (news.what, news.asked) {
+            l.milestones.relay.get_or_insert((asked, at));
+            if self.c.driver.serves_by_turn() {
+                self.on_room_turn(leg, &news.turn);
+            }
+        }
+        let refusal = news.refusal;
+        let event = Event::Relay(history::Relay {
+            leg,
+            slot,
+            turn: news.turn.to_string(),
+            via: news.via,
+            what: news.what,
+            ms: news.asked.map(|asked| at.saturating_duration_since(asked).as_secs_f64() * 1000.0),
+            code: refusal.as_ref().map(|r| r.code).filter(|c| *c != 0),
+            detail: refusal.map(|r| r.reason),
+            relayed: news.relayed,
+        });
+        let t = self.t(at);
+        (self.record)(Line { t, event });
+    }
+
+    /// Where the TURN server is the target, it carries whoever is in the room.
+    fn on_room_turn(&mut self, leg: LegId, turn: &str) {
+        let room = self.planned[leg.index()].room;
+        self.room_turn.insert(room, turn.to_owned());
+        self.on_server(leg, turn.to_owned());
+        for other in self.present() {
+            let waits = self.planned[other.index()].room == room && self.legs[other.index()].server.is_none();
+            if waits && self.legs[other.index()].milestones.signaled.is_some() {
+                self.on_server(other, turn.to_owned());
+                self.maybe_joined(other);
+            }
         }
         self.maybe_joined(leg);
     }

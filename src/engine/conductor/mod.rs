@@ -8,6 +8,7 @@ mod rows;
 
 use super::health::{HealthReader, Surroundings};
 use super::realtime_ns;
+use super::relayed::Turn;
 use super::shard::{FromShard, Shard, ShardConfig, ShardSecond, ToShard};
 use crate::history::{Event, Health, Interval, Line, Phase};
 use crate::media::clip::ClipLibrary;
@@ -34,6 +35,9 @@ use tokio::task::{AbortHandle, JoinSet};
 /// How often joins are checked against their time-out.
 const CHECK: Duration = Duration::from_millis(50);
 
+/// How long the end of a run waits for allocations to be given back.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(3);
+
 /// What a run needs.
 pub struct Conductor {
     pub profile: Arc<Profile>,
@@ -43,6 +47,8 @@ pub struct Conductor {
     pub common: Arc<Common>,
     pub shards: usize,
     pub sources: Vec<IpAddr>,
+    /// TURN servers, for those who are relayed.
+    pub turn: Arc<Turn>,
     /// Start of the run, and the same moment in ns of CLOCK_REALTIME.
     pub epoch: Instant,
     pub epoch_ns: u64,
@@ -98,6 +104,10 @@ struct Run<'a> {
     phase: Phase,
     tasks: JoinSet<(LegId, Ended)>,
     acts: Acts,
+    /// Allocations that servers have given and not got back; and the TURN server of each room, for a driver without
+    /// servers of its own.
+    allocations: i64,
+    room_turn: FxHashMap<RoomId, String>,
     /// Drivers whose legs are over, and when our patience with them is.
     stragglers: Vec<(Instant, AbortHandle)>,
     milestones: UnboundedSender<(LegId, Milestone)>,
@@ -149,6 +159,8 @@ impl Conductor {
             phase: Phase::Warmup,
             tasks: JoinSet::new(),
             acts: Acts::default(),
+            allocations: 0,
+            room_turn: FxHashMap::default(),
             stragglers: Vec::new(),
             milestones,
         };
@@ -185,6 +197,7 @@ impl Conductor {
             receive_buffer: self.profile.receive_buffer,
             epoch: self.epoch,
             seed: self.plan.seed,
+            turn: self.turn.clone(),
             hold: [self.plan.hold_from, self.plan.hold_until],
             orders: orders_rx,
             media: media_rx,
@@ -287,6 +300,11 @@ impl Run<'_> {
         // The last, begun second.
         tokio::time::sleep(Duration::from_millis(20)).await;
         self.hear_shards(from_shards, show)?;
+        let patience = Instant::now() + RELEASE_PATIENCE;
+        while self.allocations > 0 && Instant::now() < patience {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            self.hear_shards(from_shards, show)?;
+        }
         for (code, (text, leg, count)) in std::mem::take(&mut self.notes) {
             self.note_event(Event::Note { code: code.to_owned(), text, leg, count });
         }
@@ -380,6 +398,7 @@ impl Run<'_> {
                 self.note_event(Event::FirstMedia { leg, from, first_rtp_ms: rtp_ms, first_frame_ms: frame_ms });
             }
             FromShard::Note { leg, code, text } => self.note(code, text, leg),
+            FromShard::Relay { leg, slot, news, at } => self.on_relay(leg, slot, *news, at),
             FromShard::Totals { leg, totals, impaired } => self.on_totals(leg, *totals, impaired),
             FromShard::Second(s) => self.on_second(*s, show),
             FromShard::Fatal(why) => bail!("a media thread can't go on: {why}"),

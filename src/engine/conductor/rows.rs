@@ -1,7 +1,7 @@
 //! The shards' seconds, put together into the history's rows.
 
 use super::super::shard::{RoomRow, ShardSecond};
-use crate::history::{Interval, RoomInterval, ServerFlow, ShardHealth};
+use crate::history::{Interval, Paths, RoomInterval, ServerFlow, ShardHealth};
 use crate::measure::Flow;
 use crate::types::{Kind, ServerId};
 use std::collections::BTreeMap;
@@ -46,7 +46,14 @@ fn whole(k: u64, mut all: Vec<ShardSecond>, count: usize, joining: u32) -> Secon
         |server| ServerFlow { server, participants: 0, rooms: 0, audio: Flow::default(), video: Flow::default() };
     let (mut connected, seconds) = (0, all.iter().map(|s| s.seconds).fold(0.0, f64::max));
     let (mut shards, mut rooms) = (vec![ShardHealth::default(); count], Vec::new());
+    let mut paths: Option<Box<Paths>> = None;
     for s in all {
+        if let Some(of_shard) = s.paths {
+            let paths = paths.get_or_insert_default();
+            for (to, from) in [&mut paths.direct, &mut paths.relayed].into_iter().zip(&*of_shard) {
+                to.iter_mut().zip(from).for_each(|(to, from)| to.merge(from));
+            }
+        }
         for (id, p, r) in s.present {
             let f = servers.entry(id).or_insert_with(|| blank(id));
             f.participants += p;
@@ -61,7 +68,7 @@ fn whole(k: u64, mut all: Vec<ShardSecond>, count: usize, joining: u32) -> Secon
         rooms.extend(s.rooms.into_iter().map(room_interval));
         shards[s.shard] = s.health;
     }
-    let interval = Interval { seconds, connected, joining, servers: servers.into_values().collect() };
+    let interval = Interval { seconds, connected, joining, servers: servers.into_values().collect(), paths };
     Second { t_ms: k as f64 * 1000.0, rooms, interval, shards }
 }
 
@@ -93,6 +100,7 @@ mod tests {
             seconds: 1.0,
             health: ShardHealth { packets_in: shard as u64, ..Default::default() },
             servers: vec![(ServerId(0), [flow, Flow::default()])],
+            paths: None,
             present: present.iter().map(|(s, p, r)| (ServerId(*s), *p, *r)).collect(),
             rooms: vec![RoomRow {
                 room: RoomId(shard as u32),

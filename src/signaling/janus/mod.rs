@@ -11,6 +11,8 @@ mod socket;
 mod subscriber;
 mod wire;
 
+pub use socket::tls_config;
+
 #[cfg(test)]
 mod fake;
 

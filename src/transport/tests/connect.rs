@@ -246,7 +246,7 @@ fn unusable_descriptions_are_errors_and_change_nothing() {
 fn an_unbound_address_is_an_error() {
     let shared = Shared::new(GCM, Timing::default()).unwrap();
     for local in ["0.0.0.0:5000", "10.9.0.1:0", "[::]:5000"] {
-        let made = Transport::new(Instant::now(), &shared, &allow(), local.parse().unwrap(), 1);
+        let made = Transport::new(Instant::now(), &shared, &allow(), local.parse::<std::net::SocketAddr>().unwrap(), 1);
         assert!(matches!(made, Err(TransportError::Local { .. })), "{local}");
     }
 }
