@@ -19,11 +19,14 @@ check: ## Formatting, lints, documentation
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 
+# More than cores: tests wait more than they work, and those that need the machine see to that (tests/support/disturbed.rs).
+TEST_THREADS ?= 4
+
 test: packages ## All tests: simulated, end to end, targets
-	cargo test --locked
+	cargo test --locked -- --test-threads=$(TEST_THREADS)
 
 test-long: packages ## The same with many more seeds and the slow experiments
-	ROOMFUL_LONG=1 cargo test --locked -- --include-ignored
+	ROOMFUL_LONG=1 cargo test --locked -- --include-ignored --test-threads=$(TEST_THREADS)
 
 calibrate: ## Known impairments against what the report says of them; writes docs/calibration.md
 	ROOMFUL_CALIBRATION=docs/calibration.md cargo test --locked --test calibration -- --ignored --nocapture the_whole_grid

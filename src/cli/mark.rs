@@ -127,7 +127,8 @@ impl Marks {
     fn line(&self, line: &[u8], now: f64) -> Line {
         match serde_json::from_slice::<Mark>(line) {
             Ok(mark) => {
-                let t = (mark.at_ns.saturating_sub(self.epoch_ns) as f64 / 1e6).min(now);
+                let at_ns = crate::engine::of_system_ns(mark.at_ns);
+                let t = (at_ns.saturating_sub(self.epoch_ns) as f64 / 1e6).min(now);
                 Line { t, event: Event::Mark { action: mark.action, server: mark.server } }
             }
             Err(e) => {

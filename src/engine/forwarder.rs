@@ -123,6 +123,7 @@ impl Forwarder {
         let mut next_write = Instant::now() + RECORDS_SETTLED;
         while !stop.load(Ordering::Relaxed) && Instant::now() < end {
             self.poll.wait(&mut keys, self.sleep());
+            receiver.look_at_clock();
             for key in keys.drain(..) {
                 match key.checked_sub(CLIENTS_FROM) {
                     None => self.receive_up(key as usize, &mut receiver),

@@ -309,7 +309,7 @@ mod tests {
         let cases: [(Change, &str); 12] = [
             (|_, s| s.cpu = 0.97, "shard 1 at 97 % CPU (limit 90 %)"),
             (|h, _| h.steal = 0.5, "50 % of the machine stolen (limit 10 %)"),
-            (|_, s| s.send_lateness = hist(50_000), "sends late, p99 50"),
+            (|_, s| s.send_lateness = hist(50_000), "sends late, p99 49.9 ms"),
             (|_, s| s.timer_lateness = hist(20_000), "timers late, p99 20"),
             (|_, s| s.socket_drops = 3, "3 datagrams dropped at our own sockets"),
             (|_, s| s.send_errors = 2, "2 sends failed"),

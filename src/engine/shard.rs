@@ -28,8 +28,6 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 /// Sockets with media are looked at this often: kernel timestamps make it free of error, and at 1 ms one core carries
 /// a quarter fewer participants (docs/performance.md).
 const MEDIA_SWEEP: Duration = Duration::from_millis(5);
-/// A quiet room's row is written at least this often.
-const ROOM_ROW_SECONDS: u32 = 10;
 
 /// Orders for a shard.
 pub enum ToShard {
@@ -80,6 +78,11 @@ pub enum FromShard {
         code: &'static str,
         text: String,
     },
+    /// It has heard nobody for [`ShardConfig::silent_after`]; since when, in ns of the engine's clock.
+    Silent {
+        leg: LegId,
+        since_ns: u64,
+    },
     Totals {
         leg: LegId,
         totals: Box<Totals>,
@@ -114,6 +117,7 @@ pub struct ShardSecond {
     pub rooms: Vec<RoomRow>,
 }
 
+/// A room's second.
 #[derive(Debug)]
 pub struct RoomRow {
     pub room: RoomId,
@@ -123,6 +127,8 @@ pub struct RoomRow {
     pub count: [FlowCounters; 2],
     pub silence_max_ms: i64,
     pub delay_max_us: [u64; 2],
+    /// Nobody is in it any more.
+    pub last: bool,
 }
 
 pub struct ShardConfig {
@@ -132,13 +138,13 @@ pub struct ShardConfig {
     pub sources: Vec<IpAddr>,
     /// SO_RCVBUF of media sockets.
     pub receive_buffer: Option<usize>,
+    /// Legs that hear nobody for so long are told of.
+    pub silent_after: Duration,
     /// Start of the run.
     pub epoch: Instant,
     /// Of the run: what impaired networks draw from.
     pub seed: u64,
     pub turn: Arc<Turn>,
-    /// Beginning and end of the hold, since the start of the run: no room's row reaches across them.
-    pub hold: [Duration; 2],
     pub orders: UnboundedReceiver<ToShard>,
     pub media: UnboundedReceiver<MediaCommand>,
     pub out: UnboundedSender<FromShard>,
@@ -154,6 +160,8 @@ struct Entry {
     /// Earliest tick it is scheduled for.
     wake_at: Option<Instant>,
     connected: bool,
+    /// The silence that was told of last.
+    silent_since: Option<u64>,
 }
 
 impl Entry {
@@ -197,12 +205,9 @@ struct RoomState {
     room: Room,
     server: Option<ServerId>,
     participants: u32,
+    /// What was counted in this second, and its longest silence.
     count: [FlowCounters; 2],
     silence_max_ms: i64,
-    seconds: u32,
-    /// What was counted in this second, and its longest silence.
-    second: [FlowCounters; 2],
-    second_silence_ms: i64,
 }
 
 #[derive(Default)]
@@ -351,6 +356,7 @@ impl Shard {
                 self.wake(*key);
             }
             due.clear();
+            self.receiver.look_at_clock();
             self.sweep(true, &mut keys);
             if now >= self.next_sweep {
                 self.next_sweep = now + MEDIA_SWEEP;
@@ -440,9 +446,6 @@ impl Shard {
             participants: 0,
             count: Default::default(),
             silence_max_ms: 0,
-            seconds: 0,
-            second: Default::default(),
-            second_silence_ms: 0,
         });
         r.room.join(leg, planned_ns, participant.sends());
         let entry = Box::new(Entry {
@@ -454,6 +457,7 @@ impl Shard {
             relay: relay.map(|planned| Box::new(Behind { planned: *planned, waiting: 0, held: Vec::new() })),
             wake_at: None,
             connected: false,
+            silent_since: None,
         });
         let ix = match self.free.pop() {
             Some(ix) => {
@@ -928,10 +932,18 @@ impl Shard {
         let mut sockets = 0;
         for ix in 0..self.entries.len() as u32 {
             let Some(e) = self.entries[ix as usize].as_deref() else { continue };
-            let (room, server, relayed) = (e.room, e.server, e.relay.is_some());
+            let (room, server, relayed, told) = (e.room, e.server, e.relay.is_some(), e.silent_since);
             sockets += e.sockets.iter().flatten().count() as u32;
             let mut flows = <[Flow; 2]>::default();
-            let Some(delta) = self.with(ix, |p, w| p.sample(w, &mut flows)) else { continue };
+            let sampled = self.with(ix, |p, w| (p.sample(w, &mut flows), p.silent_since(), w.now_ns));
+            let Some((delta, silent_since, now_ns)) = sampled else { continue };
+            let long = |since: &u64| now_ns.saturating_sub(*since) >= self.config.silent_after.as_nanos() as u64;
+            if let Some(since_ns) = silent_since.filter(|s| Some(*s) != told).filter(long)
+                && let Some(e) = self.entries[ix as usize].as_deref_mut()
+            {
+                e.silent_since = silent_since;
+                let _ = self.config.out.send(FromShard::Silent { leg: e.participant.leg(), since_ns });
+            }
             if let Some(r) = self.rooms.get_mut(&room) {
                 r.add(&flows, &delta);
             }
@@ -974,12 +986,6 @@ impl Shard {
         let _ = self.config.out.send(FromShard::Second(Box::new(second)));
     }
 
-    /// True after the second in which the hold began, and after the last whole second of it.
-    fn at_edge_of_hold(&self) -> bool {
-        let [from, until] = self.config.hold;
-        self.second == from.as_secs() + u64::from(from.subsec_nanos() > 0) || self.second == until.as_secs()
-    }
-
     fn present(&mut self) -> Vec<(ServerId, u32, u32)> {
         let mut by: FxHashMap<ServerId, (u32, u32)> = FxHashMap::default();
         for r in self.rooms.values_mut() {
@@ -1016,30 +1022,22 @@ impl Shard {
         }
     }
 
-    /// Rooms into their servers' flows, and into rows of their own where something is to be said.
+    /// The second of each room and server.
     fn rows(&mut self, mut second: ShardSecond) -> ShardSecond {
         let now_ns = realtime_ns();
-        let edge = self.at_edge_of_hold();
         let mut servers = std::mem::take(&mut self.flows);
         for (id, r) in &mut self.rooms {
-            let counts = std::mem::take(&mut r.second);
-            let silence_ms = std::mem::take(&mut r.second_silence_ms);
-            r.seconds += 1;
             r.room.tidy(now_ns);
-            let last = r.room.is_empty() && r.count != <[FlowCounters; 2]>::default();
-            let amiss = silence_ms > 1000 || counts.iter().any(|c| c.e2e_expected > c.e2e_received || c.freezes > 0);
-            if amiss || edge || last || r.seconds >= ROOM_ROW_SECONDS {
-                second.rooms.push(RoomRow {
-                    room: *id,
-                    server: r.server,
-                    seconds: f64::from(r.seconds),
-                    participants: r.participants,
-                    count: std::mem::take(&mut r.count),
-                    silence_max_ms: std::mem::take(&mut r.silence_max_ms),
-                    delay_max_us: std::mem::take(&mut r.room.delay_max_us),
-                });
-                r.seconds = 0;
-            }
+            second.rooms.push(RoomRow {
+                room: *id,
+                server: r.server,
+                seconds: second.seconds,
+                participants: r.participants,
+                count: std::mem::take(&mut r.count),
+                silence_max_ms: std::mem::take(&mut r.silence_max_ms),
+                delay_max_us: std::mem::take(&mut r.room.delay_max_us),
+                last: r.room.is_empty(),
+            });
         }
         self.rooms.retain(|_, r| !r.room.is_empty());
         second.paths = self.paths.take();
@@ -1070,11 +1068,9 @@ impl Shard {
 impl RoomState {
     fn add(&mut self, flows: &[Flow; 2], delta: &[FlowCounters; 2]) {
         for i in 0..2 {
-            self.second[i] += &delta[i];
             self.count[i] += &delta[i];
-            self.second_silence_ms = self.second_silence_ms.max(flows[i].silence_max_ms);
+            self.silence_max_ms = self.silence_max_ms.max(flows[i].silence_max_ms);
         }
-        self.silence_max_ms = self.silence_max_ms.max(self.second_silence_ms);
     }
 }
 

@@ -2,6 +2,7 @@
 //! that does not allocate per call.
 #![expect(unsafe_code, reason = "recvmmsg, control messages and epoll have no safe, allocation-free wrapper in std")]
 
+use super::clock::KernelTimes;
 use crate::participant::{Batch, DATAGRAM_MAX, Received};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::cell::Cell;
@@ -165,6 +166,7 @@ pub struct Receiver {
     // Both point into the boxes above, which never move; rebuilt before each call all the same.
     iov: Box<[libc::iovec; BATCH]>,
     headers: Box<[libc::mmsghdr; BATCH]>,
+    times: KernelTimes,
 }
 
 /// What one read brought.
@@ -196,7 +198,13 @@ impl Receiver {
             names: Box::new(names),
             iov: Box::new(iov),
             headers: Box::new(headers),
+            times: KernelTimes::new(),
         }
+    }
+
+    /// Looks whether somebody has set the clock that the kernel stamps by: before sockets are read.
+    pub fn look_at_clock(&mut self) {
+        self.times.look();
     }
 
     /// Reads everything that waits on the socket, a batch a system call.
@@ -233,7 +241,7 @@ impl Receiver {
                 }
                 let from = if socket.connected { None } else { self.name_of(i) };
                 let len = (self.headers[i].msg_len as usize).min(DATAGRAM_MAX) as u16;
-                self.places[place].received[i] = Received { from, recv_ns, len };
+                self.places[place].received[i] = Received { from, recv_ns: self.times.of(recv_ns), len };
             }
             self.places[place].len = n;
             drained.datagrams += n as u32;

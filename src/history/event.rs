@@ -7,7 +7,7 @@ use crate::types::{Kind, LegId, RoomId, ServerId, StepAction, Suite, Via};
 use serde::{Deserialize, Serialize};
 
 /// Version of the history format.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// One line: when, and what.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -50,11 +50,16 @@ pub enum Event {
     Moved { leg: LegId, from: ServerId, to: ServerId, from_ms: f64, until_ms: f64 },
     /// What became of an allocation on a TURN server.
     Relay(Relay),
-    /// The leg is over.
+    /// The leg's signalling broke, and came back while its session lived.
+    SignalingResumed { leg: LegId, lost_ms: f64, back_ms: f64 },
+    /// The leg has heard nobody for so long that its call is dead to it, though somebody sends; since `from_ms`. It may hear
+    /// again: `leg_end` has all silences.
+    Silent { leg: LegId, from_ms: f64 },
+    /// The leg is over. The line's time is when it was: its leave acknowledged, or its transport given up.
     LegEnd(LegEnd),
     /// One second of media, by server.
     Interval(Interval),
-    /// Media of one room since its last such event: at least every 10 s, and each second in which something was amiss.
+    /// Media of one room since its last such event: at least every five minutes, and sooner while something is amiss.
     Room(RoomInterval),
     /// One second of the generator's own health.
     Health(Health),
@@ -393,7 +398,9 @@ pub struct RoomInterval {
     pub room: RoomId,
     pub server: Option<ServerId>,
     pub seconds: f64,
+    /// Highest of any second.
     pub participants: u32,
+    /// As [`FlowCounters::of_room`] has them.
     pub audio: FlowCounters,
     pub video: FlowCounters,
     pub silence_max_ms: i64,
@@ -498,12 +505,20 @@ pub struct ShardHealth {
     /// Actual send time - planned send time of each media packet.
     pub send_lateness: Hist,
     /// Datagrams the kernel dropped because our socket buffers were full (SO_RXQ_OVFL).
+    #[serde(skip_serializing_if = "none_at_all")]
     pub socket_drops: u64,
+    #[serde(skip_serializing_if = "none_at_all")]
     pub send_errors: u64,
     /// ECONNREFUSED and the like on connected sockets: evidence about the target, not about us.
+    #[serde(skip_serializing_if = "none_at_all")]
     pub refused: u64,
     pub packets_out: u64,
     pub packets_in: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn none_at_all(n: &u64) -> bool {
+    *n == 0
 }
 
 /// A small steady flow from a shard to itself, past the target: impairment on it is ours.

@@ -15,7 +15,7 @@ const LINE_BYTES_MAX: u64 = 64 << 20;
 const PROBLEMS_MAX: usize = 20;
 
 /// Names of all events this version knows.
-const KINDS: [&str; 22] = [
+const KINDS: [&str; 24] = [
     "relay",
     "run",
     "rooms",
@@ -33,6 +33,8 @@ const KINDS: [&str; 22] = [
     "search_end",
     "usage",
     "routed",
+    "signaling_resumed",
+    "silent",
     "moved",
     "step",
     "fleet",
@@ -47,6 +49,8 @@ pub enum ReadError {
     Io { path: PathBuf, source: io::Error },
     #[error("{path} is no history: it holds no line that describes a run")]
     NoRun { path: PathBuf },
+    #[error("{path} was written by roomful {version} (schema {schema}); this one reads schema {SCHEMA} and newer")]
+    Old { path: PathBuf, version: String, schema: u32 },
 }
 
 /// A damaged line.
@@ -100,6 +104,9 @@ pub fn read_with_tail(path: &Path, tail: Vec<u8>) -> Result<Reading, ReadError> 
         Go::Stop
     });
     let run = run.ok_or_else(|| ReadError::NoRun { path: path.into() })?;
+    if run.schema < SCHEMA {
+        return Err(ReadError::Old { path: path.into(), version: run.version, schema: run.schema });
+    }
     Ok(Reading { run, source })
 }
 
@@ -115,7 +122,7 @@ impl Reading {
     }
 
     /// Goes through all lines in order. Only those whose kind (`interval`, `leg_end` …) is wanted are parsed whole and
-    /// given to `see`. Damaged lines are in the result, and so is an error of the disk.
+    /// given to `see`. Damaged ones of these are in the result, and so is an error of the disk.
     pub fn each(&self, wanted: impl Fn(&str) -> bool, mut see: impl FnMut(Line)) -> Scan {
         self.each_numbered(wanted, |_, line| see(line))
     }
@@ -169,6 +176,19 @@ struct Head<'a> {
     t: Option<f64>,
 }
 
+impl Head<'_> {
+    /// Of a line as we write it, time and kind first: without going through the rest of it.
+    fn at_once(bytes: &[u8]) -> Option<Head<'_>> {
+        let rest = bytes.strip_prefix(b"{\"t\":")?;
+        let comma = rest.iter().take(32).position(|b| *b == b',')?;
+        let t = std::str::from_utf8(&rest[..comma]).ok()?.parse().ok()?;
+        let rest = rest[comma..].strip_prefix(b",\"ev\":\"")?;
+        let quote = rest.iter().take(32).position(|b| *b == b'"')?;
+        let ev = std::str::from_utf8(&rest[..quote]).ok().filter(|ev| !ev.contains('\\'))?;
+        Some(Head { ev: Cow::Borrowed(ev), t: Some(t) })
+    }
+}
+
 /// One line. Kinds that make up nearly all of a history are parsed without the detour over a tree that a tag inside an
 /// object costs.
 fn parse(head: Option<&Head<'_>>, bytes: &[u8]) -> serde_json::Result<Line> {
@@ -200,7 +220,11 @@ fn scan(mut from: impl BufRead, wanted: &mut dyn FnMut(&str) -> bool, see: &mut 
         if bytes.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let head = serde_json::from_slice::<Head<'_>>(&bytes);
+        // A line that was cut short is to be noticed, wanted or not.
+        let head = match Head::at_once(&bytes).filter(|_| whole) {
+            Some(head) => Ok(head),
+            None => serde_json::from_slice::<Head<'_>>(&bytes),
+        };
         match &head {
             Ok(head) if head.ev != KIND_END && !KINDS.contains(&&*head.ev) => {
                 *scan.unknown.entry(head.ev.chars().take(40).collect()).or_default() += 1;
@@ -288,6 +312,8 @@ fn kind(event: &Event) -> &'static str {
         Event::Usage(_) => "usage",
         Event::Routed { .. } => "routed",
         Event::Moved { .. } => "moved",
+        Event::SignalingResumed { .. } => "signaling_resumed",
+        Event::Silent { .. } => "silent",
         Event::Step(_) => "step",
         Event::Fleet(_) => "fleet",
         Event::Mark { .. } => "mark",
@@ -363,6 +389,8 @@ mod tests {
             Event::Usage(Usage::default()),
             Event::Routed { leg, server: None, url: "ws://10.77.0.1:8188".into(), after_ms: 3.0 },
             Event::Moved { leg, from, to, from_ms: 1.0, until_ms: 2.0 },
+            Event::SignalingResumed { leg, lost_ms: 1.0, back_ms: 2.0 },
+            Event::Silent { leg, from_ms: 1.0 },
             Event::Step(step),
             Event::Fleet(view),
             Event::Mark { action: StepAction::Uncordon, server: "s1".into() },
@@ -418,6 +446,34 @@ mod tests {
         assert_eq!(scan.problems.iter().map(|p| p.line).collect::<Vec<_>>(), [6, 7]);
         assert_eq!(scan.unknown, BTreeMap::from([("cordon".to_owned(), 1)]));
         assert_eq!(scan.remarks().len(), 3);
+    }
+
+    #[test]
+    fn finds_kinds_at_once_and_in_any_order() {
+        let head = |text: &'static str| Head::at_once(text.as_bytes()).map(|h| (h.t, h.ev.into_owned()));
+        assert_eq!(head(r#"{"t":12.5,"ev":"phase","phase":"hold"}"#), Some((Some(12.5), "phase".to_owned())));
+        for text in
+            ["", "{\"t\":", r#"{"t":1"#, r#"{"t":x,"ev":"phase"}"#, r#"{"t":1,"ev":"pha"#, r#"{"ev":"phase","t":1}"#]
+        {
+            assert_eq!(head(text), None, "{text}");
+        }
+        let lines: Vec<Line> = Synthetic::default().lines().into_iter().take(4).collect();
+        // Somebody else's JSON of the same: spaces, and the kind behind.
+        let phase = r#"{ "phase": "hold", "ev": "phase", "t": 7.5 }"#;
+        let (_dir, path) = file(text(&lines) + phase + "\n");
+        let read = all(&read(&path).unwrap()).0;
+        assert_eq!(read.last().map(|l| (l.t, kind(&l.event))), Some((7.5, "phase")));
+    }
+
+    #[test]
+    fn says_that_a_history_is_too_old() {
+        let mut lines = Synthetic::default().lines();
+        if let Event::Run(run) = &mut lines[0].event {
+            (run.schema, run.version) = (SCHEMA - 1, "0.0.9".into());
+        }
+        let (_dir, path) = file(text(&lines));
+        let e = read(&path).unwrap_err().to_string();
+        assert!(e.contains("history.jsonl") && e.contains("0.0.9") && e.contains("schema"), "{e}");
     }
 
     #[test]

@@ -82,19 +82,27 @@ pub struct Flow {
     #[serde(flatten)]
     pub count: FlowCounters,
     /// RFC 3550 6.4.1 interarrival jitter of each stream, sampled once a second.
+    #[serde(skip_serializing_if = "Hist::is_empty")]
     pub jitter: Hist,
     /// Jitter of frames: the estimator run on the first packet of each frame only (video).
+    #[serde(skip_serializing_if = "Hist::is_empty")]
     pub frame_jitter: Hist,
     /// One-way delay of each stamped packet that was no retransmission: kernel receive time - actual send time.
+    #[serde(skip_serializing_if = "Hist::is_empty")]
     pub delay: Hist,
     /// Round-trip time to the server from SR/RR (A - LSR - DLSR).
+    #[serde(skip_serializing_if = "Hist::is_empty")]
     pub rtt: Hist,
     /// Longest gap in must-flow audio that ended or was open in the interval, in ms (audio only).
+    #[serde(skip_serializing_if = "is_zero")]
     pub silence_max_ms: i64,
     /// E-model scores of audio, in hundredths: each listener and source, over ten seconds each (audio only).
+    #[serde(skip_serializing_if = "Hist::is_empty")]
     pub mos: Hist,
     /// Leg-seconds in which a receiving leg had this kind flowing, and of these, with any e2e loss.
+    #[serde(skip_serializing_if = "is_zero")]
     pub leg_seconds: i64,
+    #[serde(skip_serializing_if = "is_zero")]
     pub lossy_leg_seconds: i64,
 }
 
@@ -116,6 +124,24 @@ impl FlowCounters {
     /// Share (0..1) of `e2e_expected` that did not arrive; `None` when nothing was expected.
     pub fn e2e_loss(&self) -> Option<f64> {
         share(self.e2e_expected.saturating_sub(self.e2e_received), self.e2e_expected)
+    }
+
+    /// What is kept of a room: whether its media arrived.
+    pub fn of_room(&self) -> FlowCounters {
+        let FlowCounters { sent, rtp_expected, rtp_received, recovered, e2e_expected, e2e_received, .. } = *self;
+        let FlowCounters { freezes, frozen_ms, watched_ms, .. } = *self;
+        FlowCounters {
+            sent,
+            rtp_expected,
+            rtp_received,
+            recovered,
+            e2e_expected,
+            e2e_received,
+            freezes,
+            frozen_ms,
+            watched_ms,
+            ..FlowCounters::default()
+        }
     }
 
     /// Share (0..1) lost by RFC 3550 counts after recovery; `None` when nothing was expected.

@@ -497,6 +497,11 @@ impl Participant {
         delta
     }
 
+    /// Since when it has heard nobody though somebody sends, as of the last sample; in ns of [`World::now_ns`]'s clock.
+    pub fn silent_since(&self) -> Option<u64> {
+        self.listener.silent_since()
+    }
+
     /// The last sample of a leg that ends now, and its totals.
     pub fn finish(&mut self, w: &mut World<'_>, flows: &mut [Flow; 2]) -> ([FlowCounters; 2], Totals) {
         self.finish_sources(w);

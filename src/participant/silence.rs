@@ -46,6 +46,11 @@ impl Listener {
         }
     }
 
+    /// Since when nothing was heard that should have been, so far; in ns.
+    pub fn silent_since(&self) -> Option<u64> {
+        self.expected_since.map(|since| since.max(self.heard_ns))
+    }
+
     /// The leg ends; gives the spans in their order.
     pub fn finish(&mut self, now_ns: u64) -> Vec<Silence> {
         self.close(now_ns);
@@ -106,7 +111,9 @@ mod tests {
         l.expect(1000 * MS, true);
         l.heard(1010 * MS);
         l.expect(17_000 * MS, true);
+        assert_eq!(l.silent_since(), Some(1010 * MS));
         assert_eq!(spans(&mut l, 18_000), [(1010, 18_000)]);
+        assert_eq!(l.silent_since(), None);
         assert_eq!(spans(&mut l, 19_000), []);
     }
 

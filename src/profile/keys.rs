@@ -337,7 +337,7 @@ pub const KEYS: &[Key] = &[
     key("health", "reference_loss_max", Share { max: 100.0 }, Or("\"0%\""), "Loss on the reference flow (50 packets/s from each media thread to itself, past the target)."),
     key("health", "reference_delay_p99_max", Duration { min: 0.0, max: 60.0 }, Or("\"10ms\""), "Its one-way delay, p99."),
     key("health", "reference_jitter_max", Duration { min: 0.0, max: 60.0 }, Or("\"5ms\""), "Its jitter (RFC 3550)."),
-    key("health", "clock_step_max", Duration { min: 0.0, max: 60.0 }, Or("\"1ms\""), "A step of CLOCK_REALTIME against CLOCK_MONOTONIC: delays measured across it are wrong."),
+    key("health", "clock_step_max", Duration { min: 0.0, max: 60.0 }, Or("\"1ms\""), "A step of CLOCK_REALTIME against CLOCK_MONOTONIC. Media goes by a clock that no step moves; what the kernel stamped in that moment does not."),
     key("health", "descriptors_left_min", Count { min: 0, max: 1_000_000_000 }, Or("16"), "Descriptors that this process may still open."),
     key("health", "ports_left_min", Count { min: 0, max: 1_000_000_000 }, Or("16"), "UDP ports left on the source addresses."),
     key("health", "inconclusive_share_max", Share { max: 100.0 }, Or("\"5%\""), "Inconclusive intervals of the hold before the whole run is unknown."),

@@ -35,7 +35,8 @@ pub struct ServerStats {
     pub socket_drops: u64,
     /// Datagrams the kernel would not take.
     pub send_errors: u64,
-    pub rooms: Vec<String>,
+    /// Participants by room.
+    pub rooms: std::collections::BTreeMap<String, u64>,
     /// It was told to end, and does so when it is empty.
     #[serde(default)]
     pub draining: bool,

@@ -240,8 +240,13 @@ async fn heartbeats(director: Arc<Director>, index: ServerIndex) {
         match stats.await {
             Ok(ServerStats { traffic, rooms, draining, .. }) => {
                 let participants = traffic.participants.saturating_sub(traffic.ghosts);
-                let said =
-                    Heartbeat { participants, joins: traffic.joins, ghosts: traffic.ghosts, draining, rooms: &rooms };
+                let said = Heartbeat {
+                    participants,
+                    joins: traffic.joins,
+                    ghosts: traffic.ghosts,
+                    draining,
+                    rooms: Some(&rooms),
+                };
                 director.registry().heartbeat(index, sent, said);
             }
             Err(error) => {

@@ -51,8 +51,12 @@ struct Room {
     pending: u32,
     /// Joins so far.
     joins: u32,
+    /// Participants, as of its server's last heartbeat and with those who joined since.
+    members: u64,
     /// When it last took somebody; of a room that moves, by when it must have.
     settled: Option<Instant>,
+    /// Seats kept for it on the server that it moves to, until it has settled there.
+    kept: u64,
 }
 
 /// What a server said of itself.
@@ -65,7 +69,8 @@ pub struct Heartbeat<'a> {
     pub ghosts: u64,
     /// It was told to end, by somebody else than us.
     pub draining: bool,
-    pub rooms: &'a [String],
+    /// Participants by room.
+    pub rooms: Option<&'a BTreeMap<String, u64>>,
 }
 
 /// An order that makes no sense for a server as it is.
@@ -193,13 +198,21 @@ impl Registry {
     }
 
     /// A room moves to another server, the one with the most headroom: whoever joins it from now on goes there. `None`:
-    /// there is no such room, or no such server.
+    /// there is no such room, or no server that has seats for all who are in it. One that takes only some would split it.
     pub fn move_room(&mut self, room: &str, wanted: Option<&str>, now: Instant) -> Option<(ServerIndex, ServerIndex)> {
-        let from = self.rooms.get(room)?.server;
-        let to = self.emptiest(wanted, &[from], now)?;
+        let Room { server: from, members, pending, .. } = *self.rooms.get(room)?;
+        let seats = members + u64::from(pending);
+        let to = self.emptiest(wanted, &[from], seats, now)?;
         let entry = self.rooms.get_mut(room)?;
-        (entry.server, entry.pending, entry.settled) = (to, 0, Some(now + MOVE_TIME));
+        (entry.server, entry.pending, entry.settled, entry.kept) = (to, 0, Some(now + MOVE_TIME), seats);
         Some((from, to))
+    }
+
+    /// Participants that a server would still take, seats kept for rooms on their way not counted.
+    fn headroom(&self, server: ServerIndex, now: Instant) -> i64 {
+        let coming = |r: &&Room| r.server == server && r.settled.is_some_and(|by| now < by);
+        let kept: u64 = self.rooms.values().filter(coming).map(|r| r.kept).sum();
+        self.participants_max as i64 - (self.servers[server].load() + kept) as i64
     }
 
     /// Whether a join is turned away although its room is there.
@@ -233,13 +246,15 @@ impl Registry {
         (0..self.servers.len()).filter(open).min_by_key(|i| (self.spread.joins(room, *i), self.servers[*i].load()))
     }
 
-    /// Of those that take new rooms, the one with the most headroom; of equals the first.
-    fn emptiest(&self, wanted: Option<&str>, tried: &[ServerIndex], now: Instant) -> Option<ServerIndex> {
+    /// Of those that take new rooms, the one with the most headroom; of equals the first. It must have so many seats; for
+    /// a room that begins nobody knows how many, and the server has the last word.
+    fn emptiest(&self, wanted: Option<&str>, tried: &[ServerIndex], seats: u64, now: Instant) -> Option<ServerIndex> {
         let sins = self.sin == Some(Sin::PlaceOnCordoned);
         let open = self.open(wanted, tried, now);
+        let open = |i: &ServerIndex| open(i) && (seats == 0 || self.headroom(*i, now) >= seats as i64);
         let rank = |i: &ServerIndex| {
             let s = &self.servers[*i];
-            (sins && s.cordoned, self.participants_max as i64 - s.load() as i64)
+            (sins && s.cordoned, self.headroom(*i, now))
         };
         // max_by_key takes the last of equals.
         (0..self.servers.len()).rev().filter(open).max_by_key(rank)
@@ -267,18 +282,18 @@ impl Registry {
         let server = match known {
             Some(server) if tried.contains(&server) => return None,
             Some(server) => server,
-            None => self.emptiest(wanted, tried, now)?,
+            None => self.emptiest(wanted, tried, 0, now)?,
         };
-        let fresh = Room { server, pending: 0, joins: 0, settled: None };
-        let entry = self.rooms.entry(room.to_owned()).or_insert(fresh);
+        let fresh = || Room { server, pending: 0, joins: 0, members: 0, settled: None, kept: 0 };
+        let entry = self.rooms.entry(room.to_owned()).or_insert_with(fresh);
         if entry.server != server {
-            *entry = Room { server, pending: 0, joins: 0, settled: None };
+            *entry = fresh();
         }
         entry.joins += 1;
         if self.sin == Some(Sin::SplitRoom)
             && entry.joins.is_multiple_of(2)
             && !self.servers[server].cordoned
-            && let Some(other) = self.emptiest(None, &[server], now)
+            && let Some(other) = self.emptiest(None, &[server], 0, now)
         {
             self.servers[other].pending += 1;
             return Some(other);
@@ -300,7 +315,8 @@ impl Registry {
         let Some(entry) = self.rooms.get_mut(room).filter(|r| r.server == server) else { return };
         entry.pending = entry.pending.saturating_sub(1);
         if joined {
-            entry.settled = Some(now);
+            entry.settled = entry.settled.map_or(Some(now), |by| Some(by.max(now)));
+            entry.members += 1;
         } else if entry.pending == 0 && entry.settled.is_none() {
             // Refused its first: the room never came to be.
             self.rooms.remove(room);
@@ -315,14 +331,19 @@ impl Registry {
         if said.draining && s.seen.is_some() {
             (s.cordoned, s.terminating) = (true, true);
         }
-        let there: std::collections::HashSet<&str> = said.rooms.iter().map(String::as_str).collect();
-        self.spread.heartbeat(server, sent, &|room| there.contains(room));
+        for (name, members) in said.rooms.into_iter().flatten() {
+            let here = |r: &&mut Room| r.server == server && r.pending == 0 && r.settled.is_none_or(|at| at < sent);
+            if let Some(room) = self.rooms.get_mut(name).filter(here) {
+                (room.members, room.kept) = (*members, 0);
+            }
+        }
+        self.spread.heartbeat(server, sent, &|room| said.rooms.is_some_and(|there| there.contains_key(room)));
         // A room is over when its server says so, unless somebody is just joining it.
         self.rooms.retain(|name, room| {
             room.server != server
                 || room.pending > 0
                 || room.settled.is_some_and(|at| at >= sent)
-                || there.contains(name.as_str())
+                || said.rooms.is_some_and(|there| there.contains_key(name))
         });
     }
 
@@ -415,8 +436,12 @@ mod tests {
         Registry::new(participants_max, None, (0..servers).map(ready).collect(), now)
     }
 
-    fn said(participants: u64, joins: u64, rooms: &[String]) -> Heartbeat<'_> {
+    fn said(participants: u64, joins: u64, rooms: Option<&BTreeMap<String, u64>>) -> Heartbeat<'_> {
         Heartbeat { participants, joins, rooms, ..Heartbeat::default() }
+    }
+
+    fn one(room: &str) -> BTreeMap<String, u64> {
+        [(room.to_owned(), 1)].into()
     }
 
     fn join(r: &mut Registry, room: &str, now: Instant) -> Option<ServerIndex> {
@@ -466,12 +491,12 @@ mod tests {
         let sent = start + Duration::from_millis(500);
         join(&mut r, "new", sent + Duration::from_millis(1));
         r.place("joining", None, &[], sent).unwrap();
-        r.heartbeat(0, sent, said(0, 1, &[]));
+        r.heartbeat(0, sent, said(0, 1, None));
         let rooms: Vec<_> = r.view(sent).rooms.into_keys().collect();
         assert_eq!(rooms, ["joining", "new"]);
         assert_eq!(r.view(sent).servers[0].participants, 2);
         r.settle("joining", 0, true, sent);
-        r.heartbeat(0, sent + TTL, said(1, 3, &["new".into()]));
+        r.heartbeat(0, sent + TTL, said(1, 3, Some(&one("new"))));
         assert_eq!(r.view(sent).servers[0].participants, 1);
         assert_eq!(r.view(sent).rooms.into_keys().collect::<Vec<_>>(), ["new"]);
     }
@@ -484,13 +509,13 @@ mod tests {
         r.died(0);
         assert!(!r.view(start).servers[0].alive);
         assert_eq!(join(&mut r, "a", start), Some(1), "placed anew");
-        r.heartbeat(0, start, said(5, 5, &[]));
+        r.heartbeat(0, start, said(5, 5, None));
         assert!(!r.view(start).servers[0].alive, "a late answer does not wake the dead");
 
         let later = start + TTL + Duration::from_millis(1);
         assert!(r.view(later).servers[1].alive && !r.view(later).servers[1].listed, "it runs, and does not answer");
         assert_eq!(join(&mut r, "b", later), None);
-        r.heartbeat(1, later, said(1, 1, &["a".into()]));
+        r.heartbeat(1, later, said(1, 1, Some(&one("a"))));
         assert_eq!(join(&mut r, "b", later), Some(1));
         assert_eq!(r.view(later).headroom, 8);
     }
@@ -530,12 +555,12 @@ mod tests {
         assert_eq!(r.uncordon(0), Err(Refused::Ending));
         assert!(!r.drained(0));
         // Its last heartbeat was empty, but somebody is on his way.
-        r.heartbeat(0, at(100), said(0, 1, &["a".into()]));
+        r.heartbeat(0, at(100), said(0, 1, Some(&one("a"))));
         assert_eq!(r.place("a", None, &[], at(110)), Some(0));
         assert!(!r.drained(0), "a late joiner holds it");
         r.settle("a", 0, true, at(120));
         assert!(!r.drained(0));
-        r.heartbeat(0, at(200), said(0, 2, &[]));
+        r.heartbeat(0, at(200), said(0, 2, None));
         assert!(r.drained(0));
         assert!(!r.drained(0), "said once");
         assert_eq!(join(&mut r, "a", at(210)), Some(1), "the room begins anew elsewhere");
@@ -568,11 +593,51 @@ mod tests {
         assert_eq!(r.rooms_of(0), ["a"]);
         assert_eq!(r.move_room("a", None, now), Some((0, 2)), "to the emptiest");
         // The new server has not heard of it yet.
-        r.heartbeat(2, now, said(0, 0, &[]));
+        r.heartbeat(2, now, said(0, 0, None));
         assert_eq!(join(&mut r, "a", now), Some(2));
         assert_eq!(r.move_room("a", Some("s2"), now), Some((2, 1)));
         assert_eq!(r.move_room("z", None, now), None);
         assert_eq!(r.move_room("b", Some("s1"), now), None, "it is to end");
+    }
+
+    #[test]
+    fn a_room_moves_only_where_all_of_it_fits() {
+        let now = Instant::now();
+        let at = |s| now + Duration::from_secs(s);
+        let mut r = registry(3, 5, now);
+        // s1 has a room of three and one of one, s2 two free seats, s3 three.
+        let rooms =
+            |names: &[(&str, u64)]| names.iter().map(|(n, m)| ((*n).to_owned(), *m)).collect::<BTreeMap<_, _>>();
+        for room in ["a", "b", "c"] {
+            join(&mut r, room, now);
+        }
+        r.place("d", Some("s1"), &[], now);
+        r.settle("d", 0, true, now);
+        let all = [rooms(&[("a", 3), ("d", 1)]), rooms(&[("b", 3)]), rooms(&[("c", 2)])];
+        let beat = |r: &mut Registry, s| {
+            for (n, there) in all.iter().enumerate() {
+                r.heartbeat(n, at(s), said(there.values().sum(), 2 - u64::from(n > 0), Some(there)));
+            }
+        };
+        beat(&mut r, 1);
+        r.terminate(0).unwrap();
+        assert_eq!(r.move_room("a", Some("s2"), at(1)), None, "one would stay behind");
+        assert_eq!(r.move_room("a", None, at(1)), Some((0, 2)));
+        // Its seats are taken though nobody is there yet.
+        assert_eq!(r.move_room("d", None, at(1)), Some((0, 1)));
+        assert_eq!(r.place("e", None, &[], at(1)), Some(1), "one seat is left there, and none on s3");
+        r.settle("e", 1, true, at(1));
+        assert_eq!(join(&mut r, "a", at(1)), Some(2), "a late joiner goes with it");
+        // A fleet that is full keeps the room where it is, and its late joiners with it.
+        let mut r = registry(2, 5, now);
+        let all = [rooms(&[("a", 3)]), rooms(&[("b", 4)])];
+        for (n, room) in ["a", "b"].into_iter().enumerate() {
+            join(&mut r, room, now);
+            r.heartbeat(n, at(1), said(all[n][room], 1, Some(&all[n])));
+        }
+        r.terminate(0).unwrap();
+        assert_eq!(r.move_room("a", None, at(1)), None);
+        assert_eq!(join(&mut r, "a", at(1)), Some(0));
     }
 
     #[test]
@@ -642,7 +707,7 @@ mod tests {
 
         let mut r = sinner(Sin::ZeroSessions, now);
         join(&mut r, "a", now);
-        r.heartbeat(0, now, said(1, 1, &["a".into()]));
+        r.heartbeat(0, now, said(1, 1, Some(&one("a"))));
         assert_eq!(r.view(now).servers[0].sessions, 1);
         r.heartbeat_failed(0, now + TTL);
         let server = &r.view(now + TTL).servers[0];

@@ -262,9 +262,9 @@ impl Sfu {
         clients.filter(|c| c.remote.is_none() && room.is_none_or(|r| *c.room == *r)).map(|c| c.ufrag.clone()).collect()
     }
 
-    /// Names of the rooms that have participants.
-    pub fn rooms(&self) -> impl Iterator<Item = &str> {
-        self.rooms.keys().map(|name| &**name)
+    /// The rooms that have participants, and how many.
+    pub fn rooms(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.rooms.iter().map(|(name, members)| (&**name, members.len() as u64))
     }
 
     fn client(&self, key: ClientKey) -> Option<&Client> {

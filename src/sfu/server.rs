@@ -14,6 +14,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -189,7 +190,7 @@ enum Command {
         reply: oneshot::Sender<Vec<String>>,
     },
     Stats {
-        reply: oneshot::Sender<(Stats, Vec<String>)>,
+        reply: oneshot::Sender<(Stats, BTreeMap<String, u64>)>,
     },
 }
 
@@ -340,7 +341,7 @@ fn obey(sfu: &mut Sfu, command: Command) {
             let _ = reply.send(sfu.sessions(room.as_deref()));
         }
         Command::Stats { reply } => {
-            let _ = reply.send((sfu.stats(), sfu.rooms().map(str::to_owned).collect()));
+            let _ = reply.send((sfu.stats(), sfu.rooms().map(|(name, n)| (name.to_owned(), n)).collect()));
         }
     }
 }

@@ -152,6 +152,10 @@ pub enum Progress {
     Signaled(Instant),
     /// The same session goes on on another server: the old way was left at `from`, the new one taken at `until`.
     Moved { server: String, from: Instant, until: Instant },
+    /// Signalling broke and came back, and the session with it.
+    Resumed { lost: Instant, back: Instant },
+    /// The leg is over; what the driver does from now on is to clean up behind it.
+    Over { at: Instant, ended: Ended },
     /// Something a reader should know; counted by code.
     Note { code: &'static str, text: String },
 }

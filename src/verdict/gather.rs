@@ -247,6 +247,8 @@ impl<'a> Gatherer<'a> {
             | Event::Usage(_)
             | Event::Routed { .. }
             | Event::Moved { .. }
+            | Event::SignalingResumed { .. }
+            | Event::Silent { .. }
             | Event::Step(_)
             | Event::Fleet(_)
             | Event::Mark { .. }

@@ -184,7 +184,7 @@ impl Tracks {
                 self.of(*leg).moves.push(Move { at, to: *to, gap });
             }
             Event::LegEnd(end) => self.ended(at, end),
-            Event::Note { code, leg: Some(leg), .. } if code == "signaling_resumed" => self.of(*leg).resumed = true,
+            Event::SignalingResumed { leg, .. } => self.of(*leg).resumed = true,
             _ => {}
         }
     }

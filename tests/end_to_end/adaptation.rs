@@ -1,14 +1,14 @@
 //! Senders behind a bottleneck step down, and the report says so.
 
 use super::{leg_ends, support};
-use crate::disturbed::undisturbed;
+use crate::disturbed::beside;
 use support::{Place, profile, rooms};
 
 const LIMITS: &[&str] = &["joins.failed_share == 0%", "legs.dropped == 0"];
 
 #[test]
 fn senders_behind_a_bottleneck_step_down_and_the_report_says_so() {
-    undisturbed(|| {
+    beside(|| {
         let keys =
             "video = \"vp8@500kbit/s\"\nadapt = true\nnetwork = { up = { rate = \"400kbit/s\", after = \"4s\" } }";
         let place = Place::with(&profile("embedded", &rooms("narrow", 1, 2, keys), "12s", LIMITS));

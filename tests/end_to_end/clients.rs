@@ -1,7 +1,7 @@
 //! What clients do differently, seen through the embedded fleet: suites, redundant audio, DTX, conversations, mutes.
 
 use super::{leg_ends, support};
-use crate::disturbed::undisturbed;
+use crate::disturbed::beside;
 use support::{Place, VIDEO, profile, rooms};
 
 const LIMITS: &[&str] = &[
@@ -22,7 +22,7 @@ fn run(client: &str, rooms: &str) -> (serde_json::Value, Vec<roomful::history::L
 /// A conversation of three with mutes; on a network that drops 4 % of what comes down. RED repairs audio, RTX video.
 #[test]
 fn a_livekit_client_talks_with_redundancy_and_dtx() {
-    undisturbed(|| {
+    beside(|| {
         let keys = format!(
             "{VIDEO}\ntalk = \"p59\"\nmute = {{ after = \"4s\", lasts = \"2s\" }}\nnetwork = {{ loss_down = \"4%\" }}"
         );
@@ -42,7 +42,7 @@ fn a_livekit_client_talks_with_redundancy_and_dtx() {
 
 #[test]
 fn a_chrome_client_sends_silence_too() {
-    undisturbed(|| {
+    beside(|| {
         let keys = format!("{VIDEO}\ntalk = \"p59\"\nmute = {{ after = \"4s\", lasts = \"2s\" }}");
         let (summary, ends) = run("chrome", &rooms("talk", 2, 3, &keys));
         assert_eq!(summary["audio"]["suite"]["AEAD_AES_256_GCM"], 6, "{}", summary["audio"]["suite"]);
@@ -56,7 +56,7 @@ fn a_chrome_client_sends_silence_too() {
 /// Without transport-cc and RTX's cousins, and still repaired; muted, it sends nothing, which is no loss.
 #[test]
 fn a_light_client_is_repaired_by_rtx() {
-    undisturbed(|| {
+    beside(|| {
         let keys = format!("{VIDEO}\nmute = {{ after = \"3s\", lasts = \"3s\" }}\nnetwork = {{ loss_down = \"1%\" }}");
         let (summary, ends) = run("light", &rooms("quiet", 2, 3, &keys));
         assert_eq!(summary["audio"]["suite"]["AEAD_AES_128_GCM"], 6, "{}", summary["audio"]["suite"]);

@@ -161,7 +161,8 @@ async fn media_flows_both_ways_and_a_leave_leaves_nothing() {
         }
     }
     let now = stats(&http, &fleet, 0).await;
-    assert_eq!((now.traffic.participants, now.traffic.connected, now.rooms.as_slice()), (2, 2, &["a".to_owned()][..]));
+    assert_eq!((now.traffic.participants, now.traffic.connected), (2, 2));
+    assert_eq!(now.rooms, [("a".to_owned(), 2)].into());
     assert!(now.traffic.rtp_forwarded >= 200);
     assert_eq!((now.traffic.rtp_dropped, now.send_errors, now.socket_drops), (0, 0, 0));
     assert!(now.resident_bytes > 0);

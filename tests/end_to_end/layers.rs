@@ -1,7 +1,7 @@
 //! Simulcast through the embedded fleet: three layers up, one down, and another one on request.
 
 use super::{leg_ends, support};
-use crate::disturbed::undisturbed;
+use crate::disturbed::beside;
 use roomful::fleet::embedded::{EmbeddedFleet, EmbeddedOptions};
 use roomful::history::Event;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ const LAYERS: &str = "video = \"vp8@1500kbit/s\"\nsimulcast = true";
 
 #[test]
 fn receivers_see_the_layers_that_the_server_chooses() {
-    undisturbed(|| {
+    beside(|| {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let options = EmbeddedOptions { program: Some(ROOMFUL.into()), ..EmbeddedOptions::default() };
         let fleet = runtime.block_on(EmbeddedFleet::start(1, 50, &options)).unwrap();

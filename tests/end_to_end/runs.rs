@@ -16,7 +16,7 @@ mod support;
 #[path = "../targets/support/mod.rs"]
 mod targets;
 
-use crate::disturbed::undisturbed;
+use crate::disturbed::beside;
 use roomful::history::{Event, LegCause, LegEnd, Line, Phase};
 use roomful::measure::FlowCounters;
 use roomful::types::Kind;
@@ -48,7 +48,7 @@ fn room_names(lines: &[Line]) -> Vec<String> {
 
 #[test]
 fn a_small_run_passes() {
-    undisturbed(|| {
+    beside(|| {
         let place = pairs("5s");
         let run = place.run().finish();
         assert_eq!(run.code, Some(0), "{run:?}");
@@ -120,7 +120,7 @@ fn a_small_run_passes() {
 
 #[test]
 fn a_share_of_the_participants_is_behind_a_bad_network() {
-    undisturbed(|| {
+    beside(|| {
         let far = rooms("far", 2, 4, "network = { share = \"50%\", down = { delay = \"80ms\", duplicate = \"5%\" } }");
         let place = Place::with(&profile("embedded", &far, "5s", &["legs.dropped == 0", "audio.loss == 0%"]));
         let run = place.run().finish();
@@ -149,7 +149,7 @@ fn a_share_of_the_participants_is_behind_a_bad_network() {
 
 #[test]
 fn loss_that_we_make_is_measured_where_we_made_it() {
-    undisturbed(|| {
+    beside(|| {
         let lossy = rooms("lossy", 2, 4, "network = { loss_down = \"3%\" }");
         let clean = rooms("clean", 2, 4, "");
         let place =
@@ -195,7 +195,7 @@ fn loss_that_we_make_is_measured_where_we_made_it() {
 
 #[test]
 fn ctrl_c_ends_the_calls_and_judges_what_was_seen() {
-    undisturbed(|| {
+    beside(|| {
         let place = pairs("10m");
         let mut run = place.run();
         run.says("00:04 hold");
@@ -285,7 +285,7 @@ fn a_server_gets(name_of_signal: &str, hold: &str) -> (Place, Vec<LegEnd>, Strin
 
 #[test]
 fn a_server_killed_in_mid_call_is_named() {
-    undisturbed(|| {
+    beside(|| {
         let (place, there, _) = a_server_gets("KILL", "7s");
         for end in &there {
             assert_eq!(end.cause, LegCause::SignalingLost);
@@ -309,8 +309,16 @@ fn legs_of(lines: &[Line], server: &str) -> Vec<LegEnd> {
 /// They hear nothing for 15 s: that is a drop, long before consent ends and whatever their leave says.
 #[test]
 fn legs_of_a_stopped_server_are_dropped_when_they_heard_nothing_for_15_s() {
-    undisturbed(|| {
-        let (_place, there, _) = a_server_gets("STOP", "20s");
+    beside(|| {
+        let (place, there, _) = a_server_gets("STOP", "20s");
+        // Told of while it lasts, within a second.
+        let silent = |l: &Line| match l.event {
+            Event::Silent { from_ms, .. } => Some(l.t - from_ms),
+            _ => None,
+        };
+        let silent: Vec<f64> = place.lines().iter().filter_map(silent).collect();
+        assert!(silent.len() == 4 && silent.iter().all(|ms| (15_000.0..16_100.0).contains(ms)), "{silent:?}");
+        assert!(place.stderr().contains(", 4 dropped"), "{}", place.stderr());
         for end in &there {
             assert_eq!(end.cause, LegCause::LeftUnacknowledged);
             let longest = end.silences.iter().map(|s| s.until_ms - s.from_ms).fold(0.0, f64::max);
@@ -326,7 +334,7 @@ fn legs_of_a_stopped_server_are_dropped_when_they_heard_nothing_for_15_s() {
 /// new credentials, in the same calls.
 #[test]
 fn ice_restarts_bring_legs_back_from_a_server_that_stood_still() {
-    undisturbed(|| {
+    beside(|| {
         let place = pairs("18s");
         let mut run = place.run();
         run.says("00:03 hold");

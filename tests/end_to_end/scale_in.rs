@@ -2,7 +2,7 @@
 //! them; and what becomes of an experiment that is interrupted, or that only watches.
 
 use super::support::{Place, ROOMFUL};
-use crate::disturbed::undisturbed;
+use crate::disturbed::beside;
 use roomful::history::{Event, LegCause, Line, StepEvent, StepStage};
 use roomful::types::{LegId, ServerId, StepAction};
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,7 +71,7 @@ const DRAIN: &str = "[[step]]\nname = \"cordon\"\ndo = \"cordon\"\nserver = \"le
 
 #[test]
 fn a_drained_server_goes_when_its_last_call_is_over() {
-    undisturbed(|| {
+    beside(|| {
         let place = experiment("", "stay = \"10s..14s\"\nrefill = false\nlate_seats = 1\nlate_rooms = 1", "24s", DRAIN);
         let run = place.run().finish();
         assert_eq!(run.code, Some(0), "{run:?}");
@@ -117,7 +117,7 @@ const KILL: &str = "[[step]]\nname = \"cordon\"\ndo = \"cordon\"\nserver = \"mos
 
 #[test]
 fn whoever_a_killed_server_drops_comes_back_elsewhere() {
-    undisturbed(|| {
+    beside(|| {
         let place = experiment("", "", "18s", KILL);
         let run = place.run().finish();
         assert_eq!(run.code, Some(3), "{run:?}");
@@ -192,4 +192,41 @@ fn a_run_that_only_watches_takes_marks_and_does_nothing() {
     assert!(steps(&lines).is_empty());
     let (code, said) = mark(&["uncordon", "s2"]);
     assert!(code == Some(1) && said.contains("no run that takes marks goes on"), "{said}");
+}
+
+/// The rehearsal that the profile's first lines speak of, shortened.
+#[test]
+#[ignore = "takes 80 s: run by make test-long"]
+fn a_fleet_shrinks_by_the_clock() {
+    let place = Place::with(&(include_str!("../../profiles/scheduled-scaling.toml").to_owned() + TOLERANT));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let at = now.as_secs() + 20;
+    let clock = format!("{:02}:{:02}:{:02}", at / 3600 % 24, at / 60 % 60, at % 60);
+    let mut command = Command::new(ROOMFUL);
+    command.arg("run").arg(place.path("profile.toml")).arg("--out").arg(place.out());
+    for set in ["load.hold=75s", "step.0.every=20s", "rooms.0.stay=5s..15s", "rooms.1.stay=30s..40s"] {
+        command.args(["--set", set]);
+    }
+    command.args(["--set", &format!("step.0.clock={clock}")]);
+    let run = place.start(command).finish();
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let lines = place.lines();
+    let epoch_s = place.reading().run.epoch_ns as f64 / 1e9;
+    let cordons: Vec<f64> = steps(&lines)
+        .iter()
+        .filter(|(_, s)| s.action == StepAction::Cordon && s.stage == StepStage::Begun)
+        .map(|(t, _)| epoch_s + t / 1000.0 - at as f64)
+        .collect();
+    assert!(
+        matches!(cordons[..], [a, b] if (0.0..1.0).contains(&a) && (20.0..21.0).contains(&b)),
+        "{cordons:?} s after {clock}"
+    );
+    let terminated = steps(&lines);
+    let terminated: BTreeSet<&String> = terminated
+        .iter()
+        .filter(|(_, s)| s.action == StepAction::Terminate && s.stage == StepStage::Done)
+        .filter_map(|(_, s)| s.server.as_ref())
+        .collect();
+    assert_eq!(terminated.len(), 2, "{terminated:?}");
+    assert!(!run.stderr.contains("can't be observed"), "what was taken away on purpose is no news: {run:?}");
 }

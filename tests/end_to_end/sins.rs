@@ -14,7 +14,7 @@ mod disturbed;
 use disturbed::undisturbed;
 
 /// Runs at once: each has three servers and some twenty legs of audio.
-const TOGETHER: usize = 5;
+const TOGETHER: usize = 7;
 
 /// Tests share two cores with other tests: that the generator was late is no news here.
 const TOLERANT: &str = "[health]\nshard_cpu_max = \"100%\"\nsteal_max = \"100%\"\nlateness_p99_max = \"10s\"\n\

@@ -2,7 +2,7 @@
 
 use crate::model::{Control, Model, Sin, Style};
 use crate::sins::{judged, scale_in, with};
-use roomful::history::{Event, LegCause, Line, StepAction};
+use roomful::history::{Event, LegCause, Line, StepAction, StepStage};
 use roomful::profile::Expect;
 use roomful::verdict::scale_in::{CordonSource, Invariant};
 use roomful::verdict::{Judgement, Verdict};
@@ -228,4 +228,60 @@ fn judging_again_from_a_file_gives_the_same_bytes() {
     let e = &row(&j, "I3").evidence[0];
     let told = |words: &str| e.lines.iter().any(|n| lines[*n as usize - 1].contains(words));
     assert!(told("\"kill\"") && told("leg_end"), "{:?}", e.lines);
+}
+
+#[test]
+fn who_falls_between_the_kill_and_its_acknowledgement_fell_by_it() {
+    for seed in SEEDS {
+        let model = Model { seed, sin: Some(Sin::KillsNonEmpty), ..Model::default() };
+        let mut lines = model.lines();
+        let whole = row(&judge(&model), "I3").evidence[0].legs_total;
+        let kill = |l: &&mut Line, stage| matches!(&l.event, Event::Step(s) if s.action == StepAction::Kill && s.stage == stage);
+        let begun = lines.iter_mut().find(|l| kill(l, StepStage::Begun)).unwrap().t;
+        // The backend takes 400 ms to say that it is done; calls have ended by then.
+        lines.iter_mut().find(|l| kill(l, StepStage::Done)).unwrap().t = begun + 400.0;
+        let mut nth = 0.0;
+        let mut left = 0;
+        for line in &mut lines {
+            let Event::LegEnd(end) = &mut line.event else { continue };
+            if !end.cause.is_drop() || line.t < begun || line.t > begun + 20_000.0 {
+                continue;
+            }
+            line.t = begun + 10.0 + f64::from(nth as u32 % 30) * 10.0;
+            nth += 1.0;
+            // One had hung up by itself, and that was acknowledged: the kill took nothing from it.
+            if left == 0 {
+                (end.cause, left) = (LegCause::Left, 1);
+            }
+        }
+        assert!(left == 1 && nth > 1.0);
+        lines.sort_by(|a, b| a.t.total_cmp(&b.t));
+        let j = judged(lines, &model.expect());
+        let found: u64 = row(&j, "I3").evidence.iter().map(|e| e.legs_total).sum();
+        assert_eq!(found, whole - left, "seed {seed}: {}", j.sentence);
+    }
+}
+
+#[test]
+fn a_clock_that_was_set_changes_no_class() {
+    for seed in SEEDS {
+        for (sin, style) in [(None, Style::Wait), (Some(Sin::KillsNonEmpty), Style::Wait), (None, Style::Move)] {
+            let model = Model { seed, sin, style, ..Model::default() };
+            let before = judge(&model);
+            for step_ms in [3_600_000.0, -3_600_000.0] {
+                let mut lines = model.lines();
+                let during = lines.iter_mut().find_map(|l| match &mut l.event {
+                    Event::Health(h) if l.t > 60_000.0 => Some(h),
+                    _ => None,
+                });
+                let health = during.unwrap();
+                health.clock_step_ms = step_ms;
+                health.unhealthy.push(format!("clock set by {step_ms} ms (limit 1 ms)"));
+                let j = judged(lines, &model.expect());
+                assert_eq!(j.legs, before.legs, "{sin:?} {style:?} seed {seed}");
+                assert_eq!(scale_in(&j).classes, scale_in(&before).classes);
+                assert_eq!(with(scale_in(&j), Verdict::Fail), with(scale_in(&before), Verdict::Fail), "{}", j.sentence);
+            }
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Ten thousand legs over an hour: how long judging takes, how much memory, how large the history is.
 
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use roomful::history::{
     Event, FleetRole, FleetView, Health, Interval, LegCause, LegEnd, Line, Phase, RoomInterval, RunInfo, SCHEMA,
     ServerFlow, ServerInfo, ServerSeen, Setup, ShardHealth, Silence, StepAction, StepEvent, StepStage, UdpErrors,
@@ -17,8 +19,12 @@ const SIZE: u32 = 4;
 const SERVERS: u32 = 20;
 const SECONDS: u32 = 3600;
 
-/// A second's flow as full as a real one: 62 legs' worth of delays in its histograms.
-fn flow(n: i64, video: bool) -> Flow {
+/// Different seconds of a kind, used in turn.
+const VARIANTS: usize = 8;
+
+/// A server's second as full as a real one: a delay for each packet, a jitter for each stream, round trips and scores as
+/// often as there are any, all as skewed as queues make them.
+fn flow(rng: &mut ChaCha8Rng, n: i64, video: bool) -> Flow {
     let mut f = Flow::default();
     let packets = n * 3 * if video { 60 } else { 50 };
     f.count = FlowCounters {
@@ -32,16 +38,29 @@ fn flow(n: i64, video: bool) -> Flow {
         e2e_received: packets,
         frames: if video { n * 75 } else { 0 },
         watched_ms: if video { n * 3000 } else { 0 },
+        twcc_sent: n * 10,
+        twcc_received: n * 10,
+        reported_expected: packets / 3,
         ..FlowCounters::default()
     };
-    for i in 0..1000u64 {
-        f.delay.record_us(400 + i * i % 7919 / 3);
-        f.jitter.record_us(100 + i * 7 % 900);
-        f.rtt.record_us(600 + i * 13 % 500);
+    // Its logarithm is about normal (Irwin and Hall).
+    let mut skewed = |typical: f64, spread: f64| {
+        let z: f64 = (0..12).map(|_| rng.random_range(0.0..1.0)).sum::<f64>() - 6.0;
+        (typical * (spread * z).exp()) as u64
+    };
+    for _ in 0..packets {
+        f.delay.record_us(300 + skewed(500.0, 0.6));
+    }
+    for _ in 0..n * 3 {
+        f.jitter.record_us(skewed(150.0, 0.5));
         if video {
-            f.frame_jitter.record_us(100 + i * 11 % 1900);
-        } else {
-            f.mos.record_us(420 + i % 20);
+            f.frame_jitter.record_us(skewed(250.0, 0.6));
+        }
+    }
+    for _ in 0..n {
+        f.rtt.record_us(skewed(700.0, 0.4));
+        if !video {
+            f.mos.record_us(430 + skewed(2.0, 0.8).min(9));
         }
     }
     f.silence_max_ms = 21;
@@ -84,8 +103,23 @@ fn write(w: &mut Writer) {
         put(0.2, Event::Server(ServerInfo { id: ServerId(s), name: format!("sfu-{s}") }));
     }
     put(0.3, Event::Phase { phase: Phase::Warmup });
-    let (audio, video) = (flow(i64::from(LEGS / SERVERS), false), flow(i64::from(LEGS / SERVERS), true));
-    let mut sample = audio.clone();
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let mut flows =
+        |n: u32, video| -> Vec<Flow> { (0..VARIANTS).map(|_| flow(&mut rng, i64::from(n), video)).collect() };
+    let (audios, videos) = (flows(LEGS / SERVERS, false), flows(LEGS / SERVERS, true));
+    let (of_room, of_rooms_video) = (flows(SIZE, false).remove(0).count, flows(SIZE, true).remove(0).count);
+    let mut minute = <[FlowCounters; 2]>::default();
+    for _ in 0..ROOM_EVERY {
+        minute[0] += &of_room;
+        minute[1] += &of_rooms_video;
+    }
+    let mut shard = ShardHealth { cpu: 0.4, packets_out: 100_000, packets_in: 300_000, ..ShardHealth::default() };
+    for i in 0..100_000u64 {
+        shard.send_lateness.record_us(50 + i * i % 7919 % 300 + i * i % 6389 % 300);
+    }
+    for i in 0..1000u64 {
+        shard.timer_lateness.record_us(30 + i * i % 1009 % 100);
+    }
     let encoding = |codec, bits| Some(Encoding { codec, bitrate: Bitrate(bits) });
     let room_names: Vec<String> = (0..rooms).map(|n| format!("meeting-{n}")).collect();
     // Server 0 is drained: its rooms end one by one from 600 s on.
@@ -168,8 +202,8 @@ fn write(w: &mut Writer) {
                 server: Some(server_of(leg / SIZE)),
                 cause: LegCause::Left,
                 detail: String::new(),
-                audio: audio.count,
-                video: video.count,
+                audio: minute[0],
+                video: minute[1],
                 worst_10s_loss: [Some(0.001), Some(0.002)],
                 worst_10s_at_ms: [Some(100_000.0), Some(200_000.0)],
                 silences,
@@ -188,20 +222,20 @@ fn write(w: &mut Writer) {
                 server: Some(server_of(room)),
                 seconds: f64::from(ROOM_EVERY),
                 participants: SIZE,
-                audio: audio.count,
-                video: video.count,
+                audio: minute[0].of_room(),
+                video: minute[1].of_room(),
                 silence_max_ms: 21,
                 delay_max_ms: [Some(12.3), Some(14.5)],
             };
             put(t, Event::Room(event));
         }
-        sample.delay.record_us(u64::from(second));
+        let variant = |s: u32, all: &[Flow]| all[(second + s) as usize % VARIANTS].clone();
         let servers = (0..SERVERS).map(|s| ServerFlow {
             server: ServerId(s),
             participants: LEGS / SERVERS,
             rooms: rooms / SERVERS,
-            audio: sample.clone(),
-            video: video.clone(),
+            audio: variant(s, &audios),
+            video: variant(s, &videos),
         });
         put(
             t,
@@ -213,11 +247,6 @@ fn write(w: &mut Writer) {
                 paths: None,
             }),
         );
-        let mut shard = ShardHealth { cpu: 0.4, packets_out: 100_000, packets_in: 300_000, ..ShardHealth::default() };
-        for i in 0..1000 {
-            shard.send_lateness.record_us(50 + i % 300);
-            shard.timer_lateness.record_us(30 + i % 100);
-        }
         let health = Health {
             seconds: 1.0,
             machine_cpu: 0.5,
@@ -229,7 +258,7 @@ fn write(w: &mut Writer) {
             descriptors_left: Some(9000),
             ports_left: Some(18_000),
             clock_step_ms: 0.0,
-            shards: vec![shard; 8],
+            shards: vec![shard.clone(); 8],
             unhealthy: Vec::new(),
         };
         put(t, Event::Health(health));
@@ -271,7 +300,7 @@ fn write(w: &mut Writer) {
 }
 
 /// Seconds between two rows of a room that has nothing amiss.
-const ROOM_EVERY: u32 = 10;
+const ROOM_EVERY: u32 = 300;
 
 fn resident_kib(key: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

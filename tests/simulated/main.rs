@@ -4,5 +4,6 @@
 mod adaptation;
 mod clients;
 mod layers;
+mod moves;
 mod rooms;
 mod sim;

@@ -50,7 +50,8 @@ pub struct Member {
     pub links: [Link; 2],
     pub states: Vec<TransportState>,
     pub first: Vec<(LegId, Option<f64>, Option<f64>)>,
-    pub session: String,
+    /// By transport.
+    pub sessions: Vec<String>,
     pub flows: [Flow; 2],
     pub counts: [FlowCounters; 2],
     /// RTP datagrams that this member's links dropped, up and down.
@@ -63,8 +64,8 @@ pub struct Member {
 struct Flight {
     at: Instant,
     order: u64,
-    /// Index of the member it is for, or `None` for the SFU.
-    to: Option<usize>,
+    /// Index of the member it is for and the transport, or `None` for the SFU.
+    to: Option<(usize, u8)>,
     from: SocketAddr,
     data: Vec<u8>,
 }
@@ -87,11 +88,11 @@ impl Ord for Flight {
 }
 
 #[derive(Default)]
-struct Collected(Vec<(SocketAddr, Vec<u8>)>);
+struct Collected(Vec<(u8, SocketAddr, Vec<u8>)>);
 
 impl Sink for Collected {
-    fn send(&mut self, _slot: u8, to: SocketAddr, datagram: &[u8]) {
-        self.0.push((to, datagram.to_vec()));
+    fn send(&mut self, slot: u8, to: SocketAddr, datagram: &[u8]) {
+        self.0.push((slot, to, datagram.to_vec()));
     }
 }
 
@@ -213,27 +214,54 @@ impl Sim {
             links: [0, 1].map(|way| Link::new(network[way], seed(link_seed, n as u64, way as u64)).recorded()),
             states: vec![],
             first: vec![],
-            session: String::new(),
+            sessions: vec![],
             flows: Default::default(),
             counts: Default::default(),
             dropped: [0; 2],
             gone: false,
             totals: None,
         });
-        let now = self.now;
-        self.members[n].participant.open(now, 0, addr).unwrap();
         let want = OfferWant {
             send: audio.is_some() || video.is_some(),
             receive_audio: slots,
             receive_video: slots,
             ..OfferWant::default()
         };
-        let offer = self.with(n, |p, w| p.offer(w, 0, want)).unwrap();
-        let joined = self.sfu.join(now, "room", &format!("p{n}"), &offer).unwrap();
-        self.with(n, |p, w| p.accept_answer(w, 0, &joined.answer)).unwrap();
-        self.members[n].session = joined.session;
-        self.drain_sfu();
+        self.open(n, "room", want);
         n
+    }
+
+    /// One transport more, to a room of the SFU, which may stand for another server.
+    fn open(&mut self, n: usize, room: &str, want: OfferWant) -> u8 {
+        let (now, slot) = (self.now, self.members[n].sessions.len() as u8);
+        let addr = address(&self.members[n], slot);
+        self.members[n].participant.open(now, slot, addr).unwrap();
+        let offer = self.with(n, |p, w| p.offer(w, slot, want)).unwrap();
+        let joined = self.sfu.join(now, room, &format!("p{n}"), &offer).unwrap();
+        self.with(n, |p, w| p.accept_answer(w, slot, &joined.answer)).unwrap();
+        self.members[n].sessions.push(joined.session);
+        self.drain_sfu();
+        slot
+    }
+
+    /// Joins another room beside its own, as somebody does who is told to move; what it sends stays where it is.
+    pub fn open_second(&mut self, n: usize, slots: u16) -> u8 {
+        let want = OfferWant {
+            send: true,
+            receive_audio: slots,
+            receive_video: slots,
+            keep_sending: true,
+            ..OfferWant::default()
+        };
+        self.open(n, "room elsewhere", want)
+    }
+
+    /// Ends one of its transports, as a driver does.
+    pub fn close(&mut self, n: usize, slot: u8) {
+        let (now, session) = (self.now, self.members[n].sessions[usize::from(slot)].clone());
+        self.sfu.leave(now, &session);
+        self.drain_sfu();
+        self.with(n, |p, w| p.close(w, slot));
     }
 
     /// Leaves as a driver does: quiet, DELETE, close.
@@ -242,13 +270,14 @@ impl Sim {
         let mut flows = <[Flow; 2]>::default();
         let (delta, totals) = self.with(n, |p, w| {
             let r = p.finish(w, &mut flows);
-            p.close(w, 0);
+            (0..2).for_each(|slot| p.close(w, slot));
             w.room.leave(p.leg(), w.now_ns);
             r
         });
         self.count(n, &flows, &delta);
-        let (now, session) = (self.now, self.members[n].session.clone());
-        self.sfu.leave(now, &session);
+        for session in self.members[n].sessions.clone() {
+            self.sfu.leave(self.now, &session);
+        }
         self.drain_sfu();
         self.members[n].gone = true;
         self.members[n].totals = Some(totals.clone());
@@ -289,16 +318,16 @@ impl Sim {
                 Event::Connect { .. } | Event::Disconnect { .. } | Event::Closed { .. } | Event::Note { .. } => {}
             }
         }
-        let addr = m.addr;
-        for (to, data) in out.0 {
+        for (slot, to, data) in out.0 {
             assert_eq!(to, self.sfu_addr, "a packet to somebody who is not the SFU");
-            self.through(n, 0, None, addr, data);
+            let from = address(&self.members[n], slot);
+            self.through(n, 0, None, from, data);
         }
         r
     }
 
     /// Through a member's link, then on its way.
-    fn through(&mut self, n: usize, way: usize, to: Option<usize>, from: SocketAddr, data: Vec<u8>) {
+    fn through(&mut self, n: usize, way: usize, to: Option<(usize, u8)>, from: SocketAddr, data: Vec<u8>) {
         if !self.all_impaired && !is_rtp(&data) {
             return self.fly(self.now, to, from, data);
         }
@@ -316,15 +345,17 @@ impl Sim {
         }
     }
 
-    fn fly(&mut self, at: Instant, to: Option<usize>, from: SocketAddr, data: Vec<u8>) {
+    fn fly(&mut self, at: Instant, to: Option<(usize, u8)>, from: SocketAddr, data: Vec<u8>) {
         self.order += 1;
         self.flights.push(Flight { at: at + self.delay, order: self.order, to, from, data });
     }
 
     fn drain_sfu(&mut self) {
         while let Some(d) = self.sfu.poll_transmit() {
-            let Some(n) = self.members.iter().position(|m| m.addr == d.to && !m.gone) else { continue };
-            self.through(n, 1, Some(n), self.sfu_addr, d.contents);
+            let here = |m: &Member| m.addr.ip() == d.to.ip() && !m.gone;
+            let Some(n) = self.members.iter().position(here) else { continue };
+            let slot = (d.to.port() - self.members[n].addr.port()) as u8;
+            self.through(n, 1, Some((n, slot)), self.sfu_addr, d.contents);
         }
     }
 
@@ -354,9 +385,9 @@ impl Sim {
                         self.sfu.handle_datagram(self.now, f.from, &f.data);
                         self.drain_sfu();
                     }
-                    Some(n) if !self.members[n].gone => {
+                    Some((n, slot)) if !self.members[n].gone => {
                         let at = EPOCH_NS + f.at.duration_since(self.start).as_nanos() as u64;
-                        self.with(n, |p, w| p.on_datagram(w, 0, f.from, at, &mut f.data));
+                        self.with(n, |p, w| p.on_datagram(w, slot, f.from, at, &mut f.data));
                     }
                     Some(_) => {}
                 }
@@ -394,6 +425,11 @@ impl Sim {
     pub fn connected(&self, n: usize) -> bool {
         self.members[n].states.iter().any(|s| matches!(s, TransportState::Connected { .. }))
     }
+}
+
+/// Where a member's transport is.
+fn address(m: &Member, slot: u8) -> SocketAddr {
+    SocketAddr::new(m.addr.ip(), m.addr.port() + u16::from(slot))
 }
 
 fn is_rtp(d: &[u8]) -> bool {

@@ -1,12 +1,13 @@
-//! Tests over real sockets hold counts to the packet, which a machine that is busy with something else can spoil. They
-//! run alone, and where one fails while the machine was disturbed, it runs again: that proves nothing, neither way. On an
+//! Tests over real sockets hold counts to the packet, which a machine that is busy with something else can spoil. Those
+//! that need much of it run alone; those that mostly wait run beside a few others, and where one fails there, again alone.
+//! Where a test fails alone while the machine was disturbed, it runs again: that proves nothing, neither way. On an
 //! undisturbed machine a failure is a failure.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,11 +19,56 @@ const LATE_MAX: Duration = Duration::from_millis(25);
 const STEAL_MAX: f64 = 0.03;
 const WAITING_MAX: f64 = 0.6;
 
-static ALONE: Mutex<()> = Mutex::new(());
+/// Tests that run beside each other.
+const TOGETHER: usize = 3;
+
+/// Who of this binary's tests has the machine, and who waits to have it alone.
+static MACHINE: Mutex<(usize, usize)> = Mutex::new((0, 0));
+static FREED: Condvar = Condvar::new();
+
+/// A share of the machine, or all of it.
+pub struct Share(usize);
+
+impl Share {
+    fn take(places: usize) -> Share {
+        let lock = || MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = usize::from(places == TOGETHER);
+        let mut machine = lock();
+        machine.1 += alone;
+        // Whoever wants it alone comes before those who would come beside others, or it would never be free.
+        while machine.0 + places > TOGETHER || (alone == 0 && machine.1 > 0) {
+            machine = FREED.wait(machine).unwrap_or_else(PoisonError::into_inner);
+        }
+        machine.0 += places;
+        machine.1 -= alone;
+        drop(machine);
+        FREED.notify_all();
+        Share(places)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        MACHINE.lock().unwrap_or_else(PoisonError::into_inner).0 -= self.0;
+        FREED.notify_all();
+    }
+}
 
 /// Whoever holds this is the only test of its binary that needs the machine for itself.
-pub fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+pub fn alone() -> Share {
+    Share::take(TOGETHER)
+}
+
+/// Runs a test that waits more than it works, beside others; and as [`undisturbed`] where it failed there.
+pub fn beside(test: impl Fn()) {
+    let first = {
+        let _share = Share::take(1);
+        catch_unwind(AssertUnwindSafe(&test))
+    };
+    if first.is_err() {
+        eprintln!("failed beside other tests: again, alone");
+        undisturbed(test);
+    }
 }
 
 /// Runs a test alone, and again where it failed on a disturbed machine.

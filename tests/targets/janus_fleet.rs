@@ -8,7 +8,6 @@ mod disturbed;
 mod support;
 
 use roomful::history::{Event, FleetRole, LegCause, LegEnd};
-use std::sync::Mutex;
 use std::time::Duration;
 use support::janus_fleet::{JanusFleet, Operation};
 use support::netns;
@@ -22,14 +21,6 @@ const BUSY_MACHINE: &[&str] =
 
 /// Known times and measured gaps may be apart by so much (a packet of audio is 20 ms).
 const GAP_MS: f64 = 20.0;
-
-/// Gaps are measured to the millisecond: one fleet at a time.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn inside(name: &str, test: impl AsyncFnOnce()) {
-    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
-    netns::inside(name, || test());
-}
 
 fn print_figures(run: &Ended) {
     let s = &run.summary;
@@ -52,7 +43,7 @@ fn assert_gap(end: &LegEnd, from: Operation, until: Operation) {
 
 #[test]
 fn a_right_drain_passes() {
-    inside("a_right_drain_passes", async || {
+    netns::inside("a_right_drain_passes", async || {
         let mut fleet = JanusFleet::start(&[]).await;
         let run = fleet.run("janus_fleet-drain", PROFILE, BUSY_MACHINE).ended().await;
         print_figures(&run);
@@ -93,7 +84,7 @@ fn a_right_drain_passes() {
 /// Three faults on three servers, one after the other: a pause of 6 s, a SIGKILL, a SIGTERM with calls up.
 #[test]
 fn faults_are_classed_as_they_are() {
-    inside("faults_are_classed_as_they_are", async || {
+    netns::inside("faults_are_classed_as_they_are", async || {
         let fleet = JanusFleet::start(&[]).await;
         let run = fleet.run("janus_fleet-faults", &own_profile("janus-faults.toml"), BUSY_MACHINE).ended().await;
         print_figures(&run);
@@ -134,7 +125,7 @@ fn faults_are_classed_as_they_are() {
 /// Media is cut off, signalling goes on: for 6 s it is a gap, for 17 s the call is lost to everybody in it.
 #[test]
 fn media_alone_is_cut_off() {
-    inside("media_alone_is_cut_off", async || {
+    netns::inside("media_alone_is_cut_off", async || {
         let fleet = JanusFleet::start(&[]).await;
         let run = fleet.run("janus_fleet-partition", &own_profile("janus-partition.toml"), BUSY_MACHINE).ended().await;
         print_figures(&run);
@@ -155,7 +146,7 @@ fn media_alone_is_cut_off() {
 /// The fleet's own autoscaler acts, and roomful only looks.
 #[test]
 fn an_autoscaler_is_watched() {
-    inside("an_autoscaler_is_watched", async || {
+    netns::inside("an_autoscaler_is_watched", async || {
         let fleet = JanusFleet::start(&["--scale-in-after", "10", "--policy", "drain"]).await;
         let run = fleet.run("janus_fleet-watched", &own_profile("janus-observe.toml"), BUSY_MACHINE).ended().await;
         print_figures(&run);
@@ -168,7 +159,7 @@ fn an_autoscaler_is_watched() {
 #[test]
 #[ignore = "takes more than a minute; make test-long runs it"]
 fn a_server_that_stands_still_for_40_s_loses_its_calls() {
-    inside("a_server_that_stands_still_for_40_s_loses_its_calls", async || {
+    netns::inside("a_server_that_stands_still_for_40_s_loses_its_calls", async || {
         let fleet = JanusFleet::start(&[]).await;
         let run = fleet.run("janus_fleet-pause40", &own_profile("janus-pause40.toml"), BUSY_MACHINE);
         tokio::time::sleep(Duration::from_secs(20)).await;

@@ -99,3 +99,96 @@ impl Control for Acting {
         Box::pin(async move { fleet.act(action, server.as_deref()).await.map_err(|e| format!("{e:#}")) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan;
+    use crate::profile::parse_resolved;
+    use time::OffsetDateTime;
+
+    const PROFILE: &str = r#"shape = "scale-in"
+target = "there.toml"
+seed = 5
+[target_file]
+driver = "janus"
+[[target_file.servers]]
+id = "j1"
+url = "ws://127.0.0.1:9"
+[target_file.fleet]
+control = ["exec"]
+[target_file.fleet.exec]
+act = ["sh", "-c", "echo $ROOMFUL_ACTION $ROOMFUL_SERVER >> ACTS; test $ROOMFUL_ACTION != resume"]
+[[rooms]]
+name = "call"
+count = 1
+size = 2
+audio = "opus@32kbit/s"
+[load]
+join = "10/s"
+warmup = "1s"
+hold = "60s"
+[[step]]
+name = "cordon"
+do = "cordon"
+server = "j1"
+at = "0s"
+[[step]]
+name = "terminate"
+do = "terminate"
+after = "cordon"
+delay = "50s"
+[[rollback]]
+do = "resume"
+server_of = "cordon"
+[[rollback]]
+do = "uncordon"
+server_of = "cordon"
+"#;
+
+    /// As after a media thread that died: the run is an error, and nobody asks the script any more.
+    #[tokio::test]
+    async fn what_was_done_is_taken_back_after_a_run_that_broke_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let acts = dir.path().join("acts");
+        let profile = PROFILE.replace("ACTS", acts.to_str().unwrap());
+        let profile = parse_resolved(&profile).unwrap_or_else(|e| panic!("{e}"));
+        let plan = Arc::new(plan::plan(&profile));
+        let folder = RunFolder::create(dir.path(), "broken", OffsetDateTime::UNIX_EPOCH).unwrap();
+        // Two seconds into the run.
+        let epoch = Instant::now() - Duration::from_secs(2);
+        let experiment = Experiment::of(&profile, &plan, None, &folder, (epoch, 1_000_000_000)).unwrap().unwrap();
+        let mut began = Vec::new();
+        while let Some(order) = experiment.script.borrow_mut().due(epoch.elapsed()) {
+            if let Order::Act(step) = order {
+                began.push(step);
+            }
+        }
+        let [cordon] = &began[..] else { panic!("{began:?}") };
+        assert_eq!((cordon.action, cordon.server.as_deref()), (StepAction::Cordon, Some("j1")));
+        for stage in [StepStage::Begun, StepStage::Done] {
+            let event = Event::Step(StepEvent { stage, ..cordon.clone() });
+            experiment.script.borrow_mut().see(&Line { t: 2000.0, event });
+        }
+        let mut lines = Vec::new();
+        experiment.roll_back(&mut |line| lines.push(line)).await;
+        assert_eq!(std::fs::read_to_string(&acts).unwrap(), "resume j1\nuncordon j1\n", "the rest, though one failed");
+        let told: Vec<(StepAction, StepStage, bool)> = lines
+            .iter()
+            .filter_map(|l| match &l.event {
+                Event::Step(s) => Some((s.action, s.stage, s.rollback)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (StepAction::Terminate, StepStage::Skipped, false),
+                (StepAction::Resume, StepStage::Begun, true),
+                (StepAction::Resume, StepStage::Failed, true),
+                (StepAction::Uncordon, StepStage::Begun, true),
+                (StepAction::Uncordon, StepStage::Done, true),
+            ]
+        );
+    }
+}

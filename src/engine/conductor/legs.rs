@@ -4,8 +4,7 @@ use super::super::realtime_ns;
 use super::super::relayed::News;
 use super::super::shard::ToShard;
 use super::Run;
-use crate::history::Line;
-use crate::history::{self, Event, FailReason, JoinFailure, LegCause, LegEnd, RelayWhat, ServerInfo};
+use crate::history::{self, Event, FailReason, JoinFailure, LegCause, LegEnd, Line, RelayWhat, ServerInfo};
 use crate::impair::Counters;
 use crate::participant::{FlowGap, Milestones, Silence, Spec, TalkSpec, Totals};
 use crate::plan::{self, PlannedLeg, PlannedRoom, mute_seed, talk_seed};
@@ -38,8 +37,17 @@ enum State {
 }
 
 enum End {
-    Failed { reason: FailReason, detail: String, after_ms: f64 },
-    Over { cause: LegCause, detail: String },
+    Failed {
+        reason: FailReason,
+        detail: String,
+        after_ms: f64,
+    },
+    /// When the leave was acknowledged, or the call given up.
+    Over {
+        cause: LegCause,
+        detail: String,
+        at: Instant,
+    },
 }
 
 pub(super) struct Leg {
@@ -53,6 +61,8 @@ pub(super) struct Leg {
     orders: Option<UnboundedSender<Order>>,
     task: Option<AbortHandle>,
     restarts: u32,
+    /// Its call was dead to it for a while, and it counts as dropped.
+    silent: bool,
     /// Transports (a bit each) that are to restart ICE and have no pair again yet.
     restarting: u8,
 }
@@ -71,6 +81,7 @@ impl Leg {
             orders: None,
             task: None,
             restarts: 0,
+            silent: false,
             restarting: 0,
         }
     }
@@ -153,7 +164,7 @@ impl Run<'_> {
                         while let Ok(m) = from_driver.try_recv() {
                             let _ = all.send((id, m));
                         }
-                        return (id, ended);
+                        return (id, ended, Instant::now());
                     }
                 }
             }
@@ -223,8 +234,8 @@ impl Run<'_> {
         self.tell_shard(leg, ToShard::Remove { leg });
     }
 
-    pub(super) fn on_ended(&mut self, leg: LegId, ended: Ended) {
-        let after_ms = self.after_ms(leg, Instant::now());
+    pub(super) fn on_ended(&mut self, leg: LegId, ended: Ended, at: Instant) {
+        let after_ms = self.after_ms(leg, at);
         let joined = matches!(self.legs[leg.index()].state, State::In | State::Leaving { .. });
         let interrupted_leave = matches!(self.legs[leg.index()].state, State::Leaving { .. });
         let end = match (ended, joined) {
@@ -237,11 +248,11 @@ impl Run<'_> {
                 false,
             ) if after_ms >= self.c.profile.load.join_timeout.as_secs_f64() * 1000.0 => self.timed_out(leg),
             (Ended::Failed { reason, detail }, false) => End::Failed { reason, detail, after_ms },
-            (Ended::Over { cause, detail }, true) => End::Over { cause, detail },
+            (Ended::Over { cause, detail }, true) => End::Over { cause, detail, at },
             (Ended::Over { detail, .. }, false) => End::Failed { reason: FailReason::Closed, detail, after_ms },
             (Ended::Failed { detail, .. }, true) => {
                 let cause = if interrupted_leave { LegCause::LeftUnacknowledged } else { LegCause::ClosedByServer };
-                End::Over { cause, detail }
+                End::Over { cause, detail, at }
             }
         };
         self.end(leg, end);
@@ -290,7 +301,7 @@ impl Run<'_> {
             if let Some(task) = self.legs[leg.index()].task.take() {
                 task.abort();
             }
-            self.end(leg, End::Over { cause: LegCause::LeftUnacknowledged, detail });
+            self.end(leg, End::Over { cause: LegCause::LeftUnacknowledged, detail, at: now });
         }
     }
 
@@ -324,6 +335,18 @@ impl Run<'_> {
                     let (from_ms, until_ms) = (self.t(from), self.t(until));
                     self.note_event(Event::Moved { leg, from: before, to, from_ms, until_ms });
                 }
+            }
+            Milestone::Resumed { lost, back } => {
+                let (lost_ms, back_ms) = (self.t(lost), self.t(back));
+                if matches!(self.legs[leg.index()].state, State::In) {
+                    self.note_event(Event::SignalingResumed { leg, lost_ms, back_ms });
+                }
+            }
+            Milestone::Over { at, ended } => {
+                if let Some(task) = self.legs[leg.index()].task.take() {
+                    self.stragglers.push((Instant::now() + LEAVE_PATIENCE, task));
+                }
+                self.on_ended(leg, ended, at);
             }
             Milestone::Note { code, text } => self.note(code, text, leg),
         }
@@ -455,10 +478,21 @@ impl Run<'_> {
         history::Silence { from_ms: self.ms(s.from_ns), until_ms: self.ms(s.until_ns) }
     }
 
+    /// Its transport may live; nobody is there for it.
+    pub(super) fn on_silent(&mut self, leg: LegId, since_ns: u64) {
+        let from_ms = self.ms(since_ns);
+        let l = &mut self.legs[leg.index()];
+        if !matches!(l.state, State::In) {
+            return;
+        }
+        self.dropped += u32::from(!std::mem::replace(&mut l.silent, true));
+        self.note_event(Event::Silent { leg, from_ms });
+    }
+
     pub(super) fn on_totals(&mut self, leg: LegId, t: Totals, impaired: Option<[Counters; 2]>) {
         let room = self.planned[leg.index()].room;
         let l = &mut self.legs[leg.index()];
-        let (server, restarts) = (l.server, l.restarts);
+        let (server, restarts, silent) = (l.server, l.restarts, l.silent);
         let State::Ending { ended } = std::mem::replace(&mut l.state, State::Done) else { return };
         self.active -= 1;
         match ended {
@@ -466,12 +500,12 @@ impl Run<'_> {
                 self.failed += 1;
                 self.note_event(Event::JoinFailed(JoinFailure { leg, room, server, reason, detail, after_ms }));
             }
-            End::Over { cause, detail } => {
-                self.dropped += u32::from(cause.is_drop());
+            End::Over { cause, detail, at: over } => {
+                self.dropped += u32::from(cause.is_drop() && !silent);
                 let epoch_ns = self.c.epoch_ns;
                 let since_start_ms = move |ns: u64| ns.saturating_sub(epoch_ns) as f64 / 1e6;
                 let at = since_start_ms(t.longest_gap.1);
-                self.note_event(Event::LegEnd(LegEnd {
+                let end = Event::LegEnd(LegEnd {
                     leg,
                     room,
                     server,
@@ -487,7 +521,9 @@ impl Run<'_> {
                     longest_gap_ms: t.longest_gap.0,
                     longest_gap_at_ms: at,
                     impaired,
-                }));
+                });
+                let t = self.t(over);
+                (self.record)(Line { t, event: end });
             }
         }
     }

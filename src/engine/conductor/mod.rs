@@ -4,17 +4,18 @@
 mod acts;
 mod agenda;
 mod legs;
+mod room_rows;
 mod rows;
 
 use super::health::{HealthReader, Surroundings};
 use super::realtime_ns;
 use super::relayed::Turn;
 use super::shard::{FromShard, Shard, ShardConfig, ShardSecond, ToShard};
-use crate::history::{Event, Health, Interval, Line, Phase};
+use crate::history::{Event, Health, Interval, Line, Phase, RoomInterval};
 use crate::media::clip::ClipLibrary;
 use crate::participant::Common;
 use crate::plan::{Course, Order, Plan, PlannedLeg};
-use crate::profile::{Profile, RoomGroup};
+use crate::profile::{Classes, Profile, RoomGroup};
 use crate::signaling::{Driver, Ended, MediaCommand, Progress as Milestone};
 use crate::types::{LegId, RoomId};
 use acts::Acts;
@@ -22,6 +23,7 @@ pub use acts::Control;
 use agenda::{Agenda, Due};
 use anyhow::{Context as _, Result, bail};
 use legs::Leg;
+use room_rows::RoomRows;
 use rows::{Rows, Second};
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -99,10 +101,11 @@ struct Run<'a> {
     failed: u32,
     dropped: u32,
     rows: Rows,
+    room_rows: RoomRows,
     health: HealthReader,
     notes: BTreeMap<&'static str, (String, Option<LegId>, u64)>,
     phase: Phase,
-    tasks: JoinSet<(LegId, Ended)>,
+    tasks: JoinSet<(LegId, Ended, Instant)>,
     acts: Acts,
     /// Allocations that servers have given and not got back; and the TURN server of each room, for a driver without
     /// servers of its own.
@@ -111,6 +114,18 @@ struct Run<'a> {
     /// Drivers whose legs are over, and when our patience with them is.
     stragglers: Vec<(Instant, AbortHandle)>,
     milestones: UnboundedSender<(LegId, Milestone)>,
+}
+
+/// Tells of a media thread that panics: nobody waits for one while the run goes on.
+struct LastWords(UnboundedSender<FromShard>);
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Nobody listens: the run is over.
+            let _ = self.0.send(FromShard::Fatal("it panicked".to_owned()));
+        }
+    }
 }
 
 impl Conductor {
@@ -154,6 +169,7 @@ impl Conductor {
             failed: 0,
             dropped: 0,
             rows: Rows::new(self.shards),
+            room_rows: RoomRows::new(),
             health: HealthReader::new(self.surroundings()),
             notes: BTreeMap::new(),
             phase: Phase::Warmup,
@@ -195,16 +211,21 @@ impl Conductor {
             common: self.common.clone(),
             sources: self.sources.clone(),
             receive_buffer: self.profile.receive_buffer,
+            silent_after: self.profile.scale_in.as_ref().map_or_else(Classes::default, |s| s.expect.classes).drop,
             epoch: self.epoch,
             seed: self.plan.seed,
             turn: self.turn.clone(),
-            hold: [self.plan.hold_from, self.plan.hold_until],
             orders: orders_rx,
             media: media_rx,
             out: out.clone(),
         })
         .context("starting a media thread")?;
-        let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || shard.run())?;
+        let last_words = LastWords(out.clone());
+        let run = move || {
+            let _last_words = last_words;
+            shard.run();
+        };
+        let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(run)?;
         Ok(ShardHandle { orders, media, thread, load: 0 })
     }
 }
@@ -221,6 +242,7 @@ impl Run<'_> {
         // Rooms come before anything that names them.
         self.note_event(Event::Rooms { rooms: self.c.plan.rooms.clone() });
         self.note_event(Event::Phase { phase: Phase::Warmup });
+        self.room_rows.judge(self.c.plan.hold_from, self.c.plan.hold_until);
         let network_delay = self.c.profile.rooms.iter().map(RoomGroup::network_delay_max).max().unwrap_or_default();
         let mut agenda = match course {
             Some(_) => Agenda::open(self.c.epoch, self.c.plan.hold_from, network_delay),
@@ -279,11 +301,11 @@ impl Run<'_> {
                 }
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     match ended {
-                        Ok((leg, ended)) => {
+                        Ok((leg, ended, at)) => {
                             while let Ok((leg, m)) = progress.try_recv() {
                                 self.on_milestone(leg, m);
                             }
-                            self.on_ended(leg, ended);
+                            self.on_ended(leg, ended, at);
                         }
                         Err(e) if e.is_panic() => bail!("a driver panicked: {e}"),
                         Err(_) => {}
@@ -300,6 +322,8 @@ impl Run<'_> {
         // The last, begun second.
         tokio::time::sleep(Duration::from_millis(20)).await;
         self.hear_shards(from_shards, show)?;
+        let rooms = self.room_rows.end();
+        self.note_rooms(rooms);
         let patience = Instant::now() + RELEASE_PATIENCE;
         while self.allocations > 0 && Instant::now() < patience {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -326,7 +350,11 @@ impl Run<'_> {
                 self.quiet(leg);
                 agenda.leave_soon(leg, now);
             }
-            Order::Trial(trial) => self.note_event(Event::Trial(trial)),
+            Order::Trial(trial) => {
+                let at = |ms: f64| Duration::from_secs_f64(ms.max(0.0) / 1000.0);
+                self.room_rows.judge(at(trial.from_ms), at(trial.until_ms));
+                self.note_event(Event::Trial(trial));
+            }
             Order::End { why } => {
                 self.note_event(Event::SearchEnd { why });
                 agenda.cut(now);
@@ -369,6 +397,12 @@ impl Run<'_> {
         (self.record)(Line { t, event });
     }
 
+    fn note_rooms(&mut self, rows: Vec<(f64, RoomInterval)>) {
+        for (t, room) in rows {
+            (self.record)(Line { t, event: Event::Room(room) });
+        }
+    }
+
     fn note(&mut self, code: &'static str, text: String, leg: LegId) {
         self.notes.entry(code).or_insert((text, Some(leg), 0)).2 += 1;
     }
@@ -398,6 +432,7 @@ impl Run<'_> {
                 self.note_event(Event::FirstMedia { leg, from, first_rtp_ms: rtp_ms, first_frame_ms: frame_ms });
             }
             FromShard::Note { leg, code, text } => self.note(code, text, leg),
+            FromShard::Silent { leg, since_ns } => self.on_silent(leg, since_ns),
             FromShard::Relay { leg, slot, news, at } => self.on_relay(leg, slot, *news, at),
             FromShard::Totals { leg, totals, impaired } => self.on_totals(leg, *totals, impaired),
             FromShard::Second(s) => self.on_second(*s, show),
@@ -413,11 +448,10 @@ impl Run<'_> {
     }
 
     fn on_whole_second(&mut self, s: Second, show: &mut dyn FnMut(&Progress)) {
-        let t = s.t_ms;
-        for room in s.rooms {
-            (self.record)(Line { t, event: Event::Room(room) });
-        }
+        let t = s.second as f64 * 1000.0;
         let health = self.health.read(s.interval.seconds, s.shards, &self.c.profile.health);
+        let rooms = self.room_rows.take(s.second, s.rooms, !health.unhealthy.is_empty());
+        self.note_rooms(rooms);
         (self.record)(Line { t, event: Event::Interval(s.interval.clone()) });
         (self.record)(Line { t, event: Event::Health(health.clone()) });
         let planned = self.c.plan.rooms.iter().map(|r| r.size).sum();
@@ -429,4 +463,25 @@ impl Run<'_> {
 /// The run's clock pair: the same moment on both clocks.
 pub fn start_of_run() -> (Instant, u64) {
     (Instant::now(), realtime_ns())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_media_thread_that_panics_is_heard_of() {
+        let (out, mut heard) = unbounded_channel();
+        let run = |ends_well: bool| {
+            let words = LastWords(out.clone());
+            std::thread::spawn(move || {
+                let _words = words;
+                assert!(ends_well, "this panic is the test's");
+            })
+        };
+        assert!(run(true).join().is_ok());
+        assert!(heard.try_recv().is_err());
+        assert!(run(false).join().is_err());
+        assert!(matches!(heard.try_recv(), Ok(FromShard::Fatal(why)) if why == "it panicked"));
+    }
 }

@@ -1,9 +1,9 @@
 //! The shards' seconds, put together into the history's rows.
 
 use super::super::shard::{RoomRow, ShardSecond};
-use crate::history::{Interval, Paths, RoomInterval, ServerFlow, ShardHealth};
+use crate::history::{Interval, Paths, ServerFlow, ShardHealth};
 use crate::measure::Flow;
-use crate::types::{Kind, ServerId};
+use crate::types::ServerId;
 use std::collections::BTreeMap;
 
 /// Seconds that not every shard has told yet.
@@ -15,9 +15,9 @@ pub(super) struct Rows {
 
 /// One second of the whole worker.
 pub(super) struct Second {
-    /// ms since the start of the run, at its end.
-    pub t_ms: f64,
-    pub rooms: Vec<RoomInterval>,
+    /// Seconds since the start of the run, at its end.
+    pub second: u64,
+    pub rooms: Vec<RoomRow>,
     pub interval: Interval,
     pub shards: Vec<ShardHealth>,
 }
@@ -65,25 +65,11 @@ fn whole(k: u64, mut all: Vec<ShardSecond>, count: usize, joining: u32) -> Secon
             f.audio.merge(&audio);
             f.video.merge(&video);
         }
-        rooms.extend(s.rooms.into_iter().map(room_interval));
+        rooms.extend(s.rooms);
         shards[s.shard] = s.health;
     }
     let interval = Interval { seconds, connected, joining, servers: servers.into_values().collect(), paths };
-    Second { t_ms: k as f64 * 1000.0, rooms, interval, shards }
-}
-
-fn room_interval(r: RoomRow) -> RoomInterval {
-    let delay = |k: Kind| (r.delay_max_us[k.index()] > 0).then(|| r.delay_max_us[k.index()] as f64 / 1000.0);
-    RoomInterval {
-        room: r.room,
-        server: r.server,
-        seconds: r.seconds,
-        participants: r.participants,
-        audio: r.count[0],
-        video: r.count[1],
-        silence_max_ms: r.silence_max_ms,
-        delay_max_ms: [delay(Kind::Audio), delay(Kind::Video)],
-    }
+    Second { second: k, rooms, interval, shards }
 }
 
 #[cfg(test)]
@@ -110,6 +96,7 @@ mod tests {
                 count: Default::default(),
                 silence_max_ms: 0,
                 delay_max_us: [1500, 0],
+                last: false,
             }],
         }
     }
@@ -120,12 +107,11 @@ mod tests {
         assert!(rows.take(second(1, 7, &[(0, 2, 1), (1, 4, 1)], 5), 3).is_empty());
         assert!(rows.take(second(1, 8, &[], 0), 3).is_empty(), "a second of its own");
         let whole = rows.take(second(0, 7, &[(0, 3, 2)], 6), 3).remove(0);
-        assert_eq!((whole.t_ms, whole.interval.connected, whole.interval.joining), (7000.0, 9, 3));
+        assert_eq!((whole.second, whole.interval.connected, whole.interval.joining), (7, 9, 3));
         let s = &whole.interval.servers;
         assert_eq!((s.len(), s[0].participants, s[0].rooms, s[0].audio.count.received), (2, 5, 3, 11));
         assert_eq!((s[1].participants, s[1].audio.count.received), (4, 0));
         assert_eq!(whole.rooms.len(), 2);
-        assert_eq!(whole.rooms[0].delay_max_ms, [Some(1.5), None]);
         let order: Vec<u64> = whole.shards.iter().map(|s| s.packets_in).collect();
         assert_eq!(order, [0, 1], "by shard, whoever was first");
     }

@@ -3,7 +3,7 @@
 use reqwest::{StatusCode, Url};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 
@@ -11,6 +11,8 @@ use tokio::task::AbortHandle;
 const RETRIES: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(500)];
 /// Longer lines are no events.
 const LINE_MAX: usize = 64 << 10;
+/// A stream that breaks again and again is told of so often.
+const AGAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// Told to one session.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,6 +23,8 @@ pub(super) enum Told {
     Switch,
     /// Leave, and join again.
     Rejoin,
+    /// Its word did not come since then, and comes again.
+    Again { lost: Instant },
     /// Nobody answers at the server's API any more.
     Gone,
 }
@@ -113,10 +117,17 @@ impl Events {
 /// Reads a server's stream until it is gone for good.
 async fn follow(client: reqwest::Client, base: String, servers: Arc<Mutex<HashMap<String, Server>>>) {
     let mut failures = 0;
+    let (mut lost, mut told_again) = (None, None::<Instant>);
     loop {
         match client.get(format!("{base}/events")).send().await {
             Ok(mut answer) if answer.status().is_success() => {
                 failures = 0;
+                if let Some(lost) = lost
+                    && told_again.is_none_or(|at| at.elapsed() >= AGAIN_EVERY)
+                {
+                    told_again = Some(Instant::now());
+                    tell_all(&lock(&servers), &base, &Told::Again { lost });
+                }
                 let mut text = Vec::new();
                 // Ends with the stream, in order or not.
                 while let Ok(Some(chunk)) = answer.chunk().await {
@@ -129,6 +140,7 @@ async fn follow(client: reqwest::Client, base: String, servers: Arc<Mutex<HashMa
                         break;
                     }
                 }
+                lost = Some(Instant::now());
             }
             // A server without such a stream has nothing to say.
             Ok(answer) if answer.status() == StatusCode::NOT_FOUND => return,
@@ -138,10 +150,15 @@ async fn follow(client: reqwest::Client, base: String, servers: Arc<Mutex<HashMa
         failures += 1;
         tokio::time::sleep(*pause).await;
     }
-    let gone = lock(&servers).remove(&base);
-    if let Some(server) = gone {
+    let mut servers = lock(&servers);
+    tell_all(&servers, &base, &Told::Gone);
+    servers.remove(&base);
+}
+
+fn tell_all(servers: &HashMap<String, Server>, base: &str, told: &Told) {
+    for ear in servers.get(base).iter().flat_map(|s| s.sessions.values()) {
         // A leg that is over needs no news.
-        server.sessions.values().for_each(|ear| drop(ear.send(Told::Gone)));
+        let _ = ear.send(told.clone());
     }
 }
 

@@ -156,6 +156,10 @@ impl<'a> Leg<'a> {
                 }
                 None
             }
+            Told::Again { lost } => {
+                self.tell(Progress::Resumed { lost, back: Instant::now() });
+                None
+            }
             Told::Rejoin => {
                 let _ = self.delete().await;
                 self.call.media.close(self.slot);
@@ -449,7 +453,8 @@ impl<'a> Leg<'a> {
             moving.fallen.get_or_insert((Instant::now(), ended));
             return None;
         }
-        // Frees our place if the server is still there; how the leg ended is settled already.
+        // How and when the leg ended is settled; a server that hangs may take its time to let go of our place.
+        self.tell(Progress::Over { at: Instant::now(), ended: ended.clone() });
         let _ = self.delete().await;
         Some(ended)
     }

@@ -507,6 +507,9 @@ async fn a_server_whose_api_is_gone_has_lost_its_legs() {
     run.transport(CONNECTED);
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!run.ended.is_finished(), "it still answers");
+    let news: Vec<Progress> = std::iter::from_fn(|| run.progress.try_recv().ok()).collect();
+    // Told of once, however often it breaks.
+    assert!(matches!(news[..], [Progress::Resumed { lost, back }] if lost <= back), "{news:?}");
     server.shutdown_background();
     assert_eq!(cause(&run.end().await), LegCause::SignalingLost);
 }

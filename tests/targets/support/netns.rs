@@ -2,7 +2,7 @@
 //! their first process, the test, everything that was started in them dies, whatever happened.
 
 use super::program;
-use crate::disturbed::undisturbed;
+use crate::disturbed::beside;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ pub fn inside<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
 }
 
 fn outside(name: &str) {
-    undisturbed(|| once(name));
+    beside(|| once(name));
 }
 
 fn once(name: &str) {
