@@ -199,7 +199,7 @@ fn a_run_that_only_watches_takes_marks_and_does_nothing() {
 #[ignore = "takes 80 s: run by make test-long"]
 fn a_fleet_shrinks_by_the_clock() {
     // Whom a busy machine harms is not the question here.
-    let others = "[expect.others]\ngap = \"15s\"\nloss = \"100%\"\njoin = \"15s\"\n[expect.classes]\nglitch = \"5s\"\n";
+    let others = "[expect.others]\ngap = \"15s\"\nloss = \"100%\"\njoin = \"15s\"\n[expect.classes]\nglitch = \"4s\"\n";
     let profile = include_str!("../../profiles/scheduled-scaling.toml");
     let place = Place::with(&format!("{profile}{others}{TOLERANT}"));
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
