@@ -131,7 +131,7 @@ pub struct Setup {
     pub total_ms: f64,
     /// The user's own join API, where there is one.
     pub join_ms: Option<f64>,
-    /// First transport: allocation asked for → made (TURN, [ice]).
+    /// First transport: allocation asked for → made (TURN, `[ice]`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay_ms: Option<f64>,
     /// First signalling request → answer applied, the wait for the first allocation left out.

@@ -15,7 +15,7 @@ use std::fmt::Write;
 pub struct Comparison {
     /// Names of the two runs.
     pub names: [String; 2],
-    /// Shape capacity: the highest load (participants on a server) that both tried; delay, CPU and traffic are those there.
+    /// Shape capacity: the highest load (participants on a server) that held under both; delay, CPU and traffic are those there.
     pub at_load: Option<u32>,
     pub rows: Vec<Delta>,
 }
@@ -120,10 +120,9 @@ fn capacity(answers: [Option<&Answer>; 2]) -> (Option<u32>, Vec<Delta>) {
         Delta::of("participants that break it", "", each(&|a| whole(a.upper))),
         Delta::of("scale out at", "", each(&|a| whole(a.threshold.map(|t| t.participants)))),
     ];
-    let tried = |a: &Answer, load: u32| longest(a, load).is_some();
     let at_load = answers[0].zip(answers[1]).and_then(|(a, b)| {
         let loads = a.trials.iter().filter(|t| t.outcome == Outcome::Held).map(|t| t.participants);
-        loads.filter(|load| tried(b, *load)).max()
+        loads.filter(|load| longest(b, *load).is_some()).max()
     });
     let Some(load) = at_load else { return (None, rows) };
     let worst = |f: &dyn Fn(&ServerTrial) -> Option<f64>| {
@@ -142,9 +141,9 @@ fn capacity(answers: [Option<&Answer>; 2]) -> (Option<u32>, Vec<Delta>) {
     (at_load, rows)
 }
 
-/// The longest valid trial at a load.
+/// The longest trial of a load that held.
 fn longest(a: &Answer, load: u32) -> Option<&TrialRow> {
-    let at = a.trials.iter().filter(|t| t.participants == load && t.outcome != Outcome::Invalid);
+    let at = a.trials.iter().filter(|t| t.participants == load && t.outcome == Outcome::Held);
     at.max_by(|a, b| (a.until_ms - a.from_ms).total_cmp(&(b.until_ms - b.from_ms)))
 }
 
@@ -195,7 +194,7 @@ pub(super) fn section(c: &Comparison) -> Markup {
                 "The same rooms twice: affinity has all participants of a room on one server; spread has them in turn on all "
                 "servers, which hand the room's media to each other, so that every packet that crosses is forwarded twice."
                 @if let Some(load) = c.at_load {
-                    " Delay, loss, CPU and traffic are those at " (load) " participants a server, the highest load that both tried."
+                    " Delay, loss, CPU and traffic are those at " (load) " participants a server, the highest load that held under both."
                 }
             }
             div.scroll { table {

@@ -3,7 +3,7 @@
 
 use super::fake_server::FakeServer;
 use super::support::{Place, ROOMFUL, fleet_of, signal};
-use crate::disturbed::undisturbed;
+use crate::disturbed::beside;
 use roomful::fleet::embedded::{EmbeddedFleet, EmbeddedOptions};
 use serde_json::Value;
 use std::process::{Command, Stdio};
@@ -31,7 +31,7 @@ const SHORT: &str = "range = \"4..60\"\njoin = \"20/s\"\ntrial = \"3s\"\nfirst_t
 
 #[test]
 fn an_admission_limit_is_found_and_named() {
-    undisturbed(|| {
+    beside(|| {
         let place = Place::with(&profile(
             &embedded("participants_max = 26"),
             SHORT,
@@ -76,7 +76,7 @@ fn an_admission_limit_is_found_and_named() {
 
 #[test]
 fn what_is_known_is_said_when_interrupted() {
-    undisturbed(|| {
+    beside(|| {
         let place = Place::with(&profile(&embedded(""), SHORT, "\"audio.loss\" = \"<= 99%\""));
         let mut run = place.run();
         run.says("trial 2");
@@ -92,7 +92,7 @@ fn what_is_known_is_said_when_interrupted() {
 
 #[test]
 fn a_server_that_dies_in_the_search_is_no_limit() {
-    undisturbed(|| {
+    beside(|| {
         let place = Place::with(&profile(&embedded(""), SHORT, "\"audio.loss\" = \"<= 99%\""));
         let mut run = place.run();
         run.says("trial 2");
@@ -197,7 +197,7 @@ fn a_target_that_nobody_can_join_is_said_plainly() {
 
 #[test]
 fn over_mixes_what_the_server_limits_is_what_to_scale_on() {
-    undisturbed(|| {
+    beside(|| {
         // The server's limit is a number of participants: that is then the unit that does not vary.
         let mixes = "[[rooms]]\nname = \"pair\"\ncount = 1\nsize = 2\naudio = \"opus@32kbit/s\"\n\
             [[mixes]]\nname = \"pairs\"\nrooms = { pair = 1 }\n[[mixes]]\nname = \"fours\"\nrooms = { m = 1 }\nrange = \"4..40\"\n[search]";
@@ -244,7 +244,7 @@ fn over_mixes_what_the_server_limits_is_what_to_scale_on() {
 
 #[test]
 fn an_interruption_ends_the_series_and_says_what_was_not_run() {
-    undisturbed(|| {
+    beside(|| {
         let mixes =
             "[[mixes]]\nname = \"one\"\nrooms = { m = 1 }\n[[mixes]]\nname = \"two\"\nrooms = { m = 2 }\n[search]";
         let text = profile(&embedded(""), SHORT, "\"audio.loss\" = \"<= 99%\"").replace("[search]", mixes);
@@ -271,7 +271,7 @@ fn compared(summary: &Value, what: &str, unit: &str) -> [f64; 2] {
 
 #[test]
 fn a_room_on_two_servers_is_whole_and_what_that_costs_is_said() {
-    undisturbed(|| {
+    beside(|| {
         let rooms = super::support::rooms("m", 3, 4, super::support::VIDEO);
         let text = super::support::profile(
             "embedded",
@@ -313,7 +313,7 @@ fn a_room_on_two_servers_is_whole_and_what_that_costs_is_said() {
 
 #[test]
 fn capacity_under_both_placements_is_searched_and_compared() {
-    undisturbed(|| {
+    beside(|| {
         let text = profile(
             "target = \"embedded\"\n[embedded]\nservers = 2\nparticipants_max = 14",
             &SHORT.replace("4..60", "4..24").replace("80s", "76s"),

@@ -4,6 +4,7 @@
 use reqwest::{Client, Method, Response, StatusCode, header};
 use roomful::fleet::embedded::{EmbeddedFleet, EmbeddedOptions};
 use roomful::sfu::{RegistryView, ServerStats};
+use roomful::types::Placement;
 use std::io::ErrorKind;
 use std::net::UdpSocket;
 use std::path::Path;
@@ -176,6 +177,52 @@ async fn media_flows_both_ways_and_a_leave_leaves_nothing() {
     assert!(text.contains("roomful_sfu_participants{server=\"s1\"} 0\n"), "{text}");
     assert!(text.contains("roomful_sfu_leaves_total{server=\"s1\"} 2\n"), "{text}");
     registry_becomes(&http, &fleet, |r| r.rooms.is_empty() && r.headroom == 10).await;
+    fleet.stop().await;
+}
+
+/// Of whom somebody has received at least so many packets of each kind.
+fn heard(p: &Participant, least: usize) -> Vec<u8> {
+    let of = |kind: MediaKind, at: usize, who: u8| {
+        p.peer.received.iter().filter(|r| r.kind == kind && r.payload[at] == who).count() >= least
+    };
+    (0..9).filter(|who| of(MediaKind::Audio, 0, *who) && of(MediaKind::Video, 5, *who)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_room_on_three_servers_is_one_room_and_outlives_one_of_them() {
+    let http = Client::new();
+    let spread = EmbeddedOptions { placement: Placement::Spread, ..options() };
+    let fleet = EmbeddedFleet::start(3, 10, &spread).await.unwrap();
+    let mut all = Vec::new();
+    for name in ["1", "2", "3", "4"] {
+        all.push(join(&http, &fleet, "r\u{f6}om/1", name, true, 3).await);
+    }
+    let on: Vec<&str> = all.iter().map(|p| p.server.as_str()).collect();
+    assert_eq!(on, ["s1", "s2", "s3", "s1"]);
+    run(&mut all, true, |all| {
+        all.iter().enumerate().all(|(i, p)| heard(p, 20) == (0..4).filter(|who| *who != i as u8).collect::<Vec<u8>>())
+    });
+    let one = stats(&http, &fleet, 0).await;
+    assert_eq!((one.traffic.participants, one.rooms.len()), (2, 1), "those elsewhere are not its own");
+    assert!(one.traffic.cascade_out > 2 * one.traffic.cascade_in / 3 && one.traffic.cascade_in > 80, "{one:?}");
+    let before = registry(&http, &fleet).await;
+    assert_eq!(before.servers.iter().map(|s| s.rooms).collect::<Vec<_>>(), [1, 1, 1]);
+
+    // One server dies: the others go on, and the next participant goes to one of them.
+    http.post(format!("{}/servers/s3/kill", fleet.base_url())).send().await.unwrap().error_for_status().unwrap();
+    registry_becomes(&http, &fleet, |r| !r.servers[2].alive && r.servers[2].rooms == 0).await;
+    all.remove(2);
+    all.iter_mut().for_each(|p| p.peer.received.clear());
+    all.push(join(&http, &fleet, "r\u{f6}om/1", "5", true, 3).await);
+    assert_eq!(all[3].server, "s2", "whose turn it is");
+    run(&mut all, true, |all| all.iter().all(|p| heard(p, 20).len() == 3));
+    // Nothing is sent to the dead any more: to one server, each packet once.
+    let [a, b] = [stats(&http, &fleet, 0).await, stats(&http, &fleet, 1).await];
+    assert_eq!((a.traffic.cascade_dropped, b.traffic.cascade_dropped), (0, 0));
+    for p in &all {
+        assert_eq!(p.leave(&http).await, StatusCode::OK);
+    }
+    registry_becomes(&http, &fleet, |r| r.rooms.is_empty() && r.headroom == 20).await;
     fleet.stop().await;
 }
 

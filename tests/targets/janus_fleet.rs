@@ -43,7 +43,7 @@ fn assert_gap(end: &LegEnd, from: Operation, until: Operation) {
 
 #[test]
 fn a_right_drain_passes() {
-    netns::inside("a_right_drain_passes", async || {
+    netns::inside_beside("a_right_drain_passes", async || {
         let mut fleet = JanusFleet::start(&[]).await;
         let run = fleet.run("janus_fleet-drain", PROFILE, BUSY_MACHINE).ended().await;
         print_figures(&run);
@@ -84,7 +84,7 @@ fn a_right_drain_passes() {
 /// Three faults on three servers, one after the other: a pause of 6 s, a SIGKILL, a SIGTERM with calls up.
 #[test]
 fn faults_are_classed_as_they_are() {
-    netns::inside("faults_are_classed_as_they_are", async || {
+    netns::inside_beside("faults_are_classed_as_they_are", async || {
         let fleet = JanusFleet::start(&[]).await;
         let run = fleet.run("janus_fleet-faults", &own_profile("janus-faults.toml"), BUSY_MACHINE).ended().await;
         print_figures(&run);
@@ -125,7 +125,7 @@ fn faults_are_classed_as_they_are() {
 /// Media is cut off, signalling goes on: for 6 s it is a gap, for 17 s the call is lost to everybody in it.
 #[test]
 fn media_alone_is_cut_off() {
-    netns::inside("media_alone_is_cut_off", async || {
+    netns::inside_beside("media_alone_is_cut_off", async || {
         let fleet = JanusFleet::start(&[]).await;
         let run = fleet.run("janus_fleet-partition", &own_profile("janus-partition.toml"), BUSY_MACHINE).ended().await;
         print_figures(&run);
@@ -146,7 +146,7 @@ fn media_alone_is_cut_off() {
 /// The fleet's own autoscaler acts, and roomful only looks.
 #[test]
 fn an_autoscaler_is_watched() {
-    netns::inside("an_autoscaler_is_watched", async || {
+    netns::inside_beside("an_autoscaler_is_watched", async || {
         let fleet = JanusFleet::start(&["--scale-in-after", "10", "--policy", "drain"]).await;
         let run = fleet.run("janus_fleet-watched", &own_profile("janus-observe.toml"), BUSY_MACHINE).ended().await;
         print_figures(&run);
@@ -159,7 +159,7 @@ fn an_autoscaler_is_watched() {
 #[test]
 #[ignore = "takes more than a minute; make test-long runs it"]
 fn a_server_that_stands_still_for_40_s_loses_its_calls() {
-    netns::inside("a_server_that_stands_still_for_40_s_loses_its_calls", async || {
+    netns::inside_beside("a_server_that_stands_still_for_40_s_loses_its_calls", async || {
         let fleet = JanusFleet::start(&[]).await;
         let run = fleet.run("janus_fleet-pause40", &own_profile("janus-pause40.toml"), BUSY_MACHINE);
         tokio::time::sleep(Duration::from_secs(20)).await;

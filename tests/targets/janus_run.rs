@@ -262,7 +262,7 @@ fn a_browser_and_we_see_each_other() {
 /// Janus is killed in mid-run: all are dropped, the verdict is a failure, and the run ends by itself.
 #[test]
 fn a_killed_janus_is_reported_as_what_it_was() {
-    netns::inside("a_killed_janus_is_reported_as_what_it_was", async || {
+    netns::inside_beside("a_killed_janus_is_reported_as_what_it_was", async || {
         let mut janus = Janus::start(0).await;
         // A hold that nobody could wait for.
         let sets = ["load.join=20/s", "load.warmup=1s", "load.hold=10m", BUSY_MACHINE];
@@ -291,7 +291,7 @@ fn a_killed_janus_is_reported_as_what_it_was() {
 /// in the same calls.
 #[test]
 fn ice_restarts_bring_legs_back_from_a_janus_that_stood_still() {
-    netns::inside("ice_restarts_bring_legs_back_from_a_janus_that_stood_still", async || {
+    netns::inside_beside("ice_restarts_bring_legs_back_from_a_janus_that_stood_still", async || {
         let janus = Janus::start(0).await;
         let sets = ["load.join=20/s", "load.warmup=1s", "load.hold=30s", BUSY_MACHINE];
         let mut run = Run::start(&janus, "janus_run-restarts", PROFILE, &sets);
@@ -360,7 +360,7 @@ fn janus_switches_layers_and_nothing_is_lost() {
 /// Senders behind a bottleneck learn of it by Janus's own feedback.
 #[test]
 fn janus_feedback_brings_senders_down() {
-    netns::inside("janus_feedback_brings_senders_down", async || {
+    netns::inside_beside("janus_feedback_brings_senders_down", async || {
         let janus = Janus::start(0).await;
         let sets = [
             "rooms.meeting.count=1",
@@ -405,7 +405,7 @@ async fn video_subscribers(janus: &Janus) -> Vec<(u64, u64, Vec<String>)> {
 
 #[test]
 fn a_probe_says_what_it_met() {
-    netns::inside("a_probe_says_what_it_met", async || {
+    netns::inside_beside("a_probe_says_what_it_met", async || {
         let janus = Janus::start(0).await;
         let met = probe(&janus, PROFILE, &[]);
         let text = String::from_utf8(met.stdout).unwrap();

@@ -17,7 +17,7 @@ const BUCKETS: usize = bucket(HIGHEST_US) + 1;
 /// Histogram of microseconds, 0 to 120 s, in the log-linear buckets of HDR histograms: 64 to an octave, so that the middle
 /// of a bucket, which stands for all in it, is right to 1/128 (0.8 %), and to 1 µs below 128 µs. Holds the octaves that its
 /// values are in, and allocates when that grows; [`Hist::allocated`] never does. Travels as base64: first bucket and their
-/// number as LEB128, then what [`code`] makes of their counts; an empty one as "".
+/// number as LEB128, then their counts as few bits; an empty one as "".
 #[derive(Clone, Default, Debug)]
 pub struct Hist {
     /// Of a range of buckets, which starts at `first`.

@@ -51,11 +51,12 @@ pub(super) fn sessions(scene: &Scene<'_>, incidents: &[Incident]) -> (Finding, u
         return (Finding::unknown("others may be on the fleet too (expect.exclusive = false)"), 0);
     }
     let allowance = ms(scene.expect.ghost_allowance);
-    let unit = scene.expect.sessions_per_leg;
     let mut finding = Finding::default();
     let (mut ghosts, mut looked, mut covered, mut unseen) = (0u64, 0u64, 0u64, 0u64);
     let mut blind = std::collections::BTreeSet::new();
     for backend in &scene.record.backends {
+        // A TURN server's session is an allocation, and so is a stay there.
+        let unit = if backend.name == "coturn" { 1.0 } else { scene.expect.sessions_per_leg };
         let by_participants = backend.tells(|s| s.participants.is_some());
         if !by_participants && (unit <= 0.0 || !backend.tells(|s| s.sessions.is_some())) {
             continue;

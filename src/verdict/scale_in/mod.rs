@@ -9,7 +9,8 @@ mod incident; // when each server was cordoned, and when it ended
 mod oracle; // I0
 mod others; // I9, I10, I13
 mod placement; // I1, I2, I6, I11
-mod record; // what the history says of fleet and operations
+mod record;
+mod relays; // what the history says of fleet and operations
 mod scene; // stays on servers, and rooms, as we saw them
 mod sentence;
 mod view; // what the report draws
@@ -232,7 +233,7 @@ pub(super) fn judge(
         of(others::unharmed(&scene, &incidents), "I9", "calls on other servers are unharmed"),
         of(others::herd(&scene), "I10", "those who fell come back in a bounded herd"),
         of(placement::rooms_again(&scene, &incidents), "I11", "after uncordon a server gets rooms again"),
-        of(Finding::untested("no TURN in this run"), "I12", "TURN allocations live as long as their calls"),
+        of(relays::outlive(&scene, &incidents), "I12", "TURN allocations live as long as their calls"),
         of(others::enough_servers(&scene, &incidents), "I13", "enough servers serve, and no accepted join fails"),
     ];
     invariants.extend(expected::rows(&scene, &incidents));

@@ -1,7 +1,7 @@
 //! What a history says of the fleet and of what was done to it, line by line.
 
 use super::At;
-use crate::history::{Event, FleetRole, FleetView, Line, ServerSeen, StepAction, StepEvent, StepStage};
+use crate::history::{Event, FleetRole, FleetView, Line, Relay, ServerSeen, StepAction, StepEvent, StepStage};
 use crate::types::ServerId;
 use crate::verdict::frame::Frame;
 use std::collections::{BTreeMap, BTreeSet};
@@ -123,6 +123,7 @@ pub(super) struct Record {
     pub ops: Vec<Op>,
     pub marks: Vec<(At, StepAction, String)>,
     pub backends: Vec<Backend>,
+    pub relays: Vec<(At, Relay)>,
     pub seconds: BTreeMap<ServerId, Vec<Second>>,
     /// Server names with the moment that we met them.
     pub met: BTreeMap<String, f64>,
@@ -146,6 +147,7 @@ impl Recorder {
             Event::Step(step) => self.step(at, step),
             Event::Mark { action, server } => self.out.marks.push((at, *action, server.clone())),
             Event::Fleet(view) => self.fleet(at, view),
+            Event::Relay(relay) => self.out.relays.push((at, relay.clone())),
             Event::Server(info) => {
                 self.out.met.entry(info.name.clone()).or_insert(at.t);
             }

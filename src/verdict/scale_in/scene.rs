@@ -1,6 +1,7 @@
 //! Who was on which server when, by our own count, and where each room was.
 
 use super::record::Record;
+use super::relays;
 use crate::profile::Expect;
 use crate::types::{LegId, RoomId, ServerId};
 use crate::verdict::frame::Frame;
@@ -47,6 +48,8 @@ pub(super) struct Scene<'a> {
     pub rooms: BTreeMap<RoomId, Vec<(ServerId, usize)>>,
     /// Of all servers, in order.
     pub starts: Vec<RoomStart>,
+    /// Allocations on TURN servers, by their names.
+    pub allocations: BTreeMap<String, Vec<Stay>>,
     ids: BTreeMap<String, ServerId>,
 }
 
@@ -65,6 +68,7 @@ impl<'a> Scene<'a> {
             stays: BTreeMap::new(),
             rooms: BTreeMap::new(),
             starts: Vec::new(),
+            allocations: relays::allocations(all, record),
             ids,
         };
         scene.find_stays();
@@ -88,9 +92,10 @@ impl<'a> Scene<'a> {
         self.all.tracks.legs.get(&leg)?.room.map(|r| self.room_name(r))
     }
 
-    /// Stays on a server, by its name.
+    /// Stays on a server, by its name; on a TURN server in front of others, allocations.
     pub fn on(&self, server: &str) -> &[Stay] {
-        self.id(server).and_then(|id| self.stays.get(&id)).map_or(&[], Vec::as_slice)
+        let stays = self.id(server).and_then(|id| self.stays.get(&id));
+        stays.or_else(|| self.allocations.get(server)).map_or(&[], Vec::as_slice)
     }
 
     /// Legs on a server at a time, by our own count.

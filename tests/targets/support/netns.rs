@@ -2,7 +2,7 @@
 //! their first process, the test, everything that was started in them dies, whatever happened.
 
 use super::program;
-use crate::disturbed::beside;
+use crate::disturbed::{beside, undisturbed};
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -20,16 +20,32 @@ pub fn address(n: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 77, 0, n))
 }
 
-/// Runs `test` inside. `name` is the test function's full name, as `cargo test` prints it.
+/// Runs `test` inside, alone. `name` is the test function's full name, as `cargo test` prints it.
 pub fn inside<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
-    let Some(ran) = std::env::var_os(INSIDE) else { return outside(name) };
-    std::fs::write(ran, name).unwrap();
-    set_up();
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(test());
+    if !begin(name) {
+        return undisturbed(|| once(name));
+    }
+    run(test);
 }
 
-fn outside(name: &str) {
-    beside(|| once(name));
+/// The same for a test that waits more than it works: beside others.
+pub fn inside_beside<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
+    if !begin(name) {
+        return beside(|| once(name));
+    }
+    run(test);
+}
+
+/// Whether this is the process inside; then it says that the test began.
+fn begin(name: &str) -> bool {
+    let Some(ran) = std::env::var_os(INSIDE) else { return false };
+    std::fs::write(ran, name).unwrap();
+    true
+}
+
+fn run<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
+    set_up();
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(test());
 }
 
 fn once(name: &str) {
