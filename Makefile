@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 # Debian packages that the tests run for real: servers, a browser, a decoder, network namespaces.
-PACKAGES := janus redis-server nftables python3 chromium chromium-driver ffmpeg iproute2 util-linux
+PACKAGES := janus coturn redis-server nftables python3 chromium chromium-driver ffmpeg iproute2 util-linux
 
 .PHONY: help packages check test test-long calibrate second-opinions fuzz bench
 

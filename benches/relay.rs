@@ -29,8 +29,7 @@ fn allocation(peer: SocketAddr) -> (Allocation, u16) {
         while let Some(request) = a.poll_transmit() {
             let mut asked = Message::new();
             asked.unmarshal_binary(&request).unwrap();
-            let (relayed, lifetime) =
-                (RelayedAddress { ip: peer.ip(), port: 9 }, Lifetime(Duration::from_mins(10)));
+            let (relayed, lifetime) = (RelayedAddress { ip: peer.ip(), port: 9 }, Lifetime(Duration::from_mins(10)));
             let kind = MessageType::new(asked.typ.method, CLASS_SUCCESS_RESPONSE);
             let setters: [Box<dyn Setter>; 4] =
                 [Box::new(asked.transaction_id), Box::new(kind), Box::new(relayed), Box::new(lifetime)];

@@ -205,7 +205,7 @@ fn own_pair(now: Instant, shared: &Arc<Shared>, allow: &Arc<AllowList>, i: usize
         })
         .collect();
     let offer = offering.offer(&a.local_params(), &tracks, 0, 0);
-    let (answer, remote, _) = answering.accept_offer(&offer, &b.local_params(), Setup::Active).unwrap();
+    let (answer, remote, _) = answering.accept_offer(&offer, &b.local_params(), Setup::Active, &[]).unwrap();
     b.start(now, &remote, false, true).unwrap();
     let (remote, _) = offering.accept_answer(&answer).unwrap();
     a.start(now, &remote, true, false).unwrap();

@@ -34,6 +34,9 @@ pub struct FleetArgs {
     /// Commit this fault on purpose (docs/embedded-fleet.md lists them).
     #[arg(long)]
     pub sin: Option<Sin>,
+    /// TURN servers beside them, each a process of its own.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=64))]
+    pub turn: u32,
     /// Where the director listens; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:7080")]
     pub http: SocketAddr,
@@ -56,6 +59,7 @@ pub fn run(args: &FleetArgs) -> anyhow::Result<()> {
             drain: args.drain,
             autoscale: args.autoscale,
             sin: args.sin,
+            turn: args.turn,
         };
         let mut fleet = EmbeddedFleet::start(args.servers, args.participants_max, &options).await?;
         write_help(&fleet, &mut std::io::stdout().lock())?;
@@ -75,6 +79,13 @@ fn write_help(fleet: &EmbeddedFleet, out: &mut impl Write) -> std::io::Result<()
             out,
             "server {:<4} pid {:<8} media {:<22} {}/metrics",
             server.id, server.pid, server.media, server.http
+        )?;
+    }
+    for t in fleet.turn_servers() {
+        writeln!(
+            out,
+            "TURN {:<6} pid {:<8} turn:{} username {} password {}  {}/stats",
+            t.id, t.pid, t.listen, t.username, t.password, t.http
         )?;
     }
     writeln!(out, "\nWith a browser   {base}/?room=demo&name=me")?;

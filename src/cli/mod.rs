@@ -50,6 +50,9 @@ enum Command {
     /// One server of the embedded fleet (started by the director).
     #[command(hide = true, name = "sfu-server")]
     SfuServer(crate::sfu::server::ServerArgs),
+    /// One TURN server of the embedded fleet (started by roomful itself).
+    #[command(hide = true, name = "turn-server")]
+    TurnServer(crate::sfu::turn::server::TurnArgs),
 }
 
 /// Check a profile and print its plan, without traffic; --probe joins one participant.
@@ -99,6 +102,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Schema(a) => schema::run(&a)?,
         Command::Director(a) => crate::sfu::director::run(a).map(|()| 0)?,
         Command::SfuServer(a) => crate::sfu::server::run(a).map(|()| 0)?,
+        Command::TurnServer(a) => crate::sfu::turn::server::run(a).map(|()| 0)?,
     };
     Ok(u8::try_from(code).unwrap_or(exit::TOOL_FAILED))
 }

@@ -6,7 +6,6 @@ mod series; // several runs of one profile
 use super::exit;
 use super::stage::Stage;
 use crate::capacity;
-use crate::fleet::embedded::EmbeddedFleet;
 use crate::fleet::observe;
 use crate::history::{self, Event, Line, RunInfo, SCHEMA};
 use crate::plan::{self, Course, Machine, Order};
@@ -194,8 +193,7 @@ async fn perform(
         (None, None) => None,
     };
     // In an experiment servers come and go; there the fleet's backends look.
-    let watch = (profile.shape != Shape::ScaleIn)
-        .then(|| observe::Watch::start(&profile.target, stage.fleet.as_ref().map(EmbeddedFleet::servers)));
+    let watch = (profile.shape != Shape::ScaleIn).then(|| observe::Watch::start(&profile.target, stage.fleet.as_ref()));
     let outcome = stage
         .conductor
         .run_course(

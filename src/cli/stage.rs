@@ -11,6 +11,7 @@ use crate::signaling::embedded::EmbeddedDriver;
 use crate::signaling::{self, Driver};
 use crate::transport::{AllowList, Shared, Timing};
 use crate::turn;
+use crate::types::Via;
 use anyhow::{Context as _, Result, bail};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -36,6 +37,7 @@ impl Stage {
                     drain: t.drain,
                     autoscale: t.autoscale,
                     sin: t.sin,
+                    turn: t.turn,
                     ..EmbeddedOptions::default()
                 };
                 let fleet = EmbeddedFleet::start(t.servers, t.participants_max, &options)
@@ -64,6 +66,10 @@ impl Stage {
         let hosts: Vec<IpAddr> = hosts.into_iter().chain(relays).collect();
         allow.extend(hosts.iter().map(|h| (*h, if h.is_ipv4() { 32 } else { 128 })));
         let sources = sources(&profile, &hosts)?;
+        if driver.serves_by_turn() {
+            // Participants are each other's peers.
+            allow.extend(sources.iter().map(|h| (*h, if h.is_ipv4() { 32 } else { 128 })));
+        }
         let timing = Timing { connect: profile.load.join_timeout, ..Timing::default() };
         let run_id = rand::random();
         let common = Arc::new(Common {
@@ -105,7 +111,12 @@ async fn turn_servers(profile: &Profile, fleet: Option<&EmbeddedFleet>) -> Resul
     let mut verify = true;
     match &profile.target {
         Target::Embedded(_) => {
-            let _ = fleet;
+            for t in fleet.map(EmbeddedFleet::turn_servers).unwrap_or_default() {
+                let (username, password) = (t.username.clone(), t.password.clone());
+                let account = turn::Account::LongTerm { username, password };
+                let (id, host) = (t.id.as_str().into(), t.listen.ip().to_string().into());
+                ways.push(turn::Server { id, address: t.listen, via: Via::Udp, host, account, weight: 1.0 });
+            }
         }
         Target::External(t) => {
             verify = t.tls_verify;

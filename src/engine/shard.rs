@@ -538,7 +538,13 @@ impl Shard {
     }
 
     fn on_media_command(&mut self, now: Instant, c: MediaCommand) {
-        let Some(c) = self.hold_for_relay(c) else { return };
+        if let Some(c) = self.hold_for_relay(c) {
+            self.carry_out(now, c);
+        }
+    }
+
+    /// With the allocation that it needs, where it needs one.
+    fn carry_out(&mut self, now: Instant, c: MediaCommand) {
         match c {
             MediaCommand::Offer { leg, slot, want, reply } => {
                 let r = self

@@ -2,11 +2,11 @@
 //! however it ends: each has a pipe to its parent as stdin, and ends with it.
 
 pub use crate::sfu::director::Advertise;
-use crate::sfu::{DirectorReady, first_line};
+use crate::sfu::{DirectorReady, TurnReady, first_line};
 use crate::types::{Autoscale, Drain, Placement, Sin};
 use anyhow::Context;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::{Child, ChildStdin, Command};
@@ -35,6 +35,8 @@ pub struct EmbeddedOptions {
     pub autoscale: Option<Autoscale>,
     /// A fault that the fleet commits on purpose.
     pub sin: Option<Sin>,
+    /// TURN servers beside them, at `media_ip`.
+    pub turn: u32,
 }
 
 impl Default for EmbeddedOptions {
@@ -52,6 +54,7 @@ impl Default for EmbeddedOptions {
             drain: Drain::Wait,
             autoscale: None,
             sin: None,
+            turn: 0,
         }
     }
 }
@@ -64,6 +67,8 @@ pub struct EmbeddedFleet {
     stdin: Option<ChildStdin>,
     base_url: String,
     servers: Vec<ServerHandle>,
+    turn: Vec<TurnHandle>,
+    turn_processes: Vec<Child>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -73,6 +78,29 @@ pub struct ServerHandle {
     /// Base URL of its own API: `/stats`, `/metrics`.
     pub http: String,
     pub media: SocketAddr,
+}
+
+/// A TURN server of the fleet, and who may use it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TurnHandle {
+    /// `turn-1`, `turn-2` …
+    pub id: String,
+    pub pid: u32,
+    /// Base URL of its own API: `/stats`, `/cordon`, `/uncordon`.
+    pub http: String,
+    /// For clients, over UDP and TCP.
+    pub listen: SocketAddr,
+    /// Long-term credentials, made up for this run.
+    pub username: String,
+    pub password: String,
+    /// Of time-limited credentials, which it takes too.
+    pub secret: String,
+}
+
+impl std::fmt::Debug for TurnHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TurnHandle").field("id", &self.id).field("listen", &self.listen).finish_non_exhaustive()
+    }
 }
 
 impl EmbeddedFleet {
@@ -115,7 +143,13 @@ impl EmbeddedFleet {
             .into_iter()
             .map(|s| ServerHandle { id: s.id, pid: s.pid, http: s.http, media: s.media })
             .collect();
-        Ok(EmbeddedFleet { director, stdin, base_url: ready.http, servers })
+        let started = (1..=options.turn).map(|n| start_turn(&program, n, options));
+        let (turn_processes, turn) = futures_util::future::try_join_all(started)
+            .await
+            .context("TURN servers of the embedded fleet")?
+            .into_iter()
+            .unzip();
+        Ok(EmbeddedFleet { director, stdin, base_url: ready.http, servers, turn, turn_processes })
     }
 
     /// Of the director: where participants join.
@@ -125,6 +159,10 @@ impl EmbeddedFleet {
 
     pub fn servers(&self) -> &[ServerHandle] {
         &self.servers
+    }
+
+    pub fn turn_servers(&self) -> &[TurnHandle] {
+        &self.turn
     }
 
     pub fn director_pid(&self) -> Option<u32> {
@@ -142,9 +180,37 @@ impl EmbeddedFleet {
     /// Ends director and servers, and waits until they are gone (3 s at most, then by force).
     pub async fn stop(mut self) {
         drop(self.stdin.take());
+        // Waiting for a child closes its stdin, which is its order to go.
+        let turn = self.turn_processes.iter_mut().map(|child| async move {
+            if tokio::time::timeout(STOP_TIMEOUT, child.wait()).await.is_err() {
+                // One that is stopped (SIGSTOP) can't obey. An error means that it is gone already.
+                let _ = child.kill().await;
+            }
+        });
+        futures_util::future::join_all(turn).await;
         if tokio::time::timeout(STOP_TIMEOUT, self.director.wait()).await.is_err() {
             // An error means that it is gone already.
             let _ = self.director.kill().await;
         }
     }
+}
+
+/// Starts a TURN server and waits until it takes allocations. Its stdin stays open as long as the child is held: it ends
+/// when we do.
+async fn start_turn(program: &Path, n: u32, options: &EmbeddedOptions) -> anyhow::Result<(Child, TurnHandle)> {
+    let id = format!("turn-{n}");
+    let mut child = Command::new(program)
+        .args(["turn-server", "--id", &id])
+        .args(["--listen", &SocketAddr::new(options.media_ip, 0).to_string()])
+        .args(["--http", &SocketAddr::new(options.http.ip(), 0).to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        // As for the director.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("can't start {}", program.display()))?;
+    let ready: TurnReady = first_line(&mut child).await.with_context(|| format!("TURN server {id}"))?;
+    let TurnReady { id, pid, http, listen, username, password, secret } = ready;
+    Ok((child, TurnHandle { id, pid, http, listen, username, password, secret }))
 }

@@ -4,10 +4,10 @@
 mod proc; // pure: the texts of /proc and cgroups
 pub(super) mod prometheus; // pure: the texts of Prometheus endpoints
 
-use super::embedded::ServerHandle;
+use super::embedded::{EmbeddedFleet, ServerHandle};
 use crate::history::Usage;
 use crate::outside;
-use crate::profile::{ServerEntry, Target};
+use crate::profile::{ServerEntry, Target, TurnEntry};
 use crate::sfu::ServerStats;
 use anyhow::{Context as _, Result};
 use proc::{Counters, Machine};
@@ -46,15 +46,25 @@ enum Pid {
 }
 
 impl Watch {
-    /// Starts to watch all servers that can be watched. `embedded`: the servers of our own fleet.
-    pub fn start(target: &Target, embedded: Option<&[ServerHandle]>) -> Watch {
+    /// Starts to watch all servers that can be watched. `embedded`: our own fleet.
+    pub fn start(target: &Target, embedded: Option<&EmbeddedFleet>) -> Watch {
         let (out, seen) = unbounded_channel();
         let sources: Vec<Source> = match target {
             Target::Embedded(t) => {
                 let quota = (t.cpu_max < 1.0).then_some(t.cpu_max);
-                embedded.unwrap_or_default().iter().map(|s| Source::embedded(s, quota)).collect()
+                let servers = embedded.map(EmbeddedFleet::servers).unwrap_or_default();
+                let turn = embedded.map(EmbeddedFleet::turn_servers).unwrap_or_default().iter();
+                let turn = turn.map(|t| Source {
+                    server: t.id.clone(),
+                    pid: Some(Pid::Is(t.pid)),
+                    quota: Some(1.0),
+                    ..Source::default()
+                });
+                servers.iter().map(|s| Source::embedded(s, quota)).chain(turn).collect()
             }
-            Target::External(t) => t.servers.iter().filter_map(Source::external).collect(),
+            Target::External(t) => {
+                t.servers.iter().filter_map(Source::external).chain(t.turn.iter().filter_map(Source::turn)).collect()
+            }
         };
         let tasks = sources.into_iter().map(|s| tokio::spawn(watch(s, out.clone())).abort_handle()).collect();
         Watch { seen: std::cell::RefCell::new(seen), tasks }
@@ -83,6 +93,17 @@ impl Source {
             quota: Some(quota.unwrap_or(1.0)),
             ..Source::default()
         }
+    }
+
+    /// Of several ways to one server, the one that says where to look.
+    fn turn(t: &TurnEntry) -> Option<Source> {
+        let watched = t.pid_file.is_some() || t.metrics.is_some();
+        watched.then(|| Source {
+            server: t.id.clone(),
+            pid: t.pid_file.as_ref().map(|p| Pid::File(p.into())),
+            prometheus: t.metrics.clone(),
+            ..Source::default()
+        })
     }
 
     fn external(s: &ServerEntry) -> Option<Source> {

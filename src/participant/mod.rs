@@ -295,11 +295,18 @@ impl Participant {
             .ok_or_else(|| MediaError::Local(format!("transport {slot} is not open")))
     }
 
+    /// True when this remote offer restarts ICE on a transport that is open.
+    pub fn would_restart(&self, slot: u8, sdp: &str) -> bool {
+        let open = self.slots.get(usize::from(slot)).and_then(|s| s.as_deref());
+        let remote = crate::sdp::Description::parse(sdp);
+        open.zip(remote.ok()).is_some_and(|(s, d)| s.transport.is_restart(&d.remote))
+    }
+
     /// Our offer.
     pub fn offer(&mut self, w: &mut World<'_>, slot: u8, want: OfferWant) -> Result<String, MediaError> {
         let tracks: Vec<LocalTrack> = if want.send {
             for t in self.tracks.iter_mut().filter(|_| !want.keep_sending) {
-                t.slot = Some(slot);
+                t.send_on(slot);
             }
             self.tracks.iter().filter_map(TxTrack::local).collect()
         } else {
@@ -330,6 +337,9 @@ impl Participant {
 
     /// A remote offer; gives our answer.
     pub fn accept_offer(&mut self, w: &mut World<'_>, slot: u8, sdp: &str) -> Result<String, MediaError> {
+        // Those that go out nowhere yet may go out here, where the other side wants that.
+        let nowhere = |t: &&TxTrack| t.slot.is_none_or(|s| s == slot || !self.is_open(s));
+        let tracks: Vec<LocalTrack> = self.tracks.iter().filter(nowhere).filter_map(TxTrack::local).collect();
         let s = self.slot(slot)?;
         let text = |e: crate::sdp::SdpError| MediaError::BadSdp(e.to_string());
         let remote = crate::sdp::Description::parse(sdp).map_err(text)?.remote;
@@ -345,10 +355,14 @@ impl Participant {
         };
         s.role = Some(setup);
         let local = s.transport.local_params();
-        let (answer, remote, agreed) = s.negotiation.accept_offer(sdp, &local, setup).map_err(text)?;
+        let (answer, remote, agreed) = s.negotiation.accept_offer(sdp, &local, setup, &tracks).map_err(text)?;
         s.transport.start(w.now, &remote, false, setup == DtlsSetup::Active).map_err(|e| start_error(&e))?;
         s.stop_streams(w.room);
+        let sent: Vec<u32> = agreed.sends.iter().map(|a| a.ssrc).collect();
         s.agree(agreed, w.now_ns);
+        for t in self.tracks.iter_mut().filter(|t| sent.contains(&t.ssrc)) {
+            t.send_on(slot);
+        }
         self.after(w, slot);
         Ok(answer)
     }
@@ -448,8 +462,9 @@ impl Participant {
             return;
         }
         self.send_byes(w, slot);
+        let for_good = self.quiet;
         for t in self.tracks.iter_mut().filter(|t| t.slot == Some(slot)) {
-            t.stop(w, true);
+            t.stop(w, for_good);
         }
         self.look_ahead();
         if let Ok(s) = self.slot(slot) {
@@ -558,6 +573,8 @@ fn start_error(e: &TransportError) -> MediaError {
 pub struct Milestones {
     pub started: Option<Instant>,
     pub routed: Option<Instant>,
+    /// The other one was there whom it had to wait for.
+    pub met: Option<Instant>,
     pub signaled: Option<Instant>,
     /// First transport: allocation asked for, and made.
     pub relay: Option<(Instant, Instant)>,
@@ -573,10 +590,11 @@ impl Milestones {
         let (started, signaled) = (self.started?, self.signaled?);
         let done = if has_transport { self.keys?.max(signaled) } else { signaled };
         let ms = |a: Instant, b: Instant| b.saturating_duration_since(a).as_secs_f64() * 1000.0;
-        let begun = self.routed.unwrap_or(started);
+        let asked = self.routed.unwrap_or(started);
+        let begun = self.met.unwrap_or(asked).max(asked);
         Some((
             Setup {
-                total_ms: ms(planned, done),
+                total_ms: ms(planned, done) - ms(asked, begun),
                 join_ms: self.routed.map(|r| ms(started, r)),
                 relay_ms: self.relay.map(|(asked, made)| ms(asked, made)),
                 // Drivers wait for the allocation before they have an offer or an answer.

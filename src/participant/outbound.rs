@@ -170,6 +170,14 @@ impl TxTrack {
         &mut self.count
     }
 
+    /// Is offered on this transport.
+    pub fn send_on(&mut self, slot: u8) {
+        match self.slot {
+            Some(before) if before != slot => self.move_to(slot),
+            _ => self.slot = Some(slot),
+        }
+    }
+
     /// Goes on on another transport. Its numbers run on; all that hangs on the negotiation begins anew.
     pub fn move_to(&mut self, slot: u8) {
         self.slot = Some(slot);

@@ -16,12 +16,7 @@ pub fn servers(profile: &Profile, search: &Search) -> Vec<Option<String>> {
         Target::Embedded(t) => (1..=t.servers).map(|n| Some(format!("s{n}"))).collect(),
         // A director's own servers are not in the file.
         Target::External(t) if t.driver == "embedded" => vec![None],
-        // A TURN server may be reached in several ways.
-        Target::External(t) if t.driver == "turn" => {
-            let ids: std::collections::BTreeSet<&str> = t.turn.iter().map(|s| &*s.id).collect();
-            ids.into_iter().map(|id| Some(id.to_owned())).collect()
-        }
-        Target::External(t) => t.servers.iter().map(|s| Some(s.id.clone())).collect(),
+        Target::External(t) => t.carriers().into_iter().map(|id| Some(id.to_owned())).collect(),
     }
 }
 

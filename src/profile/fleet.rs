@@ -38,10 +38,11 @@ pub enum BackendName {
     Janus,
     Embedded,
     Prometheus,
+    Coturn,
 }
 
 impl BackendName {
-    pub const ALL: [BackendName; 8] = [
+    pub const ALL: [BackendName; 9] = [
         BackendName::Static,
         BackendName::Exec,
         BackendName::Http,
@@ -50,6 +51,7 @@ impl BackendName {
         BackendName::Janus,
         BackendName::Embedded,
         BackendName::Prometheus,
+        BackendName::Coturn,
     ];
 
     /// As in target files.
@@ -63,6 +65,7 @@ impl BackendName {
             BackendName::Janus => "janus",
             BackendName::Embedded => "embedded",
             BackendName::Prometheus => "prometheus",
+            BackendName::Coturn => "coturn",
         }
     }
 }

@@ -132,8 +132,8 @@ const INVARIANTS: &[&str] = &["I0", "I1", "I2", "I3", "I4", "I5", "I6", "I7", "I
 pub const FLEET_ACTIONS: &[&str] = ACTIONS.split_at(ACTIONS.len() - 2).0;
 
 const DISCOVERY: &[&str] = &["static", "exec", "http", "redis", "embedded"];
-const CONTROL: &[&str] = &["exec", "http", "redis", "process", "janus", "embedded"];
-const OBSERVE: &[&str] = &["exec", "http", "redis", "process", "janus", "embedded", "prometheus"];
+const CONTROL: &[&str] = &["exec", "http", "redis", "process", "janus", "embedded", "coturn"];
+const OBSERVE: &[&str] = &["exec", "http", "redis", "process", "janus", "embedded", "prometheus", "coturn"];
 
 /// The table of a network, and that of one of its directions.
 pub(super) const NETWORK: &str = "rooms[].network";
@@ -346,7 +346,7 @@ pub const KEYS: &[Key] = &[
     key("target_file", "allow", Networks, Or("[]"), "Networks where media may go, besides the signalling hosts themselves."),
     key("target_file", "authorized", Flag, Or("false"), "Needed for addresses outside loopback and private ranges: you may load this target."),
     key("target_file", "tls_verify", Flag, Or("true"), "Check the target's certificates; reports say so when not."),
-    key("target_file", "servers", Tables, Required, "The servers."),
+    key("target_file", "servers", Tables, Optional, "The servers. Required, but for driver turn, whose servers are the [[turn]]."),
     key("target_file", "secrets", Secrets, Or("{}"), "Values that appear in no report: a literal, { env = \"NAME\" } or { file = \"path\" }; with optional = true it may be missing."),
     key("target_file", "turn", Tables, Optional, "Ways to TURN servers, for participants that [ice] has relayed. Several with one id are one server: over UDP, TCP and TLS."),
     key("target_file", "peer", Word(&["direct", "relayed"]), Or("\"direct\""), "Driver turn: whether the other one of each pair is reached directly, or through an allocation of its own."),

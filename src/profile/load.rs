@@ -340,7 +340,10 @@ impl<'a> Loader<'a> {
 /// Errors about servers that the profile names and the target does not have.
 fn unknown_servers(parts: &read::Parts, target: Option<&Target>, tree: &Node, errors: &mut Errors) {
     let names: Vec<String> = match target {
-        None | Some(Target::Embedded(_)) => (1..=parts.embedded.servers).map(|n| format!("s{n}")).collect(),
+        None | Some(Target::Embedded(_)) => {
+            let turn = (1..=parts.embedded.turn).map(|n| format!("turn-{n}"));
+            (1..=parts.embedded.servers).map(|n| format!("s{n}")).chain(turn).collect()
+        }
         // Only its director knows.
         Some(Target::External(t)) if t.driver == "embedded" => return,
         Some(Target::External(t)) => {

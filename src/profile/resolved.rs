@@ -178,6 +178,22 @@ pub struct ExternalTarget {
 }
 
 impl ExternalTarget {
+    /// Names of the servers that carry rooms, each once: of driver turn its TURN servers, which may be reached in several
+    /// ways.
+    pub fn carriers(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        let all: Vec<&str> = match self.driver.as_str() {
+            "turn" => self.turn.iter().map(|t| &*t.id).collect(),
+            _ => self.servers.iter().map(|s| &*s.id).collect(),
+        };
+        all.into_iter().for_each(|name| {
+            if !names.contains(&name) {
+                names.push(name)
+            }
+        });
+        names
+    }
+
     /// As a target file with a driver and servers, and nothing else in it.
     pub fn of(driver: &str, servers: Vec<ServerEntry>) -> ExternalTarget {
         ExternalTarget {

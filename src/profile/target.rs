@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 /// Drivers a target file may name.
-pub const DRIVERS: &[&str] = &["embedded", "janus"];
+pub const DRIVERS: &[&str] = &["embedded", "janus", "turn"];
 
 /// Networks that need no `authorized = true`: loopback, RFC 1918, link-local, RFC 4193.
 const PRIVATE: [(&str, u8); 9] = [
@@ -99,25 +99,35 @@ pub(super) fn read(
         granted(text, network_is_private(network.0, network.1))?;
         Ok(network)
     });
-    let servers = v.each("servers", |v| {
-        let id = v.name("id", 60, |c| !c.is_control() && !c.is_whitespace());
-        let url = |v: &mut View<'_>, key: &str| {
-            v.parsed(key, |text| {
-                let host = parse_url(text)?;
-                // A name is judged when it has been resolved, not here.
-                if let Ok(ip) = host.parse() {
-                    granted(text, is_private(ip))?;
-                }
-                Ok(text.trim().to_owned())
-            })
-        };
-        let (address, admin, metrics) = (url(v, "url"), url(v, "admin"), url(v, "metrics"));
-        let wrong = |v: &View<'_>, key: &str, none: bool| none && v.node(key).is_some();
-        let pid_file = if v.node("pid_file").is_some() { Some(v.text("pid_file")?) } else { None };
-        let observe = v.list("observe", |text| Ok(text.to_owned()));
-        (!wrong(v, "admin", admin.is_none()) && !wrong(v, "metrics", metrics.is_none())).then_some(())?;
-        Some(ServerEntry { id: id?, url: address?, admin, pid_file, metrics, observe: observe? })
-    });
+    let pairs = driver.as_deref() == Some("turn");
+    match (pairs, v.node("servers").is_some()) {
+        (true, true) => v.wrong("servers", "driver turn has none: its servers are the [[turn]]"),
+        (false, false) if driver.is_some() => v.wrong("", "has no server: write at least one [[servers]]"),
+        _ => {}
+    }
+    let servers = if pairs {
+        Some(Vec::new())
+    } else {
+        v.each("servers", |v| {
+            let id = v.name("id", 60, |c| !c.is_control() && !c.is_whitespace());
+            let url = |v: &mut View<'_>, key: &str| {
+                v.parsed(key, |text| {
+                    let host = parse_url(text)?;
+                    // A name is judged when it has been resolved, not here.
+                    if let Ok(ip) = host.parse() {
+                        granted(text, is_private(ip))?;
+                    }
+                    Ok(text.trim().to_owned())
+                })
+            };
+            let (address, admin, metrics) = (url(v, "url"), url(v, "admin"), url(v, "metrics"));
+            let wrong = |v: &View<'_>, key: &str, none: bool| none && v.node(key).is_some();
+            let pid_file = if v.node("pid_file").is_some() { Some(v.text("pid_file")?) } else { None };
+            let observe = v.list("observe", |text| Ok(text.to_owned()));
+            (!wrong(v, "admin", admin.is_none()) && !wrong(v, "metrics", metrics.is_none())).then_some(())?;
+            Some(ServerEntry { id: id?, url: address?, admin, pid_file, metrics, observe: observe? })
+        })
+    };
     let url = |text: &str, schemes: &[&str]| {
         let host = parse_url_of(text, schemes)?;
         if let Ok(ip) = host.parse() {
@@ -125,11 +135,6 @@ pub(super) fn read(
         }
         Ok(text.trim().to_owned())
     };
-    let fleet = read::fleet::fleet(&mut v, driver.as_deref(), servers.as_deref(), &url);
-    let join_hook = read::fleet::join(&mut v, &url);
-    if driver.as_deref() == Some("embedded") && v.node("join").is_some() {
-        v.wrong("join", "is not for driver = \"embedded\": its director says where participants go");
-    }
     let turn = match v.node("turn") {
         None => Some(Vec::new()),
         Some(_) => v.each("turn", |v| {
@@ -144,6 +149,11 @@ pub(super) fn read(
             )
         }),
     };
+    let fleet = read::fleet::fleet(&mut v, driver.as_deref(), servers.as_deref().zip(turn.as_deref()), &url);
+    let join_hook = read::fleet::join(&mut v, &url);
+    if driver.as_deref() == Some("embedded") && v.node("join").is_some() {
+        v.wrong("join", "is not for driver = \"embedded\": its director says where participants go");
+    }
     let peer_relayed = v.word("peer").map(|w| w == "relayed");
     let secrets = secrets(&mut v, path, surroundings);
     distinct(node, "servers", "id", v.errors);

@@ -40,7 +40,7 @@ impl Sight {
             Target::Embedded(t) => (1..=t.servers).map(|n| format!("s{n}")).collect(),
             // Only its director knows them.
             Target::External(t) if t.driver == "embedded" => Vec::new(),
-            Target::External(t) => t.servers.iter().map(|s| s.id.clone()).collect(),
+            Target::External(t) => t.carriers().into_iter().map(str::to_owned).collect(),
         };
         Sight {
             servers,

@@ -151,16 +151,17 @@ impl Line {
         };
     }
 
-    /// Our m-line in answer to an offered one: its payload types, extension ids and mid (RFC 3264 6.1).
-    pub fn answering(client: Client, old: Option<&Line>, remote: &MediaSection) -> Line {
-        let track = old.and_then(Line::track).filter(|_| old.is_some_and(|l| !l.is_dead()));
+    /// Our m-line in answer to an offered one: its payload types, extension ids and mid (RFC 3264 6.1). `new`: the track
+    /// that goes out on it, where it is new.
+    pub fn answering(client: Client, old: Option<&Line>, new: Option<LocalTrack>, remote: &MediaSection) -> Line {
+        let track = old.and_then(Line::track).filter(|_| old.is_some_and(|l| !l.is_dead())).or(new);
         let kind = remote.kind().filter(|_| !remote.rejected);
         let formats = kind.map_or_else(Vec::new, |kind| take_formats(client, kind, track, remote));
         let Some(kind) = kind.filter(|_| !formats.is_empty()) else {
             let role = Role::Dead(Box::new(Dead::of(remote, track)));
             return Line::new(remote.mid.clone(), role);
         };
-        let wanted = track.is_none() || old.is_some_and(|l| l.wanted);
+        let wanted = track.is_none() || old.is_none_or(|l| l.wanted);
         let (role, direction) = match track {
             Some(t) if remote.direction.receives() && wanted => (Role::Send(t), Direction::SendOnly),
             Some(t) => (Role::Send(t), Direction::Inactive),

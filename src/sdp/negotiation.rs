@@ -2,7 +2,7 @@
 
 use super::line::{Format, Line, Role};
 use super::write::{Head, description};
-use super::{Agreed, Description, MediaSection, SdpError, agreed, catalog};
+use super::{Agreed, Description, Direction, MediaSection, SdpError, agreed, catalog};
 use crate::client::{Red, Repair, policy};
 use crate::transport::{LocalParams, RemoteParams, Setup};
 use crate::types::{Client, Codec, Kind};
@@ -199,7 +199,9 @@ impl Negotiation {
 
     /// A remote offer, and our answer: m-lines that send to us are received where we know a codec, our tracks keep
     /// their m-lines, and the rest is answered inactive or rejected. Payload types and extension ids are the offer's
-    /// (RFC 3264 6.1). `setup` is our wish; the offer may not leave a choice, see [`Setup::answer`].
+    /// (RFC 3264 6.1). `tracks` that have none yet go out on new m-lines that want to be sent to, as another participant
+    /// offers them (a server's want nothing). `setup` is our wish; the offer may not leave a choice, see
+    /// [`Setup::answer`].
     ///
     /// For an offer that restarts ICE, `local` has to hold new credentials. An open offer of ours is rolled back.
     /// After an error nothing has changed.
@@ -208,6 +210,7 @@ impl Negotiation {
         text: &str,
         local: &LocalParams,
         setup: Setup,
+        tracks: &[LocalTrack],
     ) -> Result<(String, RemoteParams, Agreed), SdpError> {
         let offer = Description::parse(text)?;
         let before = self.stable.as_ref().unwrap_or(&self.lines);
@@ -222,8 +225,16 @@ impl Negotiation {
                 return Err(SdpError::Section { index, mid: remote.mid.clone(), what });
             }
         }
-        let answering = |(i, remote)| Line::answering(self.client, before.get(i), remote);
-        self.lines = offer.media.iter().enumerate().map(answering).collect();
+        let placed = |t: &LocalTrack| before.iter().any(|l| l.track().is_some_and(|p| p.ssrc == t.ssrc));
+        // Layers are for servers to choose from.
+        let mut free: Vec<LocalTrack> = tracks.iter().filter(|t| t.layers == 1 && !placed(t)).copied().collect();
+        let mut answering = |(i, remote): (usize, &MediaSection)| {
+            let taken = |t: &LocalTrack| remote.payloads.iter().any(|p| p.codec() == Some(t.encoding_codec));
+            let wanted = before.get(i).is_none() && remote.direction == Direction::RecvOnly && !remote.rejected;
+            let track = free.iter().position(|t| wanted && taken(t)).map(|n| free.remove(n));
+            Line::answering(self.client, before.get(i), track, remote)
+        };
+        self.lines = offer.media.iter().enumerate().map(&mut answering).collect();
         self.stable = None;
         self.agree(&offer.media);
         let text = self.describe(local, setup.answer(offer.remote.setup));

@@ -23,9 +23,11 @@ mod stun; // whose connectivity check this is
 mod terms; // what goes into the core and comes out of it
 #[cfg(test)]
 mod tests;
+pub mod turn; // TURN servers beside them
 
 pub use api::{Cascade, Controlled, DirectorReady, RegistryView, ServerReady, ServerStats, ServerView};
 pub use client::Joining;
 pub(crate) use process::first_line;
 pub use rooms::Sfu;
 pub use terms::{Datagram, JoinError, Joined, Left, RestartError, SfuConfig, Stats};
+pub use turn::{TurnReady, TurnStats};

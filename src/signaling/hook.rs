@@ -182,6 +182,10 @@ impl Driver for Hooked {
         self.inner.restarts_ice(slot)
     }
 
+    fn serves_by_turn(&self) -> bool {
+        self.inner.serves_by_turn()
+    }
+
     fn hosts(&self) -> Vec<IpAddr> {
         self.inner.hosts()
     }

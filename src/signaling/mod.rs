@@ -4,6 +4,7 @@
 pub mod embedded; // our own fleet, one offer and one answer over HTTP
 mod hook; // the user's own join API in front of a driver
 pub mod janus; // Janus VideoRoom over WebSocket
+mod turn; // TURN servers themselves: pairs, signalled in process
 
 pub use janus::tls_config;
 
@@ -21,8 +22,11 @@ use tokio::sync::{mpsc, oneshot};
 type Make = fn(&ExternalTarget, Client, Duration) -> anyhow::Result<Arc<dyn Driver>>;
 
 /// Drivers by their name in target files, and what a participant opens there. A new one is a file and a line here.
-const DRIVERS: &[(&str, Make, TransportsPer)] =
-    &[("embedded", embedded::make, embedded::TRANSPORTS), ("janus", janus::make, janus::TRANSPORTS)];
+const DRIVERS: &[(&str, Make, TransportsPer)] = &[
+    ("embedded", embedded::make, embedded::TRANSPORTS),
+    ("janus", janus::make, janus::TRANSPORTS),
+    ("turn", turn::make, turn::TRANSPORTS),
+];
 
 /// The driver that a target file names. Errors: no such driver, or settings that it cannot use.
 pub fn driver(target: &ExternalTarget, client: Client, join_timeout: Duration) -> anyhow::Result<Arc<dyn Driver>> {
@@ -146,6 +150,8 @@ pub enum Progress {
     Started(Instant),
     /// The user's own join API answered: where to, the query cut off.
     Routed { at: Instant, server: Option<String>, url: String },
+    /// Until now it waited for another participant: that is no part of set-up.
+    Met(Instant),
     /// The server that carries the room, by its name in the target file or fleet.
     Server(String),
     /// The answer to the first negotiation has been applied, or our answer accepted.
@@ -204,6 +210,24 @@ impl MediaError {
             MediaError::Local(_) => FailReason::Local,
             MediaError::Gone => FailReason::LeftEarly,
         }
+    }
+}
+
+/// What a transport that never came up died of, by the words in its explanation.
+fn reason_of(why: &str) -> FailReason {
+    let why = why.to_ascii_lowercase();
+    let says = |words: &[&str]| words.iter().any(|w| why.contains(w));
+    let in_vain = says(&["in time", "timeout", "time-out", "timed out"]);
+    if says(&["allow-list"]) {
+        FailReason::NotAllowed
+    } else if says(&["dtls"]) && in_vain {
+        FailReason::TimeoutDtls
+    } else if says(&["dtls", "certificate", "fingerprint", "srtp suite"]) {
+        FailReason::Dtls
+    } else if in_vain || says(&["ice "]) {
+        FailReason::TimeoutIce
+    } else {
+        FailReason::Closed
     }
 }
 

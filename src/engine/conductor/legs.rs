@@ -317,6 +317,9 @@ impl Run<'_> {
                 let after_ms = at.saturating_duration_since(l.planned).as_secs_f64() * 1000.0;
                 self.note_event(Event::Routed { leg, server, url, after_ms });
             }
+            Milestone::Met(at) => {
+                l.milestones.met.get_or_insert(at);
+            }
             Milestone::Signaled(at) => {
                 l.milestones.signaled.get_or_insert(at);
                 let room = self.planned[leg.index()].room;

@@ -15,8 +15,8 @@ impl Shard {
     pub(super) fn hold_for_relay(&mut self, c: MediaCommand) -> Option<MediaCommand> {
         let (leg, slot, restart) = match &c {
             MediaCommand::Offer { leg, slot, want, .. } => (*leg, *slot, want.ice_restart),
-            MediaCommand::AcceptAnswer { leg, slot, .. }
-            | MediaCommand::AcceptOffer { leg, slot, .. }
+            MediaCommand::AcceptOffer { leg, slot, .. }
+            | MediaCommand::AcceptAnswer { leg, slot, .. }
             | MediaCommand::Candidate { leg, slot, .. }
             | MediaCommand::Switch { leg, slot, .. }
             | MediaCommand::Close { leg, slot } => (*leg, *slot, false),
@@ -24,6 +24,8 @@ impl Shard {
         let ix = *self.by_leg.get(&leg)?;
         let Some(e) = self.entries[ix as usize].as_deref_mut() else { return Some(c) };
         let Some(behind) = e.relay.as_deref_mut() else { return Some(c) };
+        let restart =
+            restart || matches!(&c, MediaCommand::AcceptOffer { sdp, .. } if e.participant.would_restart(slot, sdp));
         let bit = 1u8.checked_shl(slot.into()).unwrap_or(0);
         let waits = behind.waiting & bit != 0;
         let opens = matches!(c, MediaCommand::Offer { .. } | MediaCommand::AcceptOffer { .. })
@@ -152,7 +154,7 @@ impl Shard {
             }),
         };
         match ready {
-            Ok(()) => take_held(e, slot).into_iter().for_each(|c| self.on_media_command(now, c)),
+            Ok(()) => take_held(e, slot).into_iter().for_each(|c| self.carry_out(now, c)),
             Err(why) => take_held(e, slot).into_iter().for_each(|c| refuse(c, &why)),
         }
     }

@@ -1,6 +1,7 @@
 //! The fleet as its backends know it, each for one of three things: discovery (the registry), control (cordon,
 //! terminate, faults) and observation (what servers say of themselves). A new one is a file and a line in [`Fleet::of`].
 
+mod coturn; // its telnet CLI
 mod embedded; // our own fleet, over its director's HTTP API
 mod exec; // programs of the user
 mod http; // a service of the user
@@ -8,6 +9,7 @@ mod janus; // its administration API
 mod process; // signals to processes of this machine
 mod prometheus; // what servers export
 mod redis; // a registry
+mod relays; // TURN servers of our own fleet
 mod statics; // the target file's own list
 mod told; // pure: the fleet as JSON
 mod watch; // looks once a second, and says what changed
@@ -77,8 +79,17 @@ impl Fleet {
         match &profile.target {
             Target::Embedded(_) => {
                 let fleet = embedded.context("the embedded fleet is not running")?;
-                let names = fleet.servers().iter().map(|s| s.id.clone()).collect();
-                Ok(Fleet::all(Arc::new(embedded::Director::new(fleet.base_url())?), names))
+                let turn = fleet.turn_servers();
+                let names =
+                    fleet.servers().iter().map(|s| s.id.clone()).chain(turn.iter().map(|t| t.id.clone())).collect();
+                let mut all = Fleet::all(Arc::new(embedded::Director::new(fleet.base_url())?), names);
+                if !turn.is_empty() {
+                    let relays: Arc<dyn Backend> = Arc::new(relays::Relays::new(turn)?);
+                    // Before the director, to whom they are unknown.
+                    all.control.insert(0, relays.clone());
+                    all.observation.push(relays);
+                }
+                Ok(all)
             }
             Target::External(target) => Fleet::external(target),
         }
@@ -87,7 +98,8 @@ impl Fleet {
     fn external(target: &ExternalTarget) -> Result<Fleet> {
         // The director knows the servers of our own fleet, the target file does not.
         let own = target.driver == "embedded";
-        let names = target.servers.iter().filter(|_| !own).map(|s| s.id.clone()).collect();
+        let names = target.servers.iter().filter(|_| !own).map(|s| &s.id).chain(target.turn.iter().map(|t| &t.id));
+        let names = names.cloned().collect();
         let mut fleet = Fleet::empty(names);
         let f = &target.fleet;
         let mut made: BTreeMap<BackendName, Arc<dyn Backend>> = BTreeMap::new();
@@ -174,6 +186,7 @@ fn backend(name: BackendName, target: &ExternalTarget) -> Result<Arc<dyn Backend
         BackendName::Redis => Arc::new(redis::Registry::new(f.redis.clone().with_context(settings)?, target)?),
         BackendName::Process => Arc::new(process::Processes::new(target)),
         BackendName::Janus => Arc::new(janus::Admin::new(target)?),
+        BackendName::Coturn => Arc::new(coturn::Coturn::new(target)),
         BackendName::Embedded => {
             let url = &target.servers.first().context("the target file names no server")?.url;
             Arc::new(embedded::Director::new(url)?)

@@ -19,7 +19,8 @@ pub(super) struct Processes {
 impl Processes {
     pub fn new(target: &ExternalTarget) -> Processes {
         let file = |s: &crate::profile::ServerEntry| Some((s.id.clone(), s.pid_file.as_ref()?.into()));
-        Processes { pid_files: target.servers.iter().filter_map(file).collect(), last: Mutex::default() }
+        let turn = target.turn.iter().filter_map(|t| Some((t.id.clone(), t.pid_file.as_ref()?.into())));
+        Processes { pid_files: target.servers.iter().filter_map(file).chain(turn).collect(), last: Mutex::default() }
     }
 
     fn see(&self, server: &str, file: &Path) -> Result<bool> {
@@ -86,7 +87,7 @@ pub(super) fn read_pid(file: &Path) -> Result<Pid> {
 }
 
 /// A stopped process runs; a zombie, which only waits to be counted by its parent, does not.
-fn is_running(pid: Pid) -> bool {
+pub(super) fn is_running(pid: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
     let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
     state.is_some_and(|s| !matches!(s, 'Z' | 'X'))

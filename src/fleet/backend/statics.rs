@@ -10,7 +10,7 @@ pub(super) struct Listed(Vec<String>);
 
 impl Listed {
     pub fn new(target: &ExternalTarget) -> Listed {
-        Listed(target.servers.iter().map(|s| s.id.clone()).collect())
+        Listed(target.carriers().into_iter().map(str::to_owned).collect())
     }
 }
 

@@ -5,8 +5,8 @@ use crate::profile::fleet::{
     BackendName, ExecBackend, FleetBackends, HttpBackend, JoinBy, JoinHook, PrometheusBackend, RedisBackend,
     parse_metric_name, parse_redis_key,
 };
-use crate::profile::resolved::ServerEntry;
-use BackendName::{Embedded, Exec, Http, Janus, Process, Prometheus, Redis};
+use crate::profile::resolved::{ServerEntry, TurnEntry};
+use BackendName::{Coturn, Embedded, Exec, Http, Janus, Process, Prometheus, Redis};
 
 /// Checks an address, and that it may be spoken to: given by who knows both.
 pub(in crate::profile) type CheckUrl<'a> = &'a dyn Fn(&str, &[&str]) -> Result<String, String>;
@@ -17,7 +17,7 @@ const SCHEMES: &[&str] = &["http", "https"];
 pub(in crate::profile) fn fleet(
     v: &mut View<'_>,
     driver: Option<&str>,
-    servers: Option<&[ServerEntry]>,
+    servers: Option<(&[ServerEntry], &[TurnEntry])>,
     url: CheckUrl<'_>,
 ) -> Option<FleetBackends> {
     if v.node("fleet").is_none() {
@@ -153,7 +153,12 @@ fn prometheus(v: &mut View<'_>) -> Option<PrometheusBackend> {
 }
 
 /// What each named backend needs, and tables that nobody names.
-fn complete(v: &mut View<'_>, f: &FleetBackends, driver: Option<&str>, servers: Option<&[ServerEntry]>) {
+fn complete(
+    v: &mut View<'_>,
+    f: &FleetBackends,
+    driver: Option<&str>,
+    servers: Option<(&[ServerEntry], &[TurnEntry])>,
+) {
     let names = |list: &[BackendName], name| list.contains(&name);
     let looks = |name| names(&f.discovery, name) || names(&f.observe, name);
     let acts = |name| names(&f.control, name);
@@ -207,11 +212,13 @@ fn complete(v: &mut View<'_>, f: &FleetBackends, driver: Option<&str>, servers: 
     if used(Embedded) && driver.is_some_and(|d| d != "embedded") {
         wrong("", "names \"embedded\", which is for driver = \"embedded\"".into());
     }
-    let Some(servers) = servers else { return };
+    let Some((servers, turn)) = servers else { return };
+    let pid_files = servers.iter().map(|s| &s.pid_file).chain(turn.iter().map(|t| &t.pid_file));
     let needs = [
-        (Process, "pid_file", servers.iter().any(|s| s.pid_file.is_some())),
+        (Process, "pid_file", pid_files.into_iter().any(Option::is_some)),
         (Janus, "admin", servers.iter().any(|s| s.admin.is_some())),
         (Prometheus, "metrics", servers.iter().any(|s| s.metrics.is_some())),
+        (Coturn, "cli", turn.iter().any(|t| t.cli.is_some())),
     ];
     for (name, key, there) in needs {
         if used(name) && !there {

@@ -57,7 +57,7 @@ fn janus_answers_our_publishing_offer() {
 fn we_take_what_janus_offers_a_subscriber() {
     let mut n = chrome();
     let (answer, remote, agreed) =
-        n.accept_offer(&fixture!("janus_subscriber_offer"), &local(), Setup::Active).unwrap();
+        n.accept_offer(&fixture!("janus_subscriber_offer"), &local(), Setup::Active, &[]).unwrap();
     assert_eq!((remote.ufrag.as_str(), remote.setup), ("NuYi", Setup::Actpass));
     assert_eq!(agreed.sends, vec![]);
     let [audio, video] = &agreed.receives[..] else { panic!("{agreed:?}") };
@@ -103,13 +103,13 @@ fn we_take_what_janus_offers_a_subscriber() {
 #[test]
 fn feeds_that_went_away_become_inactive_and_may_come_back() {
     let mut n = chrome();
-    n.accept_offer(&fixture!("janus_subscriber_offer"), &local(), Setup::Active).unwrap();
+    n.accept_offer(&fixture!("janus_subscriber_offer"), &local(), Setup::Active, &[]).unwrap();
     let inactive = fixture!("janus_subscriber_offer_inactive");
-    let (answer, _, agreed) = n.accept_offer(&inactive, &local(), Setup::Active).unwrap();
+    let (answer, _, agreed) = n.accept_offer(&inactive, &local(), Setup::Active, &[]).unwrap();
     assert!(agreed.receives.iter().all(|r| !r.active && r.ssrcs.is_empty()), "{agreed:?}");
     assert_eq!(directions(&answer), [Direction::Inactive, Direction::Inactive]);
     let again = fixture!("janus_subscriber_offer").replace("179238172", "99");
-    let (answer, _, agreed) = n.accept_offer(&again, &local(), Setup::Active).unwrap();
+    let (answer, _, agreed) = n.accept_offer(&again, &local(), Setup::Active, &[]).unwrap();
     assert_eq!(directions(&answer), [Direction::RecvOnly, Direction::RecvOnly]);
     assert_eq!(agreed.receives[1].ssrcs, [99]);
     assert_eq!(n.agreed(), &agreed);
@@ -118,7 +118,8 @@ fn feeds_that_went_away_become_inactive_and_may_come_back() {
 #[test]
 fn a_light_client_takes_less() {
     let mut n = light();
-    let (answer, _, agreed) = n.accept_offer(&fixture!("janus_subscriber_offer"), &local(), Setup::Passive).unwrap();
+    let (answer, _, agreed) =
+        n.accept_offer(&fixture!("janus_subscriber_offer"), &local(), Setup::Passive, &[]).unwrap();
     let video = &agreed.receives[1];
     assert!(video.rtx == [(97, 96)] && video.nack && video.pli && !video.fir && !video.twcc);
     assert_eq!(video.ext, ExtIds { mid: 4, ..ExtIds::default() });
@@ -129,7 +130,7 @@ fn a_light_client_takes_less() {
 fn chromium_publishes_to_us() {
     let mut n = chrome();
     let offer = fixture!("chromium_publisher_offer");
-    let (answer, remote, agreed) = n.accept_offer(&offer, &local(), Setup::Passive).unwrap();
+    let (answer, remote, agreed) = n.accept_offer(&offer, &local(), Setup::Passive, &[]).unwrap();
     assert_eq!(remote.candidates.len(), 12, "8 by UDP, and 4 by TCP that both m-lines name");
     let [audio, video] = &agreed.receives[..] else { panic!("{agreed:?}") };
     assert_eq!(audio.codecs, [(111, Codec::Opus)]);
@@ -179,7 +180,7 @@ fn redundancy_is_agreed_where_both_have_it_and_dtx_where_the_other_asks() {
     let mut a = Negotiation::new(Client::LivekitJs, 1, "lk".into());
     let mut b = chrome();
     let offer = a.offer(&local(), &[opus(11)], 0, 0);
-    let (answer, _, at_b) = b.accept_offer(&offer, &local(), Setup::Active).unwrap();
+    let (answer, _, at_b) = b.accept_offer(&offer, &local(), Setup::Active, &[]).unwrap();
     assert_eq!(at_b.receives[0].red, [(63, 111)]);
     let (_, at_a) = a.accept_answer(&answer).unwrap();
     assert_eq!(at_a.sends[0].red, Some(AgreedRed { pt: 63, preferred: false }));
@@ -197,11 +198,11 @@ fn redundancy_is_agreed_where_both_have_it_and_dtx_where_the_other_asks() {
     assert!(!offer.contains("a=rtcp-fb:111 nack"));
     let from_server = offer.replace("a=rtcp-fb:111 transport-cc", "a=rtcp-fb:111 transport-cc\r\na=rtcp-fb:111 nack");
     let mut a = Negotiation::new(Client::LivekitJs, 1, "lk".into());
-    let (answer, _, agreed) = a.accept_offer(&from_server, &local(), Setup::Active).unwrap();
+    let (answer, _, agreed) = a.accept_offer(&from_server, &local(), Setup::Active, &[]).unwrap();
     assert!(answer.contains("a=rtcp-fb:111 nack") && agreed.receives[0].nack);
-    let (answer, _, agreed) = chrome().accept_offer(&from_server, &local(), Setup::Active).unwrap();
+    let (answer, _, agreed) = chrome().accept_offer(&from_server, &local(), Setup::Active, &[]).unwrap();
     assert!(!answer.contains("a=rtcp-fb:111 nack") && !agreed.receives[0].nack);
 
-    let (answer, _, agreed) = light().accept_offer(&offer, &local(), Setup::Active).unwrap();
+    let (answer, _, agreed) = light().accept_offer(&offer, &local(), Setup::Active, &[]).unwrap();
     assert!(!answer.contains("red/48000") && agreed.receives[0].red.is_empty());
 }

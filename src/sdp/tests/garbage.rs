@@ -54,7 +54,7 @@ fn mutated_offers_are_answered_or_refused() {
     for round in 0..6_000 {
         let offer = mutate(&mut random, &sources[round % sources.len()]);
         let mut n = if round % 2 == 0 { chrome() } else { light() };
-        match n.accept_offer(&offer, &local(), Setup::Active) {
+        match n.accept_offer(&offer, &local(), Setup::Active, &[]) {
             Ok((answer, _, agreed)) => {
                 answered += 1;
                 let d = Description::parse(&answer);

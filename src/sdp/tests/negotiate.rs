@@ -5,7 +5,7 @@ use crate::transport::RemoteParams;
 use crate::types::Kind;
 
 fn answer(n: &mut Negotiation, offer: &str) -> (String, Agreed) {
-    let (text, _, agreed) = n.accept_offer(offer, &local(), Setup::Active).unwrap();
+    let (text, _, agreed) = n.accept_offer(offer, &local(), Setup::Active, &[]).unwrap();
     (text, agreed)
 }
 
@@ -52,6 +52,30 @@ fn a_receiving_slot_offers_all_that_we_know() {
         assert!(!offer.contains(absent), "{absent}");
     }
     assert!(offer.contains("a=rtcp-fb:96 nack\r\n") && offer.contains("a=rtcp-fb:96 nack pli\r\n"));
+}
+
+#[test]
+fn two_of_us_send_both_ways() {
+    let (mut a, mut b) = (chrome(), chrome());
+    let offer = a.offer(&local(), &[opus(11), video(Codec::H264, 22, 23)], 1, 1);
+    let ours = [opus(31), video(Codec::Vp8, 32, 33)];
+    let (text, _, at_b) = b.accept_offer(&offer, &local(), Setup::Active, &ours).unwrap();
+    use Direction::{RecvOnly, SendOnly};
+    assert_eq!(directions(&text), [RecvOnly, RecvOnly, SendOnly, SendOnly]);
+    let (_, at_a) = a.accept_answer(&text).unwrap();
+    let sent = |agreed: &Agreed| agreed.sends.iter().map(|s| (s.ssrc, s.codec, s.active)).collect::<Vec<_>>();
+    let heard = |agreed: &Agreed| agreed.receives.iter().map(|r| (r.ssrcs.clone(), r.active)).collect::<Vec<_>>();
+    assert_eq!(sent(&at_a), [(11, Codec::Opus, true), (22, Codec::H264, true)]);
+    assert_eq!(sent(&at_b), [(31, Codec::Opus, true), (32, Codec::Vp8, true)]);
+    assert_eq!(heard(&at_a), [(vec![31], true), (vec![32], true)]);
+    assert_eq!(heard(&at_b), [(vec![11], true), (vec![22], true)]);
+    // A restart changes nothing of that, and a server that wants nothing is sent nothing.
+    let offer = a.offer(&local(), &[opus(11), video(Codec::H264, 22, 23)], 1, 1);
+    let (_, _, again) = b.accept_offer(&offer, &local(), Setup::Active, &ours).unwrap();
+    assert_eq!(again, at_b);
+    let (_, _, of_server) =
+        chrome().accept_offer(&chrome().offer(&local(), &[opus(1)], 0, 0), &local(), Setup::Active, &ours).unwrap();
+    assert_eq!(sent(&of_server), []);
 }
 
 #[test]
@@ -212,7 +236,7 @@ fn odd_m_lines_are_answered_one_by_one() {
         m=video 0 UDP/TLS/RTP/SAVPF 96\r\na=bundle-only\r\na=mid:f\r\na=sendonly\r\na=rtpmap:96 VP8/90000\r\n";
     let mut n = chrome();
     let (text, remote, agreed) =
-        n.accept_offer(&format!("{head}{fingerprint}{media}"), &local(), Setup::Actpass).unwrap();
+        n.accept_offer(&format!("{head}{fingerprint}{media}"), &local(), Setup::Actpass, &[]).unwrap();
     assert!(remote.lite);
     assert_eq!(remote.fingerprint, vec!["AB"; 32].join(":"));
     assert_eq!(
@@ -232,7 +256,7 @@ fn odd_m_lines_are_answered_one_by_one() {
 #[test]
 fn one_transport_without_a_bundle_group_is_fine_and_two_are_not() {
     let text = fixture!("janus_subscriber_offer").replace("a=group:BUNDLE 0 1\r\n", "");
-    assert!(chrome().accept_offer(&text, &local(), Setup::Active).is_ok());
+    assert!(chrome().accept_offer(&text, &local(), Setup::Active, &[]).is_ok());
     let at = text.rfind("a=ice-ufrag:NuYi").unwrap();
     let two = format!("{}a=ice-ufrag:Othr{}", &text[..at], &text[at + 16..]);
     let error = Description::parse(&two).unwrap_err();
@@ -292,12 +316,12 @@ fn errors_name_their_line() {
 fn offers_that_lose_or_swap_m_lines_are_refused_and_nothing_changes() {
     let mut n = chrome();
     let offer = fixture!("janus_subscriber_offer");
-    n.accept_offer(&offer, &local(), Setup::Active).unwrap();
+    n.accept_offer(&offer, &local(), Setup::Active, &[]).unwrap();
     let before = n.agreed().clone();
     let short = offer[..offer.find("m=video").unwrap()].to_string();
     let swapped = offer.replace("a=mid:0", "a=mid:x");
     for bad in [short, swapped, offer.replace("a=mid:0", "a=mid:1")] {
-        assert!(n.accept_offer(&bad, &local(), Setup::Active).is_err());
+        assert!(n.accept_offer(&bad, &local(), Setup::Active, &[]).is_err());
         assert_eq!(n.agreed(), &before);
     }
 }
@@ -312,7 +336,7 @@ fn the_offer_decides_the_dtls_role_where_it_leaves_no_choice() {
         ("passive", Setup::Passive, "active"),
     ] {
         let offer = fixture!("janus_subscriber_offer").replace("setup:actpass", &format!("setup:{offered}"));
-        let (text, remote, _) = chrome().accept_offer(&offer, &local(), wish).unwrap();
+        let (text, remote, _) = chrome().accept_offer(&offer, &local(), wish, &[]).unwrap();
         assert!(text.contains(&format!("a=setup:{role}\r\n")), "{offered} {wish:?}");
         assert!(matches!(remote, RemoteParams { .. }));
     }

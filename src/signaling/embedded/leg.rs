@@ -1,11 +1,9 @@
 //! One leg's life on the embedded fleet: joins, follows its server's word to another one, leaves.
 
 use super::events::{Ear, Told};
-use super::{
-    EmbeddedDriver, JOIN_TIMEOUT, LEAVE_TIMEOUT, below, describe, failed_request, left_early, reason_of, refused, want,
-};
+use super::{EmbeddedDriver, JOIN_TIMEOUT, LEAVE_TIMEOUT, below, describe, failed_request, left_early, refused, want};
 use crate::history::{FailReason, LegCause};
-use crate::signaling::{BoxFuture, Call, Ended, OfferWant, Order, Progress, TransportState};
+use crate::signaling::{BoxFuture, Call, Ended, OfferWant, Order, Progress, TransportState, reason_of};
 use reqwest::{StatusCode, Url, header};
 use std::time::{Duration, Instant};
 

@@ -197,23 +197,5 @@ fn describe(error: &reqwest::Error) -> String {
     text
 }
 
-/// What a transport that never came up died of, by the words in its explanation.
-fn reason_of(why: &str) -> FailReason {
-    let why = why.to_ascii_lowercase();
-    let says = |words: &[&str]| words.iter().any(|w| why.contains(w));
-    let in_vain = says(&["in time", "timeout", "time-out", "timed out"]);
-    if says(&["allow-list"]) {
-        FailReason::NotAllowed
-    } else if says(&["dtls"]) && in_vain {
-        FailReason::TimeoutDtls
-    } else if says(&["dtls", "certificate", "fingerprint", "srtp suite"]) {
-        FailReason::Dtls
-    } else if in_vain || says(&["ice "]) {
-        FailReason::TimeoutIce
-    } else {
-        FailReason::Closed
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -51,7 +51,7 @@ impl Ours {
 
     pub fn accept_offer(&mut self, now: Instant, offer: &str, setup: Setup) -> String {
         let local = self.transport.local_params();
-        let accepted = self.negotiation.accept_offer(offer, &local, setup);
+        let accepted = self.negotiation.accept_offer(offer, &local, setup, &[]);
         let (answer, remote, _) = accepted.unwrap_or_else(|e| panic!("{e}\n{offer}"));
         let client = setup.answer(remote.setup) == Setup::Active;
         self.transport.start(now, &remote, false, client).unwrap();

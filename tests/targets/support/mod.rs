@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod chromium;
+pub mod coturn;
 pub mod janus;
 pub mod janus_fleet;
 pub mod leg;
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Debian packages that the targets ring needs.
-pub const PACKAGES: &str = "janus redis-server nftables python3 chromium chromium-driver iproute2 util-linux";
+pub const PACKAGES: &str = "janus coturn redis-server nftables python3 chromium chromium-driver iproute2 util-linux";
 
 /// The path of a program, or a panic that says how to get it. Targets are never skipped: a ring that tests nothing must
 /// not pass.

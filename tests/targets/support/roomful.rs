@@ -1,5 +1,6 @@
 //! The `roomful` binary as a user starts it, and what its run folder says.
 
+use super::coturn;
 use super::janus::{ADMIN_KEY, ADMIN_SECRET, Janus};
 use super::{artifacts, folder, until};
 use roomful::history::{Event, Line, Phase};
@@ -25,22 +26,29 @@ pub struct Ended {
     pub printed: String,
 }
 
-fn binary(janus: &Janus) -> Command {
+fn against(janus: &Janus) {
+    assert_eq!(janus.url, "ws://10.77.0.1:8188", "as profiles/targets/janus.toml says");
+}
+
+fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_roomful"));
     // As from the repository's root, where users start it.
     command
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
         .env("JANUS_ADMIN_KEY", ADMIN_KEY)
         .env("JANUS_ADMIN_SECRET", ADMIN_SECRET)
+        .env("TURN_PASSWORD", coturn::PASSWORD)
+        .env("TURN_SECRET", coturn::SECRET)
+        .env("COTURN_CLI_PASSWORD", coturn::CLI_PASSWORD)
         .stdin(Stdio::null());
     command.env("NO_COLOR", "1").env_remove("RUST_LOG");
-    assert_eq!(janus.url, "ws://10.77.0.1:8188", "as profiles/targets/janus.toml says");
     command
 }
 
 /// `roomful check PROFILE --probe …`, to its end.
 pub fn probe(janus: &Janus, profile: &str, sets: &[&str]) -> Output {
-    let mut command = binary(janus);
+    against(janus);
+    let mut command = binary();
     command.args(["check", profile, "--probe"]);
     command.args(sets.iter().flat_map(|set| ["--set", set])).output().unwrap()
 }
@@ -48,12 +56,18 @@ pub fn probe(janus: &Janus, profile: &str, sets: &[&str]) -> Output {
 impl Run {
     /// `roomful run PROFILE --set … --out target/tmp/NAME`.
     pub fn start(janus: &Janus, name: &str, profile: &str, sets: &[&str]) -> Run {
+        against(janus);
+        Run::alone(name, profile, sets)
+    }
+
+    /// The same, with no Janus in it.
+    pub fn alone(name: &str, profile: &str, sets: &[&str]) -> Run {
         let out = artifacts().join(name);
         // Left by an earlier test run.
         let _ = fs::remove_dir_all(&out);
         let log = artifacts().join(format!("{name}.log"));
         let printed = fs::File::create(&log).unwrap();
-        let child = binary(janus)
+        let child = binary()
             .args(["run", profile, "--out"])
             .arg(&out)
             .args(sets.iter().flat_map(|set| ["--set", set]))
@@ -85,8 +99,12 @@ impl Run {
     }
 
     /// Waits for its end, generously.
-    pub async fn ended(mut self) -> Ended {
-        let status = until("the run ends", Duration::from_secs(90), async || self.child.try_wait().unwrap()).await;
+    pub async fn ended(self) -> Ended {
+        self.ended_within(Duration::from_secs(90)).await
+    }
+
+    pub async fn ended_within(mut self, within: Duration) -> Ended {
+        let status = until("the run ends", within, async || self.child.try_wait().unwrap()).await;
         let summary = fs::read_to_string(self.out.join("summary.json"));
         let summary = summary.unwrap_or_else(|e| panic!("no summary.json ({e}): {}", self.printed()));
         let code = status.code().unwrap_or_else(|| panic!("ended by a signal: {}", self.printed()));
