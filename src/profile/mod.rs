@@ -27,6 +27,8 @@ mod tests_fleet;
 mod tests_scale_in;
 #[cfg(test)]
 mod tests_search;
+#[cfg(test)]
+mod tests_turn;
 
 pub use error::{Origin, ProfileError, ProfileErrors};
 pub use expect::{Classes, Expect, Herd, JoinPolicy, Others, ScaleOut};

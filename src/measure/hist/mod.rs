@@ -244,6 +244,31 @@ mod tests {
         assert_eq!((back.count(), back.quantile_us(0.0)), (2001, Some(0)));
     }
 
+    /// The library that histories were once written with reads the same out of the same values.
+    #[test]
+    fn hdrhistogram_agrees() {
+        use rand::{RngExt as _, SeedableRng as _};
+        let mut rng = rand_chacha::ChaCha12Rng::seed_from_u64(5);
+        for round in 0..40 {
+            let mut theirs = hdrhistogram::Histogram::<u64>::new_with_bounds(1, HIGHEST_US, 4).unwrap();
+            let mut ours = Hist::new();
+            for _ in 0..1 + 400 * round {
+                // Over all magnitudes alike.
+                let us = 2f64.powf(rng.random_range(0.0..26.0)) as u64;
+                ours.record_us(us);
+                theirs.record(us).unwrap();
+            }
+            let back: Hist = serde_json::from_str(&serde_json::to_string(&ours).unwrap()).unwrap();
+            for q in [0.0, 0.05, 0.5, 0.9, 0.95, 0.99, 0.999, 1.0] {
+                let (a, b) = (back.quantile_us(q).unwrap() as f64, theirs.value_at_quantile(q) as f64);
+                assert!((a - b).abs() <= b / 100.0 + 1.0, "{q}: {a} ours, {b} theirs, of {}", ours.count());
+            }
+            let (a, b) = (back.mean_ms().unwrap() * 1000.0, theirs.mean());
+            assert!((a - b).abs() <= b / 100.0 + 1.0, "mean: {a} ours, {b} theirs");
+            assert_eq!(back.count(), theirs.len());
+        }
+    }
+
     #[test]
     fn quantiles_are_of_values_that_there_are() {
         let mut h = Hist::allocated();
