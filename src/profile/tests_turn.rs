@@ -52,7 +52,7 @@ fn what_is_wrong_is_said_at_once() {
         ("secret_from", "password_from = \"pw\"\nsecret_from", "keep one"),
         ("weight = 2.5", "weight = -1", "weight"),
         ("cli = \"10.0.0.3:5766\"", "cli = \"here\"", "10.77.0.3:5766"),
-        ("driver = \"janus\"", "driver = \"turn\"", "rooms of 2"),
+        ("driver = \"janus\"", "driver = \"turn\"", "driver turn has none"),
     ];
     let whole = format!("{PROFILE}{TURN}");
     for (from, to, want) in cases {

@@ -55,14 +55,18 @@ pub(super) fn sessions(scene: &Scene<'_>, incidents: &[Incident]) -> (Finding, u
     let (mut ghosts, mut looked, mut covered, mut unseen) = (0u64, 0u64, 0u64, 0u64);
     let mut blind = std::collections::BTreeSet::new();
     for backend in &scene.record.backends {
-        // A TURN server's session is an allocation, and so is a stay there.
-        let unit = if backend.name == "coturn" { 1.0 } else { scene.expect.sessions_per_leg };
         let by_participants = backend.tells(|s| s.participants.is_some());
-        if !by_participants && (unit <= 0.0 || !backend.tells(|s| s.sessions.is_some())) {
+        if !by_participants && !backend.tells(|s| s.sessions.is_some()) {
             continue;
         }
         for server in backend.servers.keys() {
-            let stays = scene.on(server);
+            // A TURN server's session is an allocation, also where it is the target itself and carries legs.
+            let allocations = scene.allocations.get(server).filter(|_| !by_participants);
+            let stays = allocations.map_or_else(|| scene.on(server), Vec::as_slice);
+            let unit = if allocations.is_some() { 1.0 } else { scene.expect.sessions_per_leg };
+            if !by_participants && unit <= 0.0 {
+                continue;
+            }
             let asking = scene.all.tracks.legs.values().filter_map(|t| {
                 let (at, on, ..) = t.failed.as_ref()?;
                 (on.is_some() && *on == scene.id(server)).then_some((t.started.map_or(at.t, |s| s.t), at.t))
