@@ -14,6 +14,8 @@ const TURN: &str = "[[target_file.turn]]\nid = \"t1\"\nurl = \"turn:10.0.0.3\"\n
     [[target_file.turn]]\nid = \"t1\"\nurl = \"turns:turn.example:443?transport=tcp\"\nsecret_from = \"rest\"\n\
     [target_file.secrets]\npw = \"a\"\nrest = \"b\"\n";
 
+const SERVERS: &str = "[[target_file.servers]]\nid = \"j1\"\nurl = \"ws://10.0.0.1:8188\"\n";
+
 #[test]
 fn ways_to_turn_servers_are_read_and_kept() {
     let p = parse_resolved(&format!("{PROFILE}{TURN}")).unwrap_or_else(|e| panic!("{e}"));
@@ -52,7 +54,8 @@ fn what_is_wrong_is_said_at_once() {
         ("secret_from", "password_from = \"pw\"\nsecret_from", "keep one"),
         ("weight = 2.5", "weight = -1", "weight"),
         ("cli = \"10.0.0.3:5766\"", "cli = \"here\"", "10.77.0.3:5766"),
-        ("driver = \"janus\"", "driver = \"turn\"", "driver turn has none"),
+        ("driver = \"janus\"", "driver = \"turn\"", "its servers are the [[turn]]"),
+        (SERVERS, "", "at least one [[servers]]"),
     ];
     let whole = format!("{PROFILE}{TURN}");
     for (from, to, want) in cases {
@@ -62,6 +65,13 @@ fn what_is_wrong_is_said_at_once() {
     }
     let errors = parse_resolved(PROFILE).unwrap_err().to_string();
     assert!(errors.contains("no TURN server"), "{errors}");
+    let pairs = whole.replacen("driver = \"janus\"", "driver = \"turn\"", 1).replacen(SERVERS, "", 1);
+    let errors = parse_resolved(&pairs).unwrap_err().to_string();
+    assert!(errors.contains("rooms of 2"), "{errors}");
+    let Target::External(t) = parse_resolved(&pairs.replacen("size = 4", "size = 2", 1)).unwrap().target else {
+        panic!()
+    };
+    assert_eq!((t.servers.len(), t.carriers()), (0, vec!["t1"]));
     let two = whole.replacen("relay = 0.3", "relay = 3", 1).replacen("\"turn:10.0.0.3\"", "\"x\"", 1);
     let errors = parse_resolved(&two).unwrap_err();
     assert!(errors.0.len() >= 2, "{errors}");
