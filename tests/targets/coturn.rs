@@ -148,13 +148,13 @@ fn coturns_client_is_served_by_our_own_turn_server() {
         let words = ["-u", &own.ready.username, "-w", &own.ready.password];
         let secret = ["-u", "carol", "-W", &own.ready.secret];
         for arguments in [&words[..], &[&words[..], &["-t"]].concat(), &secret] {
-            let mut client = Uclient::start(own.ready.listen, 6, 100, arguments);
+            let mut client = Uclient::start(own.ready.listen, 6, 20, arguments);
             let status = client.0.wait().unwrap();
             let log = std::fs::read_to_string(artifacts().join(format!("uclient-{}.log", std::process::id()))).unwrap();
             println!("{log}");
             assert!(status.success(), "{arguments:?}: {status}");
             let total = log.lines().rev().find(|l| l.contains("tot_send_msgs=")).unwrap();
-            assert!(total.contains("tot_send_msgs=600, tot_recv_msgs=600"), "{total}");
+            assert!(total.contains("tot_send_msgs=120, tot_recv_msgs=120"), "{total}");
             println!("{:?}", stats().await);
         }
         let now = stats().await;
@@ -287,10 +287,10 @@ fn short_lives_are_renewed() {
     netns::inside("short_lives_are_renewed", async || {
         let lines = ["stale-nonce=4", "max-allocate-lifetime=10"];
         let coturn = Coturn::start(0, Credentials::TimeLimited, &lines).await;
-        let sets = with(&["target=tests/targets/profiles/turn-secret-target.toml", "load.hold=25s"]);
+        let sets = with(&["target=tests/targets/profiles/turn-secret-target.toml", "load.hold=18s"]);
         let mut run = Run::alone("coturn-short", &own_profile("turn-pair.toml"), &sets);
         run.holds().await;
-        tokio::time::sleep(Duration::from_secs(20)).await;
+        tokio::time::sleep(Duration::from_secs(14)).await;
         assert_eq!(coturn.sessions().len(), 8);
         let run = run.ended().await;
         print_figures(&run);
