@@ -1,4 +1,4 @@
-//! A TURN server process: one port for UDP and TCP, relayed addresses, one thread that owns the [`Relay`], an HTTP API.
+//! A TURN server process: one port for UDP and TCP, relayed addresses, one thread that owns the relay, an HTTP API.
 
 use super::super::{http, process, server::print_line};
 use super::auth::Auth;
