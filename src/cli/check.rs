@@ -1,9 +1,9 @@
 //! `roomful check`: what a profile means and amounts to on this machine, without any traffic.
 
 use crate::capacity::Setting;
-use crate::plan::{Flows, Limits, Machine, Need, Plan, PlanTotals, limits, plan, totals};
+use crate::plan::{Flows, Limits, Machine, Need, Plan, PlanTotals, is_relayed, limits, plan, totals};
 use crate::profile::units::{self, print_duration, print_join, print_senders, print_size, print_stay};
-use crate::profile::{Explained, Next, Profile, Selector, Start, Stay, Step, Target, load_explained};
+use crate::profile::{Explained, ExternalTarget, Next, Profile, Selector, Start, Stay, Step, Target, load_explained};
 use crate::signaling;
 use anyhow::Result;
 use std::fmt::Write as _;
@@ -105,6 +105,7 @@ pub fn overview(profile: &Profile, plan: &Plan, totals: &PlanTotals, limits: &Li
         rows.extend(s.rollback.iter().map(|r| ("rollback", r.name.clone())));
     }
     rows.extend(networks(profile, plan).map(|text| ("networks", text)));
+    rows.extend(relayed(profile, plan).map(|text| ("relayed", text)));
     out.push('\n');
     for (name, text) in rows {
         // Writing to a String cannot fail.
@@ -183,13 +184,30 @@ fn networks(profile: &Profile, plan: &Plan) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 
+/// Who is behind TURN servers, and behind which; `None` where nobody is.
+fn relayed(profile: &Profile, plan: &Plan) -> Option<String> {
+    let room = |l: &crate::plan::PlannedLeg| &plan.rooms[l.room.index()];
+    let count = plan.legs.iter().filter(|l| is_relayed(profile, room(l), l.seat)).count();
+    let servers = match &profile.target {
+        Target::Embedded(f) if f.turn == 1 => "the fleet's own TURN server".to_owned(),
+        Target::Embedded(f) => format!("the fleet's own {} TURN servers", f.turn),
+        Target::External(t) => ways(t),
+    };
+    (count > 0).then(|| format!("{count} of {} stays, by {servers}", plan.legs.len()))
+}
+
+fn ways(t: &ExternalTarget) -> String {
+    t.turn.iter().map(|w| format!("{} ({})", w.id, w.url)).collect::<Vec<_>>().join(", ")
+}
+
 fn describe_target(target: &Target) -> String {
     match target {
         Target::Embedded(f) => format!("embedded fleet of {} servers", f.servers),
         Target::External(t) => {
             let servers: Vec<String> = t.servers.iter().map(|s| format!("{} ({})", s.id, s.url)).collect();
+            let servers = if t.connects_pairs() { ways(t) } else { servers.join(", ") };
             let verify = if t.tls_verify { "" } else { ", TLS not verified" };
-            format!("{} on {}{verify}", t.driver, servers.join(", "))
+            format!("{} on {servers}{verify}", t.driver)
         }
     }
 }
@@ -351,6 +369,15 @@ mod tests {
         assert_eq!((code, err.as_str()), (0, ""), "{out}");
         assert!(out.contains("vp8@500kbit/s, adapts down to 150kbit/s"), "{out}");
         assert!(out.contains("networks      3 stays of meeting behind bad-wifi"), "{out}");
+    }
+
+    #[test]
+    fn relayed_ones_are_printed_with_their_servers() {
+        let (code, out, err) = check(PROFILE, &["ice.relay=\"only\""], false, &Machine::default());
+        assert_eq!((code, err.as_str()), (0, ""), "{out}");
+        let all = out.lines().find_map(|l| l.strip_prefix("stays ")).unwrap().trim().split(' ').next().unwrap();
+        let want = format!("relayed       {all} of {all} stays, by the fleet's own TURN server");
+        assert!(out.contains(&want), "{out}\nshould hold {want}");
     }
 
     #[test]

@@ -146,7 +146,13 @@ async fn turn_servers(profile: &Profile, fleet: Option<&EmbeddedFleet>) -> Resul
         }
     }
     let tls = signaling::tls_config(verify).context("TLS settings")?;
-    Ok(Turn { ways, lifetime: profile.ice.lifetime, release: profile.ice.release, tls: Some(tls) })
+    Ok(Turn {
+        ways,
+        lifetime: profile.ice.lifetime,
+        release: profile.ice.release,
+        tls: Some(tls),
+        by_route: profile.bind.is_empty(),
+    })
 }
 
 /// One media thread a core; the embedded fleet gets half of them, signalling the last of more than two.

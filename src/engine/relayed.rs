@@ -1,9 +1,11 @@
 //! A participant's way through TURN servers: an allocation for each of its transports, between transport and socket.
 
-use super::socket::MediaSocket;
+use super::socket::{MediaSocket, source_address};
 use super::wire::{Stream, Wire};
 use crate::history::RelayWhat;
+use crate::participant::DATAGRAM_MAX;
 use crate::plan::Relay as Planned;
+use crate::transport::AllowList;
 use crate::turn::{Account, Allocation, Event, Login, Refusal, Server, frame};
 use crate::types::Via;
 use std::cell::RefCell;
@@ -28,6 +30,8 @@ pub struct Turn {
     pub release: bool,
     /// Of connections over TLS.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// Sockets are bound to the address from which the route to their server goes, and not to those of the profile.
+    pub by_route: bool,
 }
 
 impl std::fmt::Debug for Turn {
@@ -113,6 +117,7 @@ impl Relayed {
         seed: u64,
     ) -> Result<(Relayed, Wire), String> {
         let failed = |e: io::Error| format!("no {} socket to {} ({}): {e}", server.via, server.id, server.address);
+        let from = if turn.by_route { source_address(server.address.ip()).map_err(failed)? } else { from };
         let wire = match server.via {
             Via::Udp => {
                 let mut socket = MediaSocket::bind(from).map_err(failed)?;
@@ -132,11 +137,12 @@ impl Relayed {
         Ok((relayed, wire))
     }
 
-    /// The attempt after a failed one: the server that it pointed to, the same one from another port (437), or the next
-    /// way. `None`: nobody is left.
+    /// The attempt after a failed one: the server that it pointed to, if `allow` permits that, the same one from another
+    /// port (437), or the next way. `None`: nobody is left.
     pub fn next(
         &self,
         turn: &Turn,
+        allow: &AllowList,
         planned: &Planned,
         event: &Event,
         from: IpAddr,
@@ -146,7 +152,7 @@ impl Relayed {
             Relayed::at(turn, server, planned, self.turn, redirects, ports, from, seed)
         };
         match event {
-            Event::Alternate(to) if self.redirects < REDIRECTS_MAX => {
+            Event::Alternate(to) if self.redirects < REDIRECTS_MAX && allow.permits(to.ip()) => {
                 let known = turn.ways.iter().find(|w| w.address == *to && w.via == self.server.via);
                 let id = known.map_or_else(|| to.to_string().into(), |w| w.id.clone());
                 let server = Server { id, address: *to, ..self.server.clone() };
@@ -190,9 +196,11 @@ impl Relayed {
         let mut a = self.allocation.borrow_mut();
         match a.channel_to(to) {
             Some(channel) => {
-                let mut message = frame::header(channel, datagram.len()).to_vec();
-                message.extend_from_slice(datagram);
-                each(&message);
+                let mut message = [0; frame::HEADER + DATAGRAM_MAX];
+                let length = frame::HEADER + datagram.len().min(DATAGRAM_MAX);
+                message[..frame::HEADER].copy_from_slice(&frame::header(channel, datagram.len()));
+                message[frame::HEADER..length].copy_from_slice(&datagram[..length - frame::HEADER]);
+                each(&message[..length]);
             }
             None => {
                 a.send(Instant::now(), to, datagram);

@@ -1,24 +1,26 @@
 //! One thread with its participants: sockets, clock, batching, timers. Whole rooms live on one shard, so nothing here
 //! needs a lock.
 
+mod receiving;
 mod relays;
+mod second;
 
 use super::health::thread_wait_ns;
-use super::impaired::{Access, Downwards, Held, Upwards, Whose, since};
+use super::impaired::{Access, Held, Upwards, Whose, since};
 use super::realtime_ns;
 use super::reference::Reference;
 use super::relayed::{News, Relayed, Turn, Unwrapped};
-use super::socket::{Drained, MediaSocket, Poll, Receiver, TOGETHER, Trigger, current_core, thread_cpu_ns};
+use super::socket::{MediaSocket, Poll, Receiver, Trigger, thread_cpu_ns};
 use super::wheel::{TICK, Wheel};
 use super::wire::Wire;
 use crate::history::ShardHealth;
 use crate::impair::{Conditions, Counters};
 use crate::measure::{Flow, FlowCounters, Hist};
-use crate::participant::{Batch, Common, Event, Meter, Participant, Room, SLOTS_MAX, Sink, Spec, Totals, World};
+use crate::participant::{Common, Event, Meter, Participant, Room, SLOTS_MAX, Sink, Spec, Totals, World};
 use crate::plan::Relay;
 use crate::prefetch::prefetch;
 use crate::signaling::{MediaCommand, MediaError, TransportState};
-use crate::types::{Kind, LegId, RoomId, ServerId};
+use crate::types::{LegId, RoomId, ServerId};
 use rustc_hash::FxHashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -235,6 +237,8 @@ pub struct Shard {
     releasing: Vec<Releasing>,
     /// Connections with something unsent.
     unsent: Vec<u64>,
+    /// One message of a connection, while it is looked at.
+    message: Vec<u8>,
     lateness: Hist,
     wheel: Wheel,
     eager: Poll,
@@ -318,6 +322,7 @@ impl Shard {
             unknown: Meter::allocated(),
             releasing: Vec::new(),
             unsent: Vec::new(),
+            message: Vec::new(),
             lateness: Hist::allocated(),
             wheel: Wheel::new(now),
             eager: Poll::new(Trigger::Level)?,
@@ -529,12 +534,30 @@ impl Shard {
             if let Some(Some(e)) = self.entries.get(w.ix as usize)
                 && e.participant.leg() == w.leg
             {
-                self.with(w.ix, |participant, world| {
-                    participant.on_datagram(world, w.slot, from, recv_ns, &mut p.data);
-                });
+                self.deliver(w.ix, w.slot, from, recv_ns, &mut p.data);
             }
             self.held.down.recycle(p);
         }
+    }
+
+    /// A datagram that an impaired network has held back: out of its frame, where it came by a TURN server.
+    fn deliver(&mut self, ix: u32, slot: u8, from: SocketAddr, recv_ns: u64, data: &mut [u8]) {
+        let Some(Some(e)) = self.entries.get(ix as usize) else { return };
+        let now = Instant::now();
+        let (from, range) = match e.relay_at(slot).map(|r| r.unwrap(now, data)) {
+            None => (from, 0..data.len()),
+            Some(Unwrapped::Channel(peer, range)) => (peer, range),
+            Some(Unwrapped::Data(peer, mut data)) => {
+                self.with(ix, |p, w| p.on_datagram(w, slot, peer, recv_ns, &mut data));
+                return;
+            }
+            Some(Unwrapped::Control) => {
+                self.tend_relay(ix, slot, now);
+                return self.reschedule(ix);
+            }
+            Some(Unwrapped::Nothing) => return,
+        };
+        self.with(ix, |p, w| p.on_datagram(w, slot, from, recv_ns, &mut data[range]));
     }
 
     fn on_media_command(&mut self, now: Instant, c: MediaCommand) {
@@ -770,313 +793,6 @@ impl Shard {
             }
         }
         self.events = events;
-    }
-
-    fn sweep(&mut self, eager: bool, keys: &mut Vec<u64>) {
-        // A full result may hide more; the next round sees them.
-        for _ in 0..4 {
-            keys.clear();
-            if eager {
-                self.eager.ready(keys);
-            } else {
-                keys.append(&mut self.unfinished);
-                self.media.ready(keys);
-            }
-            for (i, together) in keys.chunks(TOGETHER).enumerate() {
-                let then = keys.get((i + 1) * TOGETHER..).unwrap_or_default();
-                self.receive_together(together, &then[..then.len().min(TOGETHER)]);
-            }
-            if keys.len() < 1024 {
-                break;
-            }
-        }
-    }
-
-    /// Reads a few sockets, then looks at what came. Whatever comes next is asked for ahead, pointer by pointer, so that
-    /// its memory is on its way while the kernel, or a packet, is at work. `then`: who is read after these.
-    fn receive_together(&mut self, keys: &[u64], then: &[u64]) {
-        let split = |k: u64| ((k >> 8) as usize, (k & 0xff) as u8);
-        let mut drained = [Drained::default(); TOGETHER];
-        for (place, (k, drained)) in keys.iter().zip(&mut drained).enumerate() {
-            let (ix, slot) = split(*k);
-            let Some(Some(e)) = self.entries.get(ix) else { continue };
-            e.participant.prefetch_slot(slot);
-            if let Some(Some(SlotSocket { socket: Wire::Udp(socket), .. })) = e.sockets.get(usize::from(slot)) {
-                *drained = self.receiver.read(place, socket);
-            }
-            e.participant.prefetch_keys(slot);
-        }
-        for k in then {
-            if let Some(Some(e)) = self.entries.get(split(*k).0) {
-                e.prefetch();
-            }
-        }
-        self.prefetch_streams(keys, 0);
-        for (place, (k, drained)) in keys.iter().zip(drained).enumerate() {
-            self.prefetch_streams(keys, place + 1);
-            let (ix, slot) = split(*k);
-            self.receive(ix as u32, slot, place, drained);
-        }
-    }
-
-    #[inline]
-    fn prefetch_streams(&mut self, keys: &[u64], place: usize) {
-        if let Some(k) = keys.get(place)
-            && let Some(Some(e)) = self.entries.get((k >> 8) as usize)
-        {
-            e.participant.prefetch_streams((k & 0xff) as u8, &self.receiver.batch(place));
-        }
-    }
-
-    /// What was read from one socket, and what else waits in it.
-    fn receive(&mut self, ix: u32, slot: u8, place: usize, mut drained: Drained) {
-        let Some(Some(e)) = self.entries.get_mut(ix as usize) else { return };
-        let Some(Some(s)) = e.sockets.get(usize::from(slot)) else { return };
-        let Some(room) = self.rooms.get_mut(&e.room) else { return };
-        let meter = meter(&mut self.meters, &mut self.unknown, e);
-        let (now, now_ns) = (Instant::now(), realtime_ns());
-        let (mut upwards, mut downwards) = (None, None);
-        if let Some(a) = e.access.as_deref_mut() {
-            let whose = Whose { ix, leg: e.participant.leg(), slot };
-            let (epoch, h) = (self.config.epoch, &mut self.held);
-            upwards = Some(Upwards { link: &mut a.up, held: &mut h.up, whose, epoch });
-            downwards = Some(Downwards {
-                link: &mut a.down,
-                held: &mut h.down,
-                copy: &mut h.copy,
-                whose,
-                now_ns: since(epoch, now),
-                now_real_ns: now_ns,
-            });
-        }
-        let mut sink = Out { sockets: &e.sockets, io: &mut self.io, upwards };
-        let (peer, participant) = (s.peer, &mut e.participant);
-        let mut w = World {
-            now,
-            now_ns,
-            clock: realtime_ns,
-            room: &mut room.room,
-            meter,
-            lateness: &mut self.lateness,
-            sink: &mut sink,
-            buf: &mut self.buf[..],
-            events: &mut self.events,
-        };
-        let (relay, mut stirred) = (s.relay.as_deref(), false);
-        // Out of its frame, where it came by a TURN server.
-        let mut deliver = |from: SocketAddr, recv_ns: u64, data: &mut [u8]| {
-            let Some(relay) = relay else { return participant.on_datagram(&mut w, slot, from, recv_ns, data) };
-            match relay.unwrap(now, data) {
-                Unwrapped::Channel(peer, range) => {
-                    participant.on_datagram(&mut w, slot, peer, recv_ns, &mut data[range])
-                }
-                Unwrapped::Data(peer, mut data) => participant.on_datagram(&mut w, slot, peer, recv_ns, &mut data),
-                Unwrapped::Control => stirred = true,
-                Unwrapped::Nothing => {}
-            }
-        };
-        match &s.socket {
-            Wire::Udp(socket) => {
-                let mut take = |mut batch: Batch<'_>| {
-                    batch.each(peer, |from, recv_ns, data| match &mut downwards {
-                        None => deliver(from, recv_ns, data),
-                        Some(down) => down.offer(from, recv_ns, data, |recv_ns, data| deliver(from, recv_ns, data)),
-                    });
-                };
-                take(self.receiver.batch(place));
-                drained += self.receiver.read_on(place, socket, drained, take);
-            }
-            Wire::Stream(stream) => {
-                let server = relay.map_or(([0; 4], 0).into(), |r| r.server.address);
-                let read = stream.borrow_mut().read();
-                loop {
-                    // Not over the call: what is received is answered on the same connection.
-                    let mut message = match stream.borrow_mut().deframer.next_message() {
-                        Ok(Some(m)) => m.to_vec(),
-                        Ok(None) => break,
-                        Err(_) => {
-                            relay.inspect(|r| r.disconnected());
-                            break;
-                        }
-                    };
-                    drained.datagrams += 1;
-                    deliver(server, 0, &mut message);
-                }
-                if read.is_err() {
-                    relay.inspect(|r| r.disconnected());
-                    stirred = true;
-                }
-            }
-        }
-        if drained.unfinished && !s.eager {
-            self.unfinished.push(key(ix, slot));
-        }
-        self.io.packets_in += u64::from(drained.datagrams);
-        self.io.dropped += u64::from(drained.dropped);
-        self.io.refused += u64::from(drained.refused);
-        if let (Some(r), 1..) = (e.relay_at(slot), drained.refused)
-            && !r.is_ready()
-        {
-            // Nobody listens where the allocation was to be.
-            r.disconnected();
-            stirred = true;
-        }
-        if drained.refused > 0 && e.connected && !e.participant.is_quiet() {
-            self.tell_refused(ix, slot);
-        }
-        if !self.events.is_empty() {
-            self.on_events(ix);
-        }
-        if stirred {
-            self.tend_relay(ix, slot, now);
-        }
-        self.reschedule(ix);
-    }
-
-    fn end_second(&mut self, now: Instant) {
-        self.second = now.saturating_duration_since(self.config.epoch).as_secs();
-        let mut sockets = 0;
-        for ix in 0..self.entries.len() as u32 {
-            let Some(e) = self.entries[ix as usize].as_deref() else { continue };
-            let (room, server, relayed, told) = (e.room, e.server, e.relay.is_some(), e.silent_since);
-            sockets += e.sockets.iter().flatten().count() as u32;
-            let mut flows = <[Flow; 2]>::default();
-            let sampled = self.with(ix, |p, w| (p.sample(w, &mut flows), p.silent_since(), w.now_ns));
-            let Some((delta, silent_since, now_ns)) = sampled else { continue };
-            let long = |since: &u64| now_ns.saturating_sub(*since) >= self.config.silent_after.as_nanos() as u64;
-            if let Some(since_ns) = silent_since.filter(|s| Some(*s) != told).filter(long)
-                && let Some(e) = self.entries[ix as usize].as_deref_mut()
-            {
-                e.silent_since = silent_since;
-                let _ = self.config.out.send(FromShard::Silent { leg: e.participant.leg(), since_ns });
-            }
-            if let Some(r) = self.rooms.get_mut(&room) {
-                r.add(&flows, &delta);
-            }
-            self.add_flows(server, relayed, &flows);
-        }
-        let seconds = now.saturating_duration_since(self.second_began).as_secs_f64();
-        self.second_began = now;
-        let (cpu, waited) = (thread_cpu_ns(), thread_wait_ns());
-        let share = |ns: u64| ns as f64 / 1e9 / seconds.max(1e-3);
-        let health = ShardHealth {
-            cpu: share(cpu - self.cpu_began_ns),
-            // The kernel books a wait when it is over: one from before this second may be in it.
-            waited: share(waited.saturating_sub(self.wait_began_ns)).min(1.0),
-            core: current_core(),
-            timer_lateness: std::mem::replace(&mut self.timer, Hist::allocated()),
-            reference: self.reference.take(),
-            sockets,
-            send_lateness: std::mem::take(&mut self.lateness),
-            socket_drops: self.io.dropped,
-            send_errors: self.io.send_errors,
-            refused: self.io.refused,
-            packets_out: self.io.packets_out,
-            packets_in: self.io.packets_in,
-        };
-        self.cpu_began_ns = cpu;
-        self.wait_began_ns = waited;
-        self.io = Io::default();
-        self.lateness = Hist::allocated();
-        let second = ShardSecond {
-            shard: self.config.index,
-            second: self.second,
-            seconds,
-            health,
-            present: self.present(),
-            rooms: Vec::new(),
-            servers: Vec::new(),
-            paths: None,
-        };
-        let second = self.rows(second);
-        let _ = self.config.out.send(FromShard::Second(Box::new(second)));
-    }
-
-    fn present(&mut self) -> Vec<(ServerId, u32, u32)> {
-        let mut by: FxHashMap<ServerId, (u32, u32)> = FxHashMap::default();
-        for r in self.rooms.values_mut() {
-            r.participants = 0;
-        }
-        for e in self.entries.iter().flatten().filter(|e| e.connected) {
-            if let Some(r) = self.rooms.get_mut(&e.room) {
-                r.participants += 1;
-            }
-            if let Some(s) = e.server {
-                by.entry(s).or_default().0 += 1;
-            }
-        }
-        for r in self.rooms.values().filter(|r| r.participants > 0) {
-            if let Some(s) = r.server {
-                by.entry(s).or_default().1 += 1;
-            }
-        }
-        let mut v: Vec<_> = by.into_iter().map(|(s, (p, r))| (s, p, r)).collect();
-        v.sort();
-        v
-    }
-
-    fn add_flows(&mut self, server: Option<ServerId>, relayed: bool, flows: &[Flow; 2]) {
-        let Some(server) = server else { return };
-        let of_path = match self.config.turn.ways.is_empty() {
-            true => None,
-            false => Some(&mut self.paths.get_or_insert_default()[usize::from(relayed)]),
-        };
-        for to in [Some(self.flows.entry(server).or_default()), of_path].into_iter().flatten() {
-            for (to, from) in to.iter_mut().zip(flows) {
-                to.merge(from);
-            }
-        }
-    }
-
-    /// The second of each room and server.
-    fn rows(&mut self, mut second: ShardSecond) -> ShardSecond {
-        let now_ns = realtime_ns();
-        let mut servers = std::mem::take(&mut self.flows);
-        for (id, r) in &mut self.rooms {
-            r.room.tidy(now_ns);
-            second.rooms.push(RoomRow {
-                room: *id,
-                server: r.server,
-                seconds: second.seconds,
-                participants: r.participants,
-                count: std::mem::take(&mut r.count),
-                silence_max_ms: std::mem::take(&mut r.silence_max_ms),
-                delay_max_us: std::mem::take(&mut r.room.delay_max_us),
-                last: r.room.is_empty(),
-            });
-        }
-        self.rooms.retain(|_, r| !r.room.is_empty());
-        second.paths = self.paths.take();
-        for (s, by_path) in self.meters.iter_mut().enumerate() {
-            for (path, m) in by_path.iter_mut().enumerate() {
-                if m.delay.iter().chain(&m.rtt).all(Hist::is_empty) {
-                    continue;
-                }
-                let to = servers.entry(ServerId(s as u32)).or_default();
-                for k in Kind::BOTH {
-                    let i = k.index();
-                    let of_path = second.paths.as_mut().map(|p| &mut p[path][i]);
-                    for to in [Some(&mut to[i]), of_path].into_iter().flatten() {
-                        to.delay.merge(&m.delay[i]);
-                        to.rtt.merge(&m.rtt[i]);
-                    }
-                    m.delay[i].clear();
-                    m.rtt[i].clear();
-                }
-            }
-        }
-        second.servers = servers.into_iter().collect();
-        second.servers.sort_by_key(|s| s.0);
-        second
-    }
-}
-
-impl RoomState {
-    fn add(&mut self, flows: &[Flow; 2], delta: &[FlowCounters; 2]) {
-        for i in 0..2 {
-            self.count[i] += &delta[i];
-            self.silence_max_ms = self.silence_max_ms.max(flows[i].silence_max_ms);
-        }
     }
 }
 

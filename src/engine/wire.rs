@@ -79,7 +79,8 @@ impl Stream {
             Some((config, host)) => {
                 let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
                 let mut c = ClientConnection::new(config, name).map_err(io::Error::other)?;
-                c.set_buffer_limit(Some(UNSENT_MAX));
+                // Its bound is that of `unsent`: a frame that it took in part would break the stream.
+                c.set_buffer_limit(None);
                 Some(Box::new(c))
             }
         };
@@ -94,7 +95,6 @@ impl Stream {
         let pad = &[0; 3][..frame::padding(frame.len() + message.len())];
         for part in [frame, message, pad] {
             match &mut self.tls {
-                // Within its buffer's limit it takes all or a part; a part of a frame would break the stream.
                 Some(tls) => tls.writer().write_all(part)?,
                 None => self.unsent.extend_from_slice(part),
             }

@@ -67,7 +67,7 @@ pub struct EmbeddedFleet {
     stdin: Option<ChildStdin>,
     base_url: String,
     servers: Vec<ServerHandle>,
-    turn: Vec<TurnHandle>,
+    turn: Vec<TurnReady>,
     turn_processes: Vec<Child>,
 }
 
@@ -78,29 +78,6 @@ pub struct ServerHandle {
     /// Base URL of its own API: `/stats`, `/metrics`.
     pub http: String,
     pub media: SocketAddr,
-}
-
-/// A TURN server of the fleet, and who may use it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct TurnHandle {
-    /// `turn-1`, `turn-2` …
-    pub id: String,
-    pub pid: u32,
-    /// Base URL of its own API: `/stats`, `/cordon`, `/uncordon`.
-    pub http: String,
-    /// For clients, over UDP and TCP.
-    pub listen: SocketAddr,
-    /// Long-term credentials, made up for this run.
-    pub username: String,
-    pub password: String,
-    /// Of time-limited credentials, which it takes too.
-    pub secret: String,
-}
-
-impl std::fmt::Debug for TurnHandle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TurnHandle").field("id", &self.id).field("listen", &self.listen).finish_non_exhaustive()
-    }
 }
 
 impl EmbeddedFleet {
@@ -161,7 +138,7 @@ impl EmbeddedFleet {
         &self.servers
     }
 
-    pub fn turn_servers(&self) -> &[TurnHandle] {
+    pub fn turn_servers(&self) -> &[TurnReady] {
         &self.turn
     }
 
@@ -197,7 +174,7 @@ impl EmbeddedFleet {
 
 /// Starts a TURN server and waits until it takes allocations. Its stdin stays open as long as the child is held: it ends
 /// when we do.
-async fn start_turn(program: &Path, n: u32, options: &EmbeddedOptions) -> anyhow::Result<(Child, TurnHandle)> {
+async fn start_turn(program: &Path, n: u32, options: &EmbeddedOptions) -> anyhow::Result<(Child, TurnReady)> {
     let id = format!("turn-{n}");
     let mut child = Command::new(program)
         .args(["turn-server", "--id", &id])
@@ -211,6 +188,5 @@ async fn start_turn(program: &Path, n: u32, options: &EmbeddedOptions) -> anyhow
         .spawn()
         .with_context(|| format!("can't start {}", program.display()))?;
     let ready: TurnReady = first_line(&mut child).await.with_context(|| format!("TURN server {id}"))?;
-    let TurnReady { id, pid, http, listen, username, password, secret } = ready;
-    Ok((child, TurnHandle { id, pid, http, listen, username, password, secret }))
+    Ok((child, ready))
 }

@@ -18,7 +18,7 @@ pub use build::{LAST_JOIN_BEFORE_END, SEAT_GAP, mute_seed, plan, talk_seed};
 pub use course::{Course, Order, PlannedTrial};
 pub use late::late_legs;
 pub use limits::{Limits, Machine, Need, TransportsPer, limits};
-pub use relay::{Relay, relay};
+pub use relay::{Relay, is_relayed, relay};
 pub use search::servers;
 pub use step::{StepEvent, StepStage};
 pub use totals::{Flows, PlanTotals, pps, totals, wire_bps};

@@ -53,7 +53,7 @@ pub fn is_relayed(profile: &Profile, room: &PlannedRoom, seat: u32) -> bool {
 }
 
 fn target_is_turn(profile: &Profile) -> bool {
-    matches!(&profile.target, Target::External(t) if t.driver == "turn")
+    matches!(&profile.target, Target::External(t) if t.connects_pairs())
 }
 
 #[cfg(test)]

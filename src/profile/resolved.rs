@@ -156,6 +156,9 @@ pub struct TurnEntry {
     pub cli: Option<String>,
 }
 
+/// The driver whose target are TURN servers themselves.
+pub(super) const TURN_DRIVER: &str = "turn";
+
 /// A target file.
 #[derive(Clone, Debug)]
 pub struct ExternalTarget {
@@ -178,13 +181,18 @@ pub struct ExternalTarget {
 }
 
 impl ExternalTarget {
+    /// Driver turn: TURN servers are the target themselves, and rooms are pairs that talk through them.
+    pub fn connects_pairs(&self) -> bool {
+        self.driver == TURN_DRIVER
+    }
+
     /// Names of the servers that carry rooms, each once: of driver turn its TURN servers, which may be reached in several
     /// ways.
     pub fn carriers(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
-        let all: Vec<&str> = match self.driver.as_str() {
-            "turn" => self.turn.iter().map(|t| &*t.id).collect(),
-            _ => self.servers.iter().map(|s| &*s.id).collect(),
+        let all: Vec<&str> = match self.connects_pairs() {
+            true => self.turn.iter().map(|t| &*t.id).collect(),
+            false => self.servers.iter().map(|s| &*s.id).collect(),
         };
         all.into_iter().for_each(|name| {
             if !names.contains(&name) {

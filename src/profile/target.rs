@@ -3,7 +3,7 @@
 use super::error::{Errors, Origin};
 use super::keys::join;
 use super::read::{self, View, distinct};
-use super::resolved::{ExternalTarget, Secret, ServerEntry};
+use super::resolved::{ExternalTarget, Secret, ServerEntry, TURN_DRIVER};
 use super::tree::{Node, Value};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -99,7 +99,7 @@ pub(super) fn read(
         granted(text, network_is_private(network.0, network.1))?;
         Ok(network)
     });
-    let pairs = driver.as_deref() == Some("turn");
+    let pairs = driver.as_deref() == Some(TURN_DRIVER);
     match (pairs, v.node("servers").is_some()) {
         (true, true) => v.wrong("servers", "driver turn has none: its servers are the [[turn]]"),
         (false, false) if driver.is_some() => v.wrong("", "has no server: write at least one [[servers]]"),
@@ -268,6 +268,22 @@ fn parse_url(text: &str) -> Result<String, String> {
     parse_url_of(text, &["ws", "wss", "http", "https"])
 }
 
+/// Host, without brackets, and port of a URL's authority. Errors: a secret rides along, or (`None`) it is no authority.
+pub(super) fn authority(text: &str) -> Result<(&str, Option<&str>), Option<String>> {
+    if text.contains('@') {
+        return Err(Some("holds a user or password; secrets belong under [secrets]".into()));
+    }
+    let (host, port) = match text.strip_prefix('[') {
+        Some(v6) => {
+            let (host, rest) = v6.split_once(']').ok_or(None)?;
+            let _: std::net::Ipv6Addr = host.parse().map_err(|_| None)?;
+            (host, if rest.is_empty() { None } else { Some(rest.strip_prefix(':').ok_or(None)?) })
+        }
+        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+    };
+    if host.is_empty() { Err(None) } else { Ok((host, port)) }
+}
+
 fn parse_url_of(text: &str, schemes: &[&str]) -> Result<String, String> {
     let text = text.trim();
     let wrong =
@@ -279,22 +295,9 @@ fn parse_url_of(text: &str, schemes: &[&str]) -> Result<String, String> {
     if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err(wrong());
     }
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
-    if authority.contains('@') {
-        return Err("holds a user or password; secrets belong under [secrets]".into());
-    }
-    let (host, port) = match authority.strip_prefix('[') {
-        Some(v6) => {
-            let (host, rest) = v6.split_once(']').ok_or_else(wrong)?;
-            let _: std::net::Ipv6Addr = host.parse().map_err(|_| wrong())?;
-            (host, if rest.is_empty() { None } else { Some(rest.strip_prefix(':').ok_or_else(wrong)?) })
-        }
-        None => match authority.split_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (authority, None),
-        },
-    };
-    if host.is_empty() || port.is_some_and(|p| p.parse::<u16>().map_or(true, |p| p == 0)) {
+    let (host, port) =
+        authority(rest.split(['/', '?', '#']).next().unwrap_or("")).map_err(|e| e.unwrap_or_else(wrong))?;
+    if port.is_some_and(|p| p.parse::<u16>().map_or(true, |p| p == 0)) {
         return Err(wrong());
     }
     Ok(host.to_ascii_lowercase())

@@ -93,19 +93,9 @@ fn parse(text: &str) -> Result<(String, u16, Via), String> {
         }
         _ => return Err(wrong()),
     };
-    if authority.contains('@') {
-        return Err("holds a user or password; secrets belong under [secrets]".into());
-    }
-    let (host, port) = match authority.strip_prefix('[') {
-        Some(v6) => {
-            let (host, rest) = v6.split_once(']').ok_or_else(wrong)?;
-            let _: std::net::Ipv6Addr = host.parse().map_err(|_| wrong())?;
-            (host, if rest.is_empty() { None } else { Some(rest.strip_prefix(':').ok_or_else(wrong)?) })
-        }
-        None => authority.split_once(':').map_or((authority, None), |(h, p)| (h, Some(p))),
-    };
+    let (host, port) = super::target::authority(authority).map_err(|e| e.unwrap_or_else(wrong))?;
     let bad = |c: char| !(c.is_ascii_alphanumeric() || "-._:".contains(c));
-    if host.is_empty() || host.contains(bad) {
+    if host.contains(bad) {
         return Err(wrong());
     }
     let port = match port {
@@ -121,7 +111,7 @@ pub(super) fn fit(parts: &Parts, target: Option<&Target>, tree: &Node, errors: &
     let top = tree.as_table();
     let at = |key: &str| top.and_then(|t| t.get(key)).map_or(&tree.at, |n| &n.at);
     let Some(Target::External(t)) = target else { return };
-    let pairs = t.driver == "turn";
+    let pairs = t.connects_pairs();
     if t.turn.is_empty() && (parts.ice.relay > 0.0 || pairs) {
         let key = if pairs { "target_file" } else { "ice" };
         errors.push(at(key), key, "somebody is to be relayed, but the target file has no TURN server: add a [[turn]]");

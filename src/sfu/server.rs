@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 /// Datagrams read before their copies are sent: bounds the delay that batching adds.
 const BATCH: usize = 64;
 /// Asked for; the kernel gives at most `net.core.rmem_max` and `wmem_max`.
-const SOCKET_BUFFER: usize = 8 << 20;
+pub(super) const SOCKET_BUFFER: usize = 8 << 20;
 /// Far above what a room of hundreds needs, far below what would hurt.
 const OFFER_MAX: usize = 4 << 20;
 const DATAGRAM_MAX: usize = 2048;
@@ -79,9 +79,13 @@ pub fn run(args: ServerArgs) -> anyhow::Result<()> {
 
 async fn serve(args: ServerArgs) -> anyhow::Result<()> {
     anyhow::ensure!(!args.media.is_unspecified(), "--media: answers must name an address, {} is none", args.media);
-    let socket = media_socket(SocketAddr::new(args.media, args.media_port))?;
+    let media_socket = |port| {
+        let address = SocketAddr::new(args.media, port);
+        udp_socket(address, SOCKET_BUFFER).with_context(|| format!("can't bind the media socket to {address}"))
+    };
+    let socket = media_socket(args.media_port)?;
     let media = socket.local_addr()?;
-    let cascade_socket = media_socket(SocketAddr::new(args.media, 0))?;
+    let cascade_socket = media_socket(0)?;
     let cascade = cascade_socket.local_addr()?;
     let advertised = SocketAddr::new(args.advertise.unwrap_or(args.media), media.port());
     let config = SfuConfig { sin: args.sin, ..SfuConfig::new(advertised, args.participants_max)? };
@@ -141,17 +145,15 @@ pub(super) fn print_line(value: &impl serde::Serialize) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
-fn media_socket(address: SocketAddr) -> anyhow::Result<std::net::UdpSocket> {
-    let open = || -> std::io::Result<std::net::UdpSocket> {
-        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, None)?;
-        // The kernel cuts these down to its limits without an error.
-        socket.set_recv_buffer_size(SOCKET_BUFFER)?;
-        socket.set_send_buffer_size(SOCKET_BUFFER)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        Ok(socket.into())
-    };
-    open().with_context(|| format!("can't bind the media socket to {address}"))
+/// A bound, non-blocking socket with buffers of so many bytes.
+pub(super) fn udp_socket(address: SocketAddr, buffer: usize) -> std::io::Result<std::net::UdpSocket> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, None)?;
+    // The kernel cuts these down to its limits without an error.
+    socket.set_recv_buffer_size(buffer)?;
+    socket.set_send_buffer_size(buffer)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
 }
 
 enum Command {

@@ -2,9 +2,9 @@
 
 mod support;
 
-use roomful::fleet::embedded::{EmbeddedFleet, EmbeddedOptions, TurnHandle};
+use roomful::fleet::embedded::{EmbeddedFleet, EmbeddedOptions};
 use roomful::history::{Event, Line, RelayWhat};
-use roomful::sfu::TurnStats;
+use roomful::sfu::{TurnReady, TurnStats};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
@@ -33,19 +33,19 @@ enum Way {
 
 struct Client<'a> {
     way: Way,
-    server: &'a TurnHandle,
+    server: &'a TurnReady,
     nonce: String,
 }
 
 impl<'a> Client<'a> {
-    fn udp(server: &'a TurnHandle) -> Client<'a> {
+    fn udp(server: &'a TurnReady) -> Client<'a> {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(server.listen).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Client { way: Way::Udp(socket), server, nonce: String::new() }
     }
 
-    fn tcp(server: &'a TurnHandle) -> Client<'a> {
+    fn tcp(server: &'a TurnReady) -> Client<'a> {
         let stream = TcpStream::connect(server.listen).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Client { way: Way::Tcp(stream), server, nonce: String::new() }
@@ -137,12 +137,12 @@ fn peer(m: &mut MessageWriteVec, to: SocketAddr) {
     m.add_attribute(&XorPeerAddress::new(to, tid)).unwrap();
 }
 
-async fn stats(server: &TurnHandle) -> TurnStats {
+async fn stats(server: &TurnReady) -> TurnStats {
     let url = format!("{}/stats", server.http);
     reqwest::Client::builder().no_proxy().build().unwrap().get(url).send().await.unwrap().json().await.unwrap()
 }
 
-async fn post(server: &TurnHandle, path: &str, body: String) {
+async fn post(server: &TurnReady, path: &str, body: String) {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let answer = client.post(format!("{}/{path}", server.http)).body(body).send().await.unwrap();
     assert!(answer.status().is_success());
@@ -294,6 +294,57 @@ fn relayed_and_direct_participants_talk_in_the_same_rooms() {
         .collect();
     assert_eq!(servers.into_iter().collect::<Vec<_>>(), ["turn-1", "turn-2"]);
     assert_vanish(&family);
+}
+
+/// Frames, requests and answers of an allocation are late and lost as all else of the participant's network is.
+#[test]
+fn relayed_participants_have_impaired_networks_too() {
+    let text = profile("embedded", &rooms("meeting", 2, 3, ""), "6s", &["joins.failed == 0"]);
+    let network = "[network]\nup = { delay = \"30ms\", loss = \"3%\" }\ndown = { delay = \"40ms\" }\n";
+    let ours = format!("seed = 7\n[embedded]\nservers = 1\n[ice]\nrelay = \"only\"\n{network}");
+    let place = Place::with(&text.replacen("seed = 7", &ours, 1));
+    let said = place.run().finish();
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let (summary, lines) = (place.summary(), place.lines());
+    println!("{}\n{}", summary["sentence"], summary["relays"]);
+    assert_eq!((&summary["participants"]["joined"], relays(&lines, RelayWhat::Allocated)), (&6.into(), 6));
+    let audio = &summary["relays"]["relayed"]["audio"];
+    assert!(audio["delay"]["p50"].as_f64().unwrap() >= 70.0 * 0.99, "{audio}");
+    // Each of 6 sends some 300 packets to two.
+    let (expected, loss) = (audio["e2e"]["expected"].as_i64().unwrap(), audio["loss"].as_f64().unwrap());
+    assert!(expected > 2000 && (1.5..5.0).contains(&loss), "{audio}");
+    assert!(
+        summary["setup"]["relay"]["p50"].as_f64().unwrap() >= 140.0 * 0.99,
+        "two round trips: {}",
+        summary["setup"]
+    );
+}
+
+/// 300 is an order from outside: nothing goes to an address that nobody has allowed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirection_out_of_the_allow_list_is_not_followed() {
+    let fleet = fleet(1).await;
+    let server = &fleet.turn_servers()[0];
+    post(server, "cordon", "192.0.2.1:3478".into()).await;
+    let target = format!(
+        "driver = \"turn\"\n[[turn]]\nid = \"own\"\nurl = \"turn:{}\"\nusername = \"{}\"\npassword_from = \"turn\"\n\
+         [secrets]\nturn = \"{}\"\n",
+        server.listen, server.username, server.password
+    );
+    let place = Place::with(&profile("target.toml", &rooms("call", 1, 2, ""), "2s", &["joins.failed == 0"]));
+    place.write("target.toml", &target);
+    let said = tokio::task::block_in_place(|| place.run().finish());
+    assert_eq!(said.code, Some(3), "{said:?}");
+    let (summary, lines) = (place.summary(), place.lines());
+    assert_eq!(summary["participants"]["failures"]["relay"], 1, "{}", summary["participants"]);
+    let asked: std::collections::BTreeSet<&str> = lines
+        .iter()
+        .filter_map(|l| if let Event::Relay(r) = &l.event { Some(r.turn.as_str()) } else { None })
+        .collect();
+    assert_eq!(asked.into_iter().collect::<Vec<_>>(), ["own"]);
+    let note = summary["notes"].as_array().unwrap().iter().find(|n| n["code"] == "redirect_refused").unwrap();
+    assert!(note["text"].as_str().unwrap().contains("192.0.2.1:3478, which is outside the allow-list"), "{note}");
+    fleet.stop().await;
 }
 
 /// A TURN server as the target itself: pairs through it, over UDP and TCP, some of whom come and go.

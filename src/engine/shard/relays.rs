@@ -6,6 +6,7 @@ use crate::engine::wire::Wire;
 
 use crate::signaling::{MediaCommand, MediaError, TransportState};
 use crate::transport::Place;
+use crate::turn::Event;
 use crate::types::LegId;
 use std::time::Instant;
 
@@ -118,13 +119,19 @@ impl Shard {
                 }
                 Step::Failed(why) => {
                     self.tell(leg, slot, news, now);
+                    if let Event::Alternate(to) = event
+                        && !self.config.common.allow.permits(to.ip())
+                    {
+                        let text = format!("{why}, which is outside the allow-list; no packet went there");
+                        let _ = self.config.out.send(FromShard::Note { leg, code: "redirect_refused", text });
+                    }
                     let (source, seed) = (self.source(), rand::random());
                     let Some(Some(e)) = self.entries.get_mut(ix as usize) else { return };
                     let (Some(Some(s)), Some(behind)) = (e.sockets.get(usize::from(slot)), e.relay.as_deref()) else {
                         return;
                     };
                     let Some(r) = s.relay.as_deref() else { return };
-                    match r.next(&self.config.turn, &behind.planned, &event, source, seed) {
+                    match r.next(&self.config.turn, &self.config.common.allow, &behind.planned, &event, source, seed) {
                         Some(opened) => return self.begin(ix, slot, opened),
                         None => return self.relay_failed(ix, slot, &why),
                     }

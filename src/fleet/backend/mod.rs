@@ -2,14 +2,14 @@
 //! terminate, faults) and observation (what servers say of themselves). A new one is a file and a line in [`Fleet::of`].
 
 mod coturn; // its telnet CLI
-mod embedded; // our own fleet, over its director's HTTP API
+mod embedded;
+mod embedded_turn; // TURN servers of our own fleet // our own fleet, over its director's HTTP API
 mod exec; // programs of the user
 mod http; // a service of the user
 mod janus; // its administration API
 mod process; // signals to processes of this machine
 mod prometheus; // what servers export
 mod redis; // a registry
-mod relays; // TURN servers of our own fleet
 mod statics; // the target file's own list
 mod told; // pure: the fleet as JSON
 mod watch; // looks once a second, and says what changed
@@ -84,7 +84,7 @@ impl Fleet {
                     fleet.servers().iter().map(|s| s.id.clone()).chain(turn.iter().map(|t| t.id.clone())).collect();
                 let mut all = Fleet::all(Arc::new(embedded::Director::new(fleet.base_url())?), names);
                 if !turn.is_empty() {
-                    let relays: Arc<dyn Backend> = Arc::new(relays::Relays::new(turn)?);
+                    let relays: Arc<dyn Backend> = Arc::new(embedded_turn::EmbeddedTurn::new(turn)?);
                     // Before the director, to whom they are unknown.
                     all.control.insert(0, relays.clone());
                     all.observation.push(relays);

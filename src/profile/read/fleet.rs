@@ -1,10 +1,11 @@
 //! `[fleet]` and `[join]` of a target file.
 
-use super::{View, keys};
+use super::View;
 use crate::profile::fleet::{
     BackendName, ExecBackend, FleetBackends, HttpBackend, JoinBy, JoinHook, PrometheusBackend, RedisBackend,
     parse_metric_name, parse_redis_key,
 };
+use crate::profile::keys;
 use crate::profile::resolved::{ServerEntry, TurnEntry};
 use BackendName::{Coturn, Embedded, Exec, Http, Janus, Process, Prometheus, Redis};
 

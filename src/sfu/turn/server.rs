@@ -1,6 +1,7 @@
 //! A TURN server process: one port for UDP and TCP, relayed addresses, one thread that owns the relay, an HTTP API.
 
-use super::super::{http, process, server::print_line};
+use super::super::server::{SOCKET_BUFFER, print_line, udp_socket};
+use super::super::{http, process};
 use super::auth::Auth;
 use super::relay::{Admission, Client, Io, Over, Relay, RelayConfig, RelayCounts};
 use super::wire;
@@ -26,8 +27,6 @@ use tokio::task::AbortHandle;
 /// Datagrams read before others have their turn.
 const BATCH: usize = 64;
 const DATAGRAM_MAX: usize = 2048;
-/// Asked for; the kernel gives at most `net.core.rmem_max` and `wmem_max`.
-const SOCKET_BUFFER: usize = 8 << 20;
 /// What may wait for a client that does not read its stream; the rest is dropped, as UDP would.
 const STREAM_QUEUE: usize = 1024;
 /// How often a server that is to end looks whether it is empty.
@@ -88,18 +87,24 @@ impl std::str::FromStr for Ports {
 }
 
 /// The first line on stdout: it takes allocations now, of these credentials, which are made up for each process.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TurnReady {
     pub id: String,
     pub pid: u32,
-    /// Base URL.
+    /// Base URL of its own API: `/stats`, `/cordon`, `/uncordon`.
     pub http: String,
-    /// Over UDP and TCP.
+    /// For clients, over UDP and TCP.
     pub listen: SocketAddr,
     pub username: String,
     pub password: String,
     /// Of time-limited credentials, which it takes too.
     pub secret: String,
+}
+
+impl std::fmt::Debug for TurnReady {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TurnReady").field("id", &self.id).field("listen", &self.listen).finish_non_exhaustive()
+    }
 }
 
 /// `GET /stats`.
@@ -196,16 +201,6 @@ fn bind_both(address: SocketAddr) -> anyhow::Result<(std::net::UdpSocket, std::n
         }
     }
     Err(last.unwrap_or_else(|| std::io::ErrorKind::AddrInUse.into())).context("--listen: no port for UDP and TCP")
-}
-
-fn udp_socket(address: SocketAddr, buffer: usize) -> std::io::Result<std::net::UdpSocket> {
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, None)?;
-    // The kernel cuts these down to its limits without an error.
-    socket.set_recv_buffer_size(buffer)?;
-    socket.set_send_buffer_size(buffer)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    Ok(socket.into())
 }
 
 enum Command {

@@ -1,6 +1,6 @@
 //! A coturn of the test's own, from Debian's package, and what its CLI says.
 
-use super::{artifacts, netns, program, until};
+use super::{artifacts, ended, netns, program, signal, until};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -125,13 +125,12 @@ impl Coturn {
 
     /// Sends a signal by name: TERM, KILL, STOP, CONT.
     pub fn signal(&self, name: &str) {
-        let command = format!("kill -{name} {}", self.child.id());
-        assert!(Command::new("/bin/sh").args(["-c", &command]).status().unwrap().success());
+        signal(&self.child, name);
     }
 
     /// Waits for its end, whatever the cause.
     pub async fn ended(&mut self) {
-        until("coturn ends", Duration::from_secs(10), async || self.child.try_wait().unwrap()).await;
+        ended("coturn", &mut self.child).await;
     }
 
     /// SIGTERM, and waits for the end.

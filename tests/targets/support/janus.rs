@@ -1,7 +1,7 @@
 //! A Janus of the test's own, from Debian's package.
 
 use super::admin::Admin;
-use super::{artifacts, folder, netns, program, until};
+use super::{artifacts, ended, folder, netns, program, signal, until};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::fs;
@@ -113,13 +113,12 @@ impl Janus {
 
     /// Sends a signal by name: TERM, KILL, STOP, CONT.
     pub fn signal(&self, name: &str) {
-        let command = format!("kill -{name} {}", self.child.id());
-        assert!(Command::new("/bin/sh").args(["-c", &command]).status().unwrap().success());
+        signal(&self.child, name);
     }
 
     /// Waits for its end, whatever the cause.
     pub async fn ended(&mut self) {
-        until("Janus ends", Duration::from_secs(10), async || self.child.try_wait().unwrap()).await;
+        ended("Janus", &mut self.child).await;
     }
 
     /// SIGTERM, and waits for the end.

@@ -14,6 +14,7 @@ pub mod redis;
 pub mod roomful;
 
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// Debian packages that the targets ring needs.
@@ -50,4 +51,15 @@ pub async fn until<T>(what: &str, within: Duration, mut look: impl AsyncFnMut() 
         assert!(Instant::now() < end, "not within {within:?}: {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Sends a signal by name: TERM, KILL, STOP, CONT.
+pub fn signal(child: &Child, name: &str) {
+    let status = Command::new(program("kill")).args([format!("-{name}"), child.id().to_string()]).status();
+    assert!(status.unwrap().success());
+}
+
+/// Waits for a server's end, whatever the cause.
+pub async fn ended(what: &str, child: &mut Child) -> ExitStatus {
+    until(&format!("{what} ends"), Duration::from_secs(10), async || child.try_wait().unwrap()).await
 }

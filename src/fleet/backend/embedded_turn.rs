@@ -1,27 +1,26 @@
 //! The TURN servers of our own fleet: their HTTP API, and signals. A session is an allocation.
 
 use super::{ANSWER_WITHIN, ActError, Backend, Look, process};
-use crate::fleet::embedded::TurnHandle;
 use crate::history::{ServerSeen, StepAction};
 use crate::outside;
-use crate::sfu::TurnStats;
+use crate::sfu::{TurnReady, TurnStats};
 use anyhow::{Context as _, Result, anyhow};
 use futures_util::future::{BoxFuture, join_all};
 use rustix::process::{Pid, Signal};
 
-pub(super) struct Relays {
-    servers: Vec<TurnHandle>,
+pub(super) struct EmbeddedTurn {
+    servers: Vec<TurnReady>,
     client: reqwest::Client,
 }
 
-impl Relays {
+impl EmbeddedTurn {
     /// # Errors
     /// No HTTP client can be made.
-    pub fn new(servers: &[TurnHandle]) -> Result<Relays> {
-        Ok(Relays { servers: servers.to_vec(), client: outside::http_client(true)? })
+    pub fn new(servers: &[TurnReady]) -> Result<EmbeddedTurn> {
+        Ok(EmbeddedTurn { servers: servers.to_vec(), client: outside::http_client(true)? })
     }
 
-    async fn see(&self, server: &TurnHandle) -> Result<ServerSeen> {
+    async fn see(&self, server: &TurnReady) -> Result<ServerSeen> {
         let mut seen = ServerSeen { server: server.id.clone(), alive: Some(true), ..ServerSeen::default() };
         let request = self.client.get(format!("{}/stats", server.http));
         match outside::ask(request, ANSWER_WITHIN).await {
@@ -37,11 +36,11 @@ impl Relays {
     }
 }
 
-fn pid(server: &TurnHandle) -> Result<Pid> {
+fn pid(server: &TurnReady) -> Result<Pid> {
     Pid::from_raw(server.pid.cast_signed()).with_context(|| format!("{}: process {}", server.id, server.pid))
 }
 
-impl Backend for Relays {
+impl Backend for EmbeddedTurn {
     fn name(&self) -> &'static str {
         "embedded_turn"
     }
