@@ -39,6 +39,10 @@ pub struct Answer {
     pub streams: Option<u64>,
     pub egress_pps: Option<f64>,
     pub egress_bps: Option<f64>,
+    /// Of a TURN server at the lower bound: allocations, and what it relayed a second, both ways.
+    pub allocations: Option<u32>,
+    pub relayed_pps: Option<f64>,
+    pub relayed_bps: Option<f64>,
     /// Each server by itself, from the same trials.
     pub servers: Vec<ServerBounds>,
     pub trials: Vec<TrialRow>,
@@ -139,6 +143,9 @@ impl Answer {
             streams: found.lower.map(|r| setting.streams(r).iter().sum()),
             egress_pps: worst.map(|s| s.egress_pps),
             egress_bps: worst.map(|s| s.egress_bps),
+            allocations: worst.and_then(|s| s.relay).map(|r| r.allocations),
+            relayed_pps: worst.and_then(|s| s.relay).map(|r| r.pps),
+            relayed_bps: worst.and_then(|s| s.relay).map(|r| r.bps),
             servers: server_bounds(setting, record),
             trials: record.trials.clone(),
             threshold,
@@ -230,7 +237,12 @@ impl Answer {
             }
             None => "the headroom asked for leaves no load to scale out at".into(),
         };
-        format!("{lower}–{upper} per server; {first}{cpu}; {scale}.")
+        let relayed = match (self.allocations, self.relayed_pps) {
+            (Some(n), Some(pps)) if pps >= 1.0 => format!(" ({n} allocations, {} packets/s relayed)", pps.round()),
+            (Some(n), _) => format!(" ({n} allocations)"),
+            (None, _) => String::new(),
+        };
+        format!("{lower}–{upper} per server{relayed}; {first}{cpu}; {scale}.")
     }
 
     /// The trial that proved the upper bound.

@@ -180,7 +180,10 @@ impl World {
             })
             .collect();
         let unhealthy = if connected > self.generator { vec!["shard 0 busy".into()] } else { vec![] };
-        self.write(t, Event::Interval(Interval { seconds: 1.0, connected, joining: 0, servers, paths: None }));
+        self.write(
+            t,
+            Event::Interval(Interval { seconds: 1.0, connected, joining: 0, servers, paths: None, relays: vec![] }),
+        );
         self.write(t, health(unhealthy));
         usage.into_iter().for_each(|u| self.write(t, Event::Usage(u)));
     }

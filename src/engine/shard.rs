@@ -13,7 +13,7 @@ use super::relayed::{News, Relayed, Turn, Unwrapped};
 use super::socket::{MediaSocket, Poll, Receiver, Trigger, thread_cpu_ns};
 use super::wheel::{TICK, Wheel};
 use super::wire::Wire;
-use crate::history::ShardHealth;
+use crate::history::{RelayFlow, ShardHealth};
 use crate::impair::{Conditions, Counters};
 use crate::measure::{Flow, FlowCounters, Hist};
 use crate::participant::{Common, Event, Meter, Participant, Room, SLOTS_MAX, Sink, Spec, Totals, World};
@@ -114,6 +114,7 @@ pub struct ShardSecond {
     pub servers: Vec<(ServerId, [Flow; 2])>,
     /// The same, direct and relayed; where anybody is relayed.
     pub paths: Option<Box<[[Flow; 2]; 2]>>,
+    pub relays: Vec<RelayFlow>,
     /// Participants with media, by server; and rooms.
     pub present: Vec<(ServerId, u32, u32)>,
     pub rooms: Vec<RoomRow>,
@@ -233,6 +234,8 @@ pub struct Shard {
     flows: FxHashMap<ServerId, [Flow; 2]>,
     /// The same, direct and relayed; where anybody is relayed.
     paths: Option<Box<[[Flow; 2]; 2]>>,
+    /// What allocations that are gone have carried in this second.
+    relays: Vec<RelayFlow>,
     unknown: Meter,
     releasing: Vec<Releasing>,
     /// Connections with something unsent.
@@ -291,9 +294,9 @@ fn send(sockets: &[Option<SlotSocket>], io: &mut Io, slot: u8, to: SocketAddr, d
     let send = || match (&s.relay, &s.socket, to) {
         (None, Wire::Udp(socket), to) => socket.send(to, datagram),
         // To the TURN server itself, framed already.
-        (_, wire, None) => wire.send_framed(&[], datagram),
+        (Some(relay), wire, None) => relay.send_framed(wire, datagram),
         (Some(relay), wire, Some(to)) => relay.send(wire, to, datagram),
-        (None, Wire::Stream(_), Some(_)) => Ok(()),
+        (None, Wire::Stream(_), _) => Ok(()),
     };
     match send() {
         Ok(()) => io.packets_out += 1,
@@ -319,6 +322,7 @@ impl Shard {
             meters: Vec::new(),
             flows: FxHashMap::default(),
             paths: None,
+            relays: Vec::new(),
             unknown: Meter::allocated(),
             releasing: Vec::new(),
             unsent: Vec::new(),

@@ -367,6 +367,8 @@ pub const KEYS: &[Key] = &[
     key("target_file.turn[]", "pid_file", Text, Optional, "As in [[servers]]."),
     key("target_file.turn[]", "metrics", Url, Optional, "As in [[servers]]."),
     key("target_file.turn[]", "cli", Text, Optional, "Address of coturn's CLI: \"10.77.0.3:5766\"; its password is the secret coturn_cli."),
+    key("target_file.turn[]", "drain", Flag, Or("false"), "The step cordon says drain to its CLI (coturn 4.6.3 and later): it refuses new allocations with 403, ends by itself with the last one, and nothing takes that back. false: aas, which sends new allocations to another server (300)."),
+    key("target_file.turn[]", "statsdb", Url, Optional, "Redis database in which it (redis-statsdb), and no other server, keeps the state of its allocations: shown beside ours as a hint, since it is written late and stays behind when the server is killed. User and password are the secrets redis_user and redis_password."),
     key("target_file.fleet", "discovery", Words(DISCOVERY), Or("[\"static\"]"), "Where the registry is seen: which servers there are, and which room is where."),
     key("target_file.fleet", "control", Words(CONTROL), Or("[]"), "Who carries out steps; the first that can do a thing does it."),
     key("target_file.fleet", "observe", Words(OBSERVE), Or("[]"), "Who says what servers have: life, sessions, participants, loss, jitter."),

@@ -49,6 +49,13 @@ fn figures(a: &Answer) -> Vec<(String, &'static str)> {
     if let Some(streams) = a.streams {
         out.push((streams.to_string(), "streams sent at capacity"));
     }
+    if let Some(n) = a.allocations {
+        out.push((n.to_string(), "allocations at capacity"));
+    }
+    if let (Some(pps), Some(bps)) = (a.relayed_pps, a.relayed_bps) {
+        out.push((number(pps), "packets/s relayed"));
+        out.push((number(bps / 1e6), "Mbit/s relayed"));
+    }
     if let (Some(pps), Some(bps)) = (a.egress_pps, a.egress_bps) {
         out.push((number(pps), "RTP packets/s sent"));
         out.push((number(bps / 1e6), "Mbit/s of RTP sent"));

@@ -399,9 +399,7 @@ impl<'a> Gatherer<'a> {
         if inconclusive {
             return;
         }
-        if let Some(paths) = &interval.paths {
-            self.out.relays.paths(paths);
-        }
+        self.out.relays.second(interval);
         for (i, threshold) in self.thresholds.iter().enumerate() {
             let Some((kind, path)) = media_path(&threshold.metric) else { continue };
             if !speaks_per_second(path) {

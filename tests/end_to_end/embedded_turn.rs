@@ -3,8 +3,9 @@
 mod support;
 
 use roomful::fleet::embedded::{EmbeddedFleet, EmbeddedOptions};
-use roomful::history::{Event, Line, RelayWhat};
+use roomful::history::{Event, LegCause, Line, RelayWhat};
 use roomful::sfu::{TurnReady, TurnStats};
+use roomful::types::LegId;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
@@ -347,6 +348,80 @@ async fn a_redirection_out_of_the_allow_list_is_not_followed() {
     fleet.stop().await;
 }
 
+/// Everybody by two TURN servers, and steps.
+fn drain(calls: &str, hold: &str, steps: &str) -> Place {
+    let text = profile("embedded", calls, hold, &[]);
+    let ours = "seed = 7\n[embedded]\nservers = 1\nturn = 2\n[ice]\nrelay = \"only\"";
+    let text = text.replacen("\"steady\"", "\"scale-in\"", 1).replacen("seed = 7", ours, 1).replace("[pass]\n", "");
+    Place::with(&format!("{text}{steps}\n[expect]\nexclusive = true\nmin_servers = 1\nghost_allowance = \"3s\"\n"))
+}
+
+fn turn_of(lines: &[Line], what: RelayWhat) -> Vec<(f64, LegId, String)> {
+    let of = |l: &Line| match &l.event {
+        Event::Relay(r) if r.what == what => Some((l.t, r.leg, r.turn.clone())),
+        _ => None,
+    };
+    lines.iter().filter_map(of).collect()
+}
+
+/// One of the fleet's TURN servers takes nobody new, is left by its calls, and goes.
+#[test]
+fn a_turn_server_of_the_fleet_is_drained() {
+    let calls = rooms("call", 4, 2, "stay = \"7s\"\nrefill = false")
+        + &rooms("new", 1, 2, "late_rooms = 3\nstay = \"8s\"\nrefill = false");
+    let steps = "[[step]]\nname = \"cordon\"\ndo = \"cordon\"\nserver = \"turn-1\"\nat = \"3s\"\n\
+                 [[step]]\nname = \"new\"\ndo = \"join_new\"\nafter = \"cordon\"\ndelay = \"1s\"\ncount = 3\n\
+                 [[step]]\nname = \"terminate\"\ndo = \"terminate\"\nafter = \"cordon\"\n\
+                 when = \"server.sessions == 0\"\ndeadline = \"15s\"\n";
+    let place = drain(&calls, "18s", steps);
+    let said = place.run().finish();
+    let (summary, lines) = (place.summary(), place.lines());
+    println!("{}\n{:#}", summary["sentence"], summary["scale_in"]["invariants"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let (late, before): (Vec<_>, Vec<_>) =
+        turn_of(&lines, RelayWhat::Allocated).into_iter().partition(|(t, ..)| *t > 4500.0);
+    assert!(before.iter().any(|(.., turn)| turn == "turn-1"), "{before:?}");
+    assert_eq!(late.len(), 6, "{late:?}");
+    assert!(late.iter().all(|(.., turn)| turn == "turn-2"), "{late:?}");
+    assert!(relays(&lines, RelayWhat::Redirected) > 0, "somebody asked turn-1 first");
+    assert_eq!(relays(&lines, RelayWhat::Lost), 0);
+    let gone = lines.iter().any(|l| match &l.event {
+        Event::Fleet(view) => view.servers.iter().any(|s| s.server == "turn-1" && s.alive == Some(false)),
+        _ => false,
+    });
+    assert!(gone, "nobody saw turn-1 end");
+}
+
+/// A TURN server that dies takes its allocations along: those calls stand still until they have found the other one, and
+/// the verdict names them.
+#[test]
+fn a_killed_turn_server_of_the_fleet_is_told_with_its_calls() {
+    let steps = "[[step]]\nname = \"kill\"\ndo = \"kill\"\nserver = \"turn-1\"\nat = \"3s\"\n";
+    let place = drain(&rooms("call", 4, 2, ""), "28s", steps);
+    let said = place.run().finish();
+    let (summary, lines) = (place.summary(), place.lines());
+    println!("{}\n{:#}", summary["sentence"], summary["scale_in"]["invariants"]);
+    assert_eq!(said.code, Some(3), "{said:?}");
+    assert!(summary["sentence"].as_str().unwrap().contains("I12"), "{}", summary["sentence"]);
+    let mut first = std::collections::BTreeMap::new();
+    for (_, leg, turn) in turn_of(&lines, RelayWhat::Allocated) {
+        first.entry(leg).or_insert(turn);
+    }
+    let lost: std::collections::BTreeSet<LegId> =
+        turn_of(&lines, RelayWhat::Lost).into_iter().map(|(_, leg, _)| leg).collect();
+    let theirs: std::collections::BTreeSet<LegId> =
+        first.iter().filter(|(_, turn)| *turn == "turn-1").map(|(leg, _)| *leg).collect();
+    assert!(!theirs.is_empty() && theirs.len() < first.len(), "{first:?}");
+    assert_eq!(lost, theirs);
+    for l in &lines {
+        if let Event::LegEnd(end) = &l.event {
+            assert_eq!(end.cause, LegCause::Left, "{end:?}");
+            // Who is not behind it may hear nothing of a partner that is.
+            assert_eq!(end.ice_restarts > 0, theirs.contains(&end.leg), "{end:?}");
+        }
+    }
+}
+
 /// A TURN server as the target itself: pairs through it, over UDP and TCP, some of whom come and go.
 #[tokio::test(flavor = "multi_thread")]
 async fn pairs_talk_through_a_turn_server_and_leave_nothing_there() {
@@ -383,5 +458,19 @@ async fn pairs_talk_through_a_turn_server_and_leave_nothing_there() {
     assert_eq!(vias.len(), 2, "{vias:?}");
     let counts = stats(server).await.relay;
     assert_eq!((counts.allocations, counts.allocated), (0, made as u64), "{counts:?}");
+    // What it says that it relayed is what its clients say, but for the end, which no second of theirs has.
+    let mut ours = [0, 0];
+    for flow in
+        lines.iter().filter_map(|l| if let Event::Interval(i) = &l.event { Some(&i.relays) } else { None }).flatten()
+    {
+        ours[0] += flow.to_peers.packets;
+        ours[1] += flow.from_peers.packets;
+    }
+    println!("{ours:?} of {counts:?}");
+    for (ours, theirs) in ours.into_iter().zip([counts.packets_to_peers, counts.packets_to_clients]) {
+        assert!(ours <= theirs && ours as f64 >= theirs as f64 * 0.98, "{ours} of {theirs}");
+    }
+    let metric = |name: &str| summary["relays"][name].as_f64().unwrap();
+    assert!(metric("pps") > 500.0 && metric("bps") > 8.0 * 60.0 * metric("pps"), "{}", summary["relays"]);
     fleet.stop().await;
 }

@@ -182,6 +182,7 @@ impl Shard {
     /// A socket is not needed any more. What it has at a TURN server goes back first, unless the profile says otherwise.
     pub(super) fn let_go(&mut self, leg: LegId, slot: u8, s: Option<SlotSocket>) {
         let Some(SlotSocket { socket, relay: Some(relay), .. }) = s else { return };
+        relay.report(&mut self.relays, false);
         let now = Instant::now();
         if self.config.turn.release {
             relay.release(now);
