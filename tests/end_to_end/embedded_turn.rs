@@ -370,7 +370,7 @@ fn a_turn_server_of_the_fleet_is_drained() {
     let calls = rooms("call", 4, 2, "stay = \"7s\"\nrefill = false")
         + &rooms("new", 1, 2, "late_rooms = 3\nstay = \"8s\"\nrefill = false");
     let steps = "[[step]]\nname = \"cordon\"\ndo = \"cordon\"\nserver = \"turn-1\"\nat = \"3s\"\n\
-                 [[step]]\nname = \"new\"\ndo = \"join_new\"\nafter = \"cordon\"\ndelay = \"1s\"\ncount = 3\n\
+                 [[step]]\nname = \"new\"\ndo = \"join_new\"\nafter = \"cordon\"\ndelay = \"3s\"\ncount = 3\n\
                  [[step]]\nname = \"terminate\"\ndo = \"terminate\"\nafter = \"cordon\"\n\
                  when = \"server.sessions == 0\"\ndeadline = \"15s\"\n";
     let place = drain(&calls, "18s", steps);
