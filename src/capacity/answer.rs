@@ -10,6 +10,8 @@ use serde::Serialize;
 
 /// CPU at which autoscalers are commonly told to scale out, percent.
 pub const CPU_TRIGGER: f64 = 70.0;
+/// What broke first, where the server refused by its own limit.
+const ADMISSION: &str = "admission limit";
 /// Delay that is this much above that of the lowest loads has left its plateau (factor, and ms).
 const KNEE_FACTOR: f64 = 2.0;
 const KNEE_MS: f64 = 5.0;
@@ -133,7 +135,7 @@ impl Answer {
             stop,
             bounded,
             broke_first: broke.and_then(|t| match t.admission {
-                true => Some("admission limit".into()),
+                true => Some(ADMISSION.into()),
                 false => t.broken.first().map(|b| b.expr.clone()),
             }),
             cpu_at_capacity: cpu(held),
@@ -164,6 +166,9 @@ impl Answer {
     pub fn verdict(&self, setting: &Setting) -> (Verdict, String) {
         match (self.stop, self.lower, self.upper) {
             (Stop::Width, Some(lower), Some(upper)) => (Verdict::Pass, self.found(lower, upper)),
+            (Stop::BelowRange, _, Some(upper)) if self.broke_first.as_deref() == Some(ADMISSION) => {
+                (Verdict::Fail, format!("The server's own admission limit refused joins at the lowest load, {upper}."))
+            }
             (Stop::BelowRange, _, Some(upper)) => {
                 let what = self.broke().map_or_else(String::new, |t| format!(": {}", t.what()));
                 (Verdict::Fail, format!("Objectives broken at the lowest load, {upper}{what}."))
@@ -177,6 +182,9 @@ impl Answer {
             }
             (Stop::Generator, Some(lower), None) => {
                 (Verdict::Unknown, format!("At least {lower}, generator-limited; not a threshold."))
+            }
+            (Stop::Generator, Some(_), Some(_)) => {
+                (Verdict::Unknown, format!("Generator-limited between the bounds: {}; not a threshold.", self.known()))
             }
             (Stop::Generator, ..) => {
                 let why = self.trials.last().and_then(|t| t.why.clone()).unwrap_or_default();
@@ -216,7 +224,7 @@ impl Answer {
 
     fn found(&self, lower: u32, upper: u32) -> String {
         let first = match self.broke_first.as_deref() {
-            Some("admission limit") => "then the server's own admission limit refused joins".to_owned(),
+            Some(ADMISSION) => "then the server's own admission limit refused joins".to_owned(),
             _ => self.breakage().map_or_else(|| "an objective broke".into(), |b| b.words() + " broke first"),
         };
         let cpu = self.cpu_at_breakage.map_or_else(String::new, |c| format!(", at {} % CPU", number(c)));

@@ -546,6 +546,10 @@ fn row(setting: &Setting, open: &Open) -> TrialRow {
         servers.push(server_row(name, s, joins, held, share(s.bad), wide));
     }
     broken.sort_by(|a, b| b.share.total_cmp(&a.share));
+    // Where something broke, it is no riddle that others found nothing to measure.
+    if servers.iter().any(|s: &ServerTrial| !s.held) {
+        silent.clear();
+    }
     let loss = servers.iter().map(|s| s.loss).fold(0.0, f64::max);
     let outcome = match (&why, servers.iter().all(|s| s.held)) {
         (Some(_), _) => Outcome::Invalid,

@@ -161,7 +161,15 @@ impl Relayed {
         };
         match event {
             Event::Alternate(to) if self.redirects < REDIRECTS_MAX && allow.permits(to.ip()) => {
-                let known = turn.ways.iter().find(|w| w.address == *to && w.via == self.server.via);
+                // A server that is known by another way keeps its name: coturn sends TLS clients to the port for UDP.
+                let same = |exact: bool| {
+                    let is = move |w: &&Server| match exact {
+                        true => w.address == *to && w.via == self.server.via,
+                        false => w.address.ip() == to.ip(),
+                    };
+                    turn.ways.iter().find(is)
+                };
+                let known = same(true).or_else(|| same(false));
                 let id = known.map_or_else(|| to.to_string().into(), |w| w.id.clone());
                 let server = Server { id, address: *to, ..self.server.clone() };
                 Some(again(server, self.redirects + 1, self.ports))
@@ -330,15 +338,20 @@ impl Relayed {
         Some((event, news, step))
     }
 
-    /// Left at the server, to run out there.
+    /// Left at the server, to run out there; on a connection it ends with that (RFC 8656 5).
     pub fn abandoned(&self) -> Option<News> {
         let relayed = self.allocation.borrow().relayed()?;
         let (turn, via) = (self.server.id.clone(), self.server.via);
-        Some(News { turn, via, what: RelayWhat::Abandoned, asked: None, refusal: None, relayed: Some(relayed) })
+        let what = if via.is_stream() { RelayWhat::Released } else { RelayWhat::Abandoned };
+        Some(News { turn, via, what, asked: None, refusal: None, relayed: Some(relayed) })
     }
 
     pub fn is_ready(&self) -> bool {
         self.allocation.borrow().is_ready()
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.allocation.borrow().is_over()
     }
 
     pub fn release(&self, now: Instant) {

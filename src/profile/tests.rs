@@ -430,6 +430,11 @@ fn one_wrong_thing_is_one_error() {
         ),
         (
             "size = 4",
+            "size = 4\nnetwork = { up = { rate = \"64kbit/s\", queue = \"10MB\" } }",
+            "p.toml:7: rooms[0].network.up.queue: a full queue would take 1250 s to leave at this rate; at most 60 s",
+        ),
+        (
+            "size = 4",
             "size = 4\nnetwork = { up = { blackout = \"2s\", blackout_every = \"1s\" } }",
             "p.toml:7: rooms[0].network.up.blackout_every: a black-out must end",
         ),

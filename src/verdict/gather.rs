@@ -224,7 +224,11 @@ impl<'a> Gatherer<'a> {
             }
             Event::JoinFailed(failure) => self.join_failed(t, failure),
             Event::FirstMedia { leg, first_rtp_ms, first_frame_ms, .. } => {
-                if let Some(&server) = self.out.joined_on.get(&leg) {
+                let longest = first_frame_ms.into_iter().chain(first_rtp_ms).fold(0.0, f64::max);
+                let waited = Window { from_ms: t - longest, until_ms: t };
+                if let Some(&server) = self.out.joined_on.get(&leg)
+                    && !self.frame.unhealthy.touch(&waited)
+                {
                     let times = &mut self.server(server).setup.0;
                     times[6].extend(first_rtp_ms.map(|ms| Sample { t, ms }));
                     times[7].extend(first_frame_ms.map(|ms| Sample { t, ms }));

@@ -422,6 +422,32 @@ fn a_killed_turn_server_of_the_fleet_is_told_with_its_calls() {
     }
 }
 
+/// Allocations that went with their connections are given back by nobody, and nobody waits for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_ends_though_its_turn_server_has_gone() {
+    let fleet = fleet(1).await;
+    let server = fleet.turn_servers()[0].clone();
+    let target = format!(
+        "driver = \"turn\"\n[[turn]]\nid = \"own\"\nurl = \"turn:{}?transport=tcp\"\nusername = \"{}\"\n\
+         password_from = \"turn\"\n[secrets]\nturn = \"{}\"\n",
+        server.listen, server.username, server.password
+    );
+    let place = Place::with(&profile("target.toml", &rooms("call", 3, 2, ""), "6s", &["legs.dropped == 0"]));
+    place.write("target.toml", &target);
+    let said = tokio::task::block_in_place(|| {
+        let mut run = place.run();
+        run.says("hold");
+        signal(server.pid, "KILL");
+        run.finish()
+    });
+    let lines = place.lines();
+    println!("{:?} {}", said.code, place.summary()["sentence"]);
+    assert!(said.code.is_some(), "{said:?}");
+    assert_eq!((relays(&lines, RelayWhat::Allocated), relays(&lines, RelayWhat::Lost)), (3, 3));
+    assert!(matches!(lines.last().unwrap().event, Event::End { .. }));
+    fleet.stop().await;
+}
+
 /// A TURN server as the target itself: pairs through it, over UDP and TCP, some of whom come and go.
 #[tokio::test(flavor = "multi_thread")]
 async fn pairs_talk_through_a_turn_server_and_leave_nothing_there() {

@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 /// What the CLI says when it waits for a command.
 const PROMPT: &str = "> ";
 const PASSWORD: &str = "password:";
+const DRAIN: &str = "drain";
 /// An answer longer than this is none.
 const ANSWER_MAX: usize = 16 << 20;
 
@@ -136,6 +137,9 @@ impl Coturn {
             ensure!(!answer.trim_end().ends_with(PASSWORD), "it does not take the password");
         }
         stream.write_all(format!("{command}\r\n").as_bytes()).await?;
+        if command == DRAIN {
+            return said_last(&mut stream).await;
+        }
         let answer = until(&mut stream, &[PROMPT]).await?;
         // It closes the connection; if that fails it has ended already.
         let _ = stream.write_all(b"q\r\n").await;
@@ -153,8 +157,10 @@ impl Coturn {
 
     async fn cordon(&self, name: &str, server: &Server, cli: &str) -> Result<String> {
         if server.drain {
-            let said = self.ask(cli, "drain").await?;
-            ensure!(said.contains("draining"), "{cli} knows no drain, which coturn has since 4.6.3: {:?}", head(&said));
+            let said = self.ask(cli, DRAIN).await?;
+            // It says so, or it closes the connection over it; one that does not know the word waits for another.
+            let knows = said.contains("draining") || !said.trim_end().ends_with(PROMPT.trim_end());
+            ensure!(knows, "{cli} knows no drain, which coturn has since 4.6.3: {:?}", head(&said));
             self.cordoned.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), None);
             return Ok("drain".to_owned());
         }
@@ -200,6 +206,23 @@ async fn until(stream: &mut TcpStream, ends: &[&str]) -> Result<String> {
         let so_far = String::from_utf8_lossy(&text[text.len().saturating_sub(32)..]);
         if ends.iter().any(|end| so_far.ends_with(end) || so_far.trim_end().ends_with(end.trim_end())) {
             return Ok(String::from_utf8_lossy(&text).into_owned());
+        }
+    }
+}
+
+/// Up to a prompt, or to the end of the connection, which such a word may be.
+async fn said_last(stream: &mut TcpStream) -> Result<String> {
+    let (mut text, mut chunk) = (Vec::new(), [0; 1024]);
+    loop {
+        let n = match stream.read(&mut chunk).await {
+            Ok(n) => n,
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => 0,
+            Err(e) => return Err(e.into()),
+        };
+        text.extend_from_slice(&chunk[..n]);
+        let so_far = String::from_utf8_lossy(&text);
+        if n == 0 || text.len() > ANSWER_MAX || so_far.ends_with(PROMPT) {
+            return Ok(so_far.into_owned());
         }
     }
 }
