@@ -92,6 +92,14 @@ pub struct Threshold {
     pub survive: u32,
 }
 
+/// A HorizontalPodAutoscaler, with which KEDA scales too, acts when the average is this much above its target.
+pub const HPA_TOLERANCE: f64 = 0.1;
+
+/// The target of a HorizontalPodAutoscaler that is to scale out at so many.
+pub fn hpa_target(at: f64) -> f64 {
+    (at / (1.0 + HPA_TOLERANCE)).floor().max(1.0)
+}
+
 impl Threshold {
     /// `None` where nothing is left.
     fn of(capacity: u32, headroom: Option<Headroom>) -> Option<Threshold> {

@@ -15,7 +15,7 @@ mod setting;
 #[cfg(test)]
 mod turn_tests;
 
-pub use answer::{Answer, CPU_TRIGGER, CpuTrigger, Knee, ServerBounds, Threshold};
+pub use answer::{Answer, CPU_TRIGGER, CpuTrigger, HPA_TOLERANCE, Knee, ServerBounds, Threshold, hpa_target};
 pub use course::Search;
 pub use loads::Loads;
 pub use mixes::{Matrix, MixRow, Unit, UnitRow};

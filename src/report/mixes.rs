@@ -1,7 +1,7 @@
 //! What a matrix of mixes looks like: a table, a plot of how far each unit's values lie apart, and what to paste.
 
 use super::terminal::Paint;
-use crate::capacity::{Matrix, MixRow, Unit};
+use crate::capacity::{HPA_TOLERANCE, Matrix, MixRow, Unit};
 use crate::verdict::{Verdict, number};
 use maud::{Markup, html};
 use std::fmt::Write;
@@ -194,11 +194,14 @@ pub(super) fn files(m: &Matrix) -> Vec<(&'static str, String)> {
         Unit::RelayedPps => "sum(rate(turn_server_packets_relayed_total[1m]))",
         Unit::RelayedBps => "sum(rate(turn_server_bytes_relayed_total[1m])) * 8",
     };
+    let target = crate::capacity::hpa_target(at);
     let keda = format!(
-        "{head}# Put in your names, and the query that sums up the fleet's {}.\n\
+        "{head}# An HPA scales out when the average is {} % above its target: {target} for {at}.\n\
+         # Put in your names, and the query that sums up the fleet's {}.\n\
          apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata:\n  name: media-servers\nspec:\n  scaleTargetRef:\n    \
          name: media-servers\n  triggers:\n    - type: prometheus\n      metricType: AverageValue\n      \
-         metadata:\n        serverAddress: http://prometheus:9090\n        query: {query}\n        threshold: \"{at}\"\n",
+         metadata:\n        serverAddress: http://prometheus:9090\n        query: {query}\n        threshold: \"{target}\"\n",
+        number(HPA_TOLERANCE * 100.0),
         unit.words()
     );
     vec![("scale-on.env", env), ("scale-on-keda.yaml", keda)]
@@ -245,7 +248,7 @@ mod tests {
         assert!(all[0].1.contains("SCALE_ON=egress_pps\nSCALE_OUT_AT=5000\nAT_BREAKAGE_CALLS=10000\n"), "{}", all[0].1);
         assert!(all[0].1.contains("AT_BREAKAGE_BIG_ROOMS=10100\n"), "{}", all[0].1);
         assert!(
-            all[1].1.contains("threshold: \"5000\"") && all[1].1.contains("rate(media_server_rtp_packets_sent_total")
+            all[1].1.contains("threshold: \"4545\"") && all[1].1.contains("rate(media_server_rtp_packets_sent_total")
         );
         assert!(all.iter().all(|(_, text)| text.lines().take(2).all(|l| l.starts_with('#'))));
     }

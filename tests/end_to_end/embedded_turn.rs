@@ -288,6 +288,14 @@ fn relayed_and_direct_participants_talk_in_the_same_rooms() {
     println!("{}\n{}", summary["sentence"], summary["relays"]["servers"]);
     assert_eq!(summary["participants"]["joined"], 12);
     assert_eq!(summary["audio"]["e2e"]["loss"], 0.0);
+    // Half of the receivers are reached each way, and each of four hears three.
+    for way in ["direct", "relayed"] {
+        let audio = &summary["relays"][way]["audio"];
+        let expected = audio["e2e"]["expected"].as_f64().unwrap();
+        let all = summary["audio"]["e2e"]["expected"].as_f64().unwrap();
+        assert!((0.4..=0.6).contains(&(expected / all)) && audio["loss"] == 0.0, "{way}: {audio} of {all}");
+        assert!(audio["delay"]["p50"].as_f64().is_some() && audio["jitter"]["p95"].as_f64().is_some(), "{way}: {audio}");
+    }
     assert_eq!((relays(&lines, RelayWhat::Allocated), relays(&lines, RelayWhat::Released)), (6, 6));
     let servers: std::collections::BTreeSet<&str> = lines
         .iter()
@@ -420,6 +428,32 @@ fn a_killed_turn_server_of_the_fleet_is_told_with_its_calls() {
             assert_eq!(end.ice_restarts > 0, theirs.contains(&end.leg), "{end:?}");
         }
     }
+}
+
+/// Both of a pair have an allocation: what one sends goes from allocation to allocation, and is relayed twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn pairs_talk_from_allocation_to_allocation() {
+    let fleet = fleet(1).await;
+    let server = &fleet.turn_servers()[0];
+    let target = format!(
+        "driver = \"turn\"\npeer = \"relayed\"\n[[turn]]\nid = \"own\"\nurl = \"turn:{}\"\nusername = \"{}\"\n\
+         password_from = \"turn\"\n[secrets]\nturn = \"{}\"\n",
+        server.listen, server.username, server.password
+    );
+    let place = Place::with(&profile("target.toml", &rooms("call", 3, 2, ""), "5s", &["joins.failed == 0"]));
+    place.write("target.toml", &target);
+    let said = tokio::task::block_in_place(|| place.run().finish());
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let (summary, lines) = (place.summary(), place.lines());
+    println!("{}\n{}", summary["sentence"], summary["relays"]);
+    assert_eq!((relays(&lines, RelayWhat::Allocated), relays(&lines, RelayWhat::Released)), (6, 6));
+    let audio = &summary["audio"]["e2e"];
+    assert!(audio["loss"] == 0.0 && audio["expected"].as_u64().unwrap() > 6 * 150, "{audio}");
+    // 50 packets a second of each of six, to an allocation and from one; and reports and checks.
+    let pps = summary["relays"]["pps"].as_f64().unwrap();
+    assert!((500.0..1000.0).contains(&pps), "{pps}");
+    assert_eq!(stats(server).await.relay.allocations, 0);
+    fleet.stop().await;
 }
 
 /// Allocations that went with their connections are given back by nobody, and nobody waits for that.
