@@ -262,7 +262,11 @@ fn an_admission_limit_is_told_apart_from_quality() {
     assert!(a.trials.len() <= 7, "what was let in is tried at once: {}", a.trials.len());
     // Of the load after the last that held nobody is let in, so that no set-up can be timed.
     let (_, a, _, sentence) = solve(&[Model { admits: 64, ..SOUND }], "");
-    assert_eq!((a.lower, a.upper, a.broke_first.as_deref()), (Some(64), Some(68), Some("admission limit")), "{sentence}");
+    assert_eq!(
+        (a.lower, a.upper, a.broke_first.as_deref()),
+        (Some(64), Some(68), Some("admission limit")),
+        "{sentence}"
+    );
     let (_, _, verdict, sentence) = solve(&[Model { admits: 2, ..SOUND }], "");
     assert_eq!(
         (verdict, sentence.as_str()),

@@ -208,7 +208,10 @@ pub(super) fn files(a: &Answer) -> Vec<(&'static str, String)> {
     let numbers = format!("{head}PARTICIPANTS_LOWER={}\nPARTICIPANTS_UPPER={upper}\nSCALE_OUT_AT={n}\n", t.capacity);
     // Else the headroom would be the tolerance's.
     let target = crate::capacity::hpa_target(f64::from(n));
-    let tolerance = format!("# An HPA scales out when the average is {} % above its target: {target} for {n}.\n", number(HPA_TOLERANCE * 100.0));
+    let tolerance = format!(
+        "# An HPA scales out when the average is {} % above its target: {target} for {n}.\n",
+        number(HPA_TOLERANCE * 100.0)
+    );
     let keda = format!(
         "{head}{tolerance}# Put in your names, and the query that counts the participants of the fleet.\n\
          apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata:\n  name: media-servers\nspec:\n  scaleTargetRef:\n    \

@@ -294,7 +294,10 @@ fn relayed_and_direct_participants_talk_in_the_same_rooms() {
         let expected = audio["e2e"]["expected"].as_f64().unwrap();
         let all = summary["audio"]["e2e"]["expected"].as_f64().unwrap();
         assert!((0.4..=0.6).contains(&(expected / all)) && audio["loss"] == 0.0, "{way}: {audio} of {all}");
-        assert!(audio["delay"]["p50"].as_f64().is_some() && audio["jitter"]["p95"].as_f64().is_some(), "{way}: {audio}");
+        assert!(
+            audio["delay"]["p50"].as_f64().is_some() && audio["jitter"]["p95"].as_f64().is_some(),
+            "{way}: {audio}"
+        );
     }
     assert_eq!((relays(&lines, RelayWhat::Allocated), relays(&lines, RelayWhat::Released)), (6, 6));
     let servers: std::collections::BTreeSet<&str> = lines

@@ -1,6 +1,6 @@
 //! The texts of `/proc`, of cgroups (v2) and of Prometheus endpoints, as counters; two readings make a usage.
 
-use super::prometheus::sum;
+use super::prometheus::{sum, sum_of_container};
 use crate::history::Usage;
 use std::collections::BTreeMap;
 use std::fs::read_to_string;
@@ -90,7 +90,7 @@ impl Counters {
 
     /// The names that Prometheus clients give a process (and cAdvisor a container).
     pub fn add_prometheus(&mut self, text: &str) {
-        let first = |names: [&str; 2]| names.into_iter().find_map(|name| sum(text, name, &[]));
+        let first = |[own, container]: [&str; 2]| sum(text, own, &[]).or_else(|| sum_of_container(text, container));
         self.cpu_s = first(["process_cpu_seconds_total", "container_cpu_usage_seconds_total"]).or(self.cpu_s);
         let memory = first(["process_resident_memory_bytes", "container_memory_working_set_bytes"]);
         self.memory_bytes = memory.map(|b| b as u64).or(self.memory_bytes);
