@@ -124,8 +124,12 @@ impl Driver for EmbeddedDriver {
         true
     }
 
+    /// Before `prepare`: where the director is.
     fn hosts(&self) -> Vec<IpAddr> {
-        self.hosts.get().cloned().unwrap_or_default()
+        self.hosts.get().cloned().unwrap_or_else(|| {
+            let found = self.director.socket_addrs(|| None);
+            found.into_iter().flatten().map(|a| a.ip()).collect()
+        })
     }
 }
 
