@@ -5,6 +5,7 @@ use super::slot::{Role, Slot};
 use super::{Event, Participant, World};
 use crate::measure::{Flow, FlowCounters, Ledger, emodel};
 use crate::media::receive::{Handover, Owner, Packet, Source, StampSeen, Timing};
+use crate::media::srtp::SrtpError;
 use crate::media::stamp::{self, Found};
 use crate::media::{red, rtp};
 use crate::types::{Codec, Kind, LegId};
@@ -42,6 +43,7 @@ impl Participant {
         if rtp::is_rtcp(data) {
             match srtp.rtcp_in.open(data) {
                 Ok(n) => self.on_rtcp(w, slot, recv_ns, &data[..n]),
+                Err(SrtpError::Replayed) => s.loose[1].replayed += 1,
                 Err(_) => s.loose[1].auth_failed += 1,
             }
             return;
