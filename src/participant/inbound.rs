@@ -1,7 +1,7 @@
 //! The path of an incoming packet: SRTP, stream statistics, and the truth by stamps.
 
 use super::room::Room;
-use super::slot::{Role, Slot};
+use super::slot::{KeyAsk, Role, Slot};
 use super::{Event, Participant, World};
 use crate::measure::{Flow, FlowCounters, Ledger, emodel};
 use crate::media::receive::{Handover, Owner, Packet, Source, StampSeen, Timing};
@@ -452,9 +452,11 @@ impl Slot {
         }
     }
 
-    pub(super) fn media_streams(&mut self) -> impl Iterator<Item = (u32, Kind, bool, bool, &mut super::slot::Media)> {
+    pub(super) fn media_streams(
+        &mut self,
+    ) -> impl Iterator<Item = (u32, Kind, bool, Option<KeyAsk>, &mut super::slot::Media)> {
         self.incoming.iter_mut().filter_map(|i| match &mut i.role {
-            Role::Media(m) => Some((i.ssrc, i.kind, i.nack, i.pli, &mut **m)),
+            Role::Media(m) => Some((i.ssrc, i.kind, i.nack, i.key_ask, &mut **m)),
             Role::Rtx(_) => None,
         })
     }
