@@ -10,8 +10,7 @@ use crate::profile::{ExternalTarget, Secret};
 use crate::transport::AllowList;
 use anyhow::{Context as _, Result};
 use reqwest::Url;
-use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,14 +29,42 @@ pub(super) struct Hooked {
 }
 
 /// What the API answers.
-#[derive(Deserialize)]
 struct Answer {
     url: String,
     /// Text, or a number where the target's rooms have numbers.
-    room: Option<serde_json::Value>,
+    room: Option<Value>,
     token: Option<String>,
     /// The server's name, where it is none of the target file's.
     server: Option<String>,
+}
+
+impl Answer {
+    /// Errors say what is wrong, and quote nothing: what a broken answer holds may be a token.
+    fn read(text: &str) -> Result<Answer, String> {
+        let answer = serde_json::from_str(text).map_err(|e| format!("is no JSON ({} bytes: {e})", text.len()))?;
+        let Value::Object(mut fields) = answer else {
+            return Err(format!("is {}, no object with a `url`", kind(&answer)));
+        };
+        let mut text = |name: &str| match fields.remove(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(format!("has a `{name}` that is {}, no text", kind(&other))),
+        };
+        let (url, token, server) = (text("url")?, text("token")?, text("server")?);
+        Ok(Answer { url: url.ok_or("has no `url`")?, room: fields.remove("room"), token, server })
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(text) if text.is_empty() => "an empty text",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
 }
 
 impl Hooked {
@@ -62,6 +89,14 @@ impl Hooked {
             token: target.secrets.get("join_token").cloned(),
             client: outside::http_client(target.tls_verify)?,
         })
+    }
+
+    /// What the API says when it refuses may repeat what it was asked with.
+    fn without_secrets(&self, text: String) -> String {
+        match self.token.as_ref().filter(|t| !t.0.is_empty()) {
+            Some(token) => text.replace(&token.0, "(secret)"),
+            None => text,
+        }
     }
 
     /// Without an end of its own: [`Hooked::route`] has one.
@@ -91,13 +126,14 @@ impl Hooked {
     /// What the answer means. Errors: with the reason that the join fails for.
     async fn understand(&self, text: &str) -> Result<Route, Ended> {
         let wrong = |why: String| Ended::failed(FailReason::Routing, format!("the join API's answer {why}"));
-        let answer: Answer = outside::json(text).map_err(|e| wrong(format!("{e:#}")))?;
-        let url = Url::parse(&answer.url).map_err(|e| wrong(format!("has the url {:?}: {e}", answer.url)))?;
+        let answer = Answer::read(text).map_err(wrong)?;
+        let url = Url::parse(&answer.url)
+            .map_err(|e| wrong(format!("has the url {:?}: {e}", outside::public(&answer.url))))?;
         let room = match answer.room {
-            None | Some(serde_json::Value::Null) => None,
-            Some(serde_json::Value::String(text)) if !text.is_empty() => Some(text),
-            Some(serde_json::Value::Number(number)) => Some(number.to_string()),
-            Some(other) => return Err(wrong(format!("has the room {other}"))),
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) if !text.is_empty() => Some(text),
+            Some(Value::Number(number)) => Some(number.to_string()),
+            Some(other) => return Err(wrong(format!("has a `room` that is {}", kind(&other)))),
         };
         let place = |u: &Url| (u.host_str().map(str::to_owned), u.port_or_known_default());
         let known = self.servers.iter().find(|(_, u)| place(u) == place(&url)).map(|(name, _)| name.clone());
@@ -138,14 +174,17 @@ impl Hooked {
         };
         let text = match text {
             Ok(Ok(text)) => text,
-            Ok(Err(e)) => return Err(Ended::failed(FailReason::Routing, format!("join API: {e:#}"))),
+            Ok(Err(e)) => {
+                let why = format!("join API: {e:#}");
+                return Err(Ended::failed(FailReason::Routing, self.without_secrets(why)));
+            }
             Err(_) => {
                 let why = format!("join API: no answer within {}", humantime::format_duration(limit));
                 return Err(Ended::failed(FailReason::TimeoutRouting, why));
             }
         };
         let route = self.understand(&text).await?;
-        let url = route.url.split(['?', '#']).next().unwrap_or_default().to_owned();
+        let url = outside::public(&route.url);
         let _ = call.progress.send(Progress::Routed { at: Instant::now(), server: route.server.clone(), url });
         Ok(route)
     }
@@ -304,6 +343,29 @@ mod tests {
         let (reason, detail) = fails("http = \"http://127.0.0.1:1/join\"").await;
         assert_eq!(reason, FailReason::Routing);
         assert!(detail.contains("http://127.0.0.1:1/join: Connection refused"), "{detail}");
+    }
+
+    #[tokio::test]
+    async fn no_part_of_an_answer_that_may_be_secret_is_told() {
+        for answer in [
+            r#"{"token": "s3cret"}"#,
+            r#"{"url": 7, "token": "s3cret"}"#,
+            r#"{"url": "sfu?token=s3cret"}"#,
+            r#"{"url": "ws://127.0.0.1:8188", "token": {"of": "s3cret"}}"#,
+            r#"{"url": "ws://127.0.0.1:8188", "room": ["s3cret"]}"#,
+            r#""s3cret""#,
+            "token=s3cret",
+        ] {
+            let (reason, detail) = fails(&script(&format!("echo '{answer}'"))).await;
+            assert_eq!(reason, FailReason::Routing, "{answer}");
+            assert!(detail.starts_with("the join API's answer ") && !detail.contains("s3cret"), "{answer}: {detail}");
+        }
+        // A refusal may repeat what it was asked with.
+        let (_, mut hooked) = hooked(&script("echo no entry with s3cret >&2; exit 1"));
+        hooked.token = Some(Secret("s3cret".into()));
+        let (call, _told, _orders) = call();
+        let Ended::Failed { detail, .. } = hooked.run(call).await else { panic!("it never joined") };
+        assert!(detail.contains("no entry with (secret)"), "{detail}");
     }
 
     #[tokio::test]

@@ -69,7 +69,7 @@ pub trait Driver: Send + Sync {
     /// within 5 s of [`Order::Leave`]; dropping the future must leave no task or socket behind.
     fn run<'a>(&'a self, call: Call) -> BoxFuture<'a, Ended>;
 
-    /// After the last leg: remove what `prepare` made.
+    /// After the last leg, or a `prepare` that failed: remove what it made.
     fn finish<'a>(&'a self) -> BoxFuture<'a, ()>;
 
     /// True when [`Order::RestartIce`] can bring this transport back: then the engine gives it when the transport is
@@ -84,7 +84,8 @@ pub trait Driver: Send + Sync {
         false
     }
 
-    /// Addresses of the signalling hosts: media may go there without an `allow` line.
+    /// Addresses of the signalling hosts: media may go there without an `allow` line. Before `prepare`: those that it
+    /// will speak to.
     fn hosts(&self) -> Vec<IpAddr>;
 }
 

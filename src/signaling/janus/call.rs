@@ -43,7 +43,7 @@ pub async fn run(
         Ok(Ok(socket)) => socket,
         Ok(Err(e)) => return Ended::failed(e.reason, e.detail),
         Err(_) => {
-            let detail = format!("{}: no connection within {join_timeout:?}", endpoint.url());
+            let detail = format!("{}: no connection within {join_timeout:?}", endpoint.shown());
             return Ended::failed(FailReason::TimeoutSignaling, detail);
         }
     };
