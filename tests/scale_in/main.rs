@@ -4,5 +4,6 @@
 mod damaged; // histories that lack something
 mod model;
 mod relays; // I12
-mod sins; // the matrix: each sin fails for its own reason alone
-mod size; // 10,000 legs over an hour
+mod sins;
+mod size;
+mod vain; // steps that fail or do nothing // the matrix: each sin fails for its own reason alone // 10,000 legs over an hour

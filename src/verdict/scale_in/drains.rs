@@ -1,6 +1,6 @@
 //! I3, I4 and I7: a server that is taken away outlives its calls, its calls end clean, and then it ends in time.
 
-use super::incident::{CordonSource, Incident, last_seen_alive, life_observed, observe_only};
+use super::incident::{CordonSource, FELL_WITH_MS, Incident, last_seen_alive, life_observed, observe_only};
 use super::scene::{Scene, ms};
 use super::{Evidence, Finding};
 use crate::types::LegId;
@@ -9,8 +9,6 @@ use crate::verdict::words::{count, number};
 use crate::verdict::{Window, clock};
 use std::collections::BTreeMap;
 
-/// What fell within so much of a server's end fell with it: consent takes 30 s to be given up (RFC 7675).
-const FELL_WITH_MS: f64 = 35_000.0;
 /// A server that was asked to end closes its calls within so much of its end.
 const CLOSING_MS: f64 = 10_000.0;
 /// A fall so shortly before the first look that misses the server is its end too.
@@ -26,7 +24,7 @@ pub(super) fn outlives_its_calls(scene: &Scene<'_>, incidents: &[Incident]) -> F
     let mut finding = Finding::default();
     let mut ended = 0;
     for i in incidents.iter().filter(|i| i.removes()) {
-        ended += 1;
+        ended += u64::from(i.ended(scene).is_some());
         let hit = i.kill.into_iter().chain(i.terminate).map(|a| a.t).reduce(f64::min);
         // One that drains after SIGTERM may still close calls for other reasons; what falls near its end falls with it.
         let near = i.gone.map(|g| g.not_before - if hit.is_some() { CLOSING_MS } else { JUST_BEFORE_MS });
@@ -84,8 +82,8 @@ pub(super) fn outlives_its_calls(scene: &Scene<'_>, incidents: &[Incident]) -> F
                 .noticed(worst_noticed(scene, &victims)),
         );
     }
-    if ended == 0 {
-        return Finding::untested("no server was terminated, killed or gone");
+    if ended == 0 && finding.evidence.is_empty() {
+        return Finding::untested("no server ended");
     }
     finding.basis = format!("{} ended without a call on them", count(ended, "server", "servers"));
     finding
@@ -196,8 +194,17 @@ pub(super) fn ends_in_time(scene: &Scene<'_>, incidents: &[Incident]) -> Finding
             continue;
         }
         // A cordon without a terminate, or one that was taken back in time, is no drain.
-        let meant = observe_only || i.terminate.is_some() || i.terminate_skipped || i.gone.is_some();
         let given_up = i.uncordon.is_some_and(|u| !u.rollback);
+        if let Some((_, action)) = i.vain.filter(|_| i.gone.is_none() && i.terminate.is_none() && !given_up) {
+            judged += 1;
+            finding.open.push(format!(
+                "the {} of {} failed or did nothing, so it was not to end",
+                action.as_str(),
+                i.server
+            ));
+            continue;
+        }
+        let meant = observe_only || i.terminate.is_some() || i.terminate_skipped || i.gone.is_some();
         if !meant || (given_up && !i.terminate_skipped) {
             continue;
         }
@@ -207,6 +214,8 @@ pub(super) fn ends_in_time(scene: &Scene<'_>, incidents: &[Incident]) -> Finding
             continue;
         }
         let last = i.last_leave(scene).unwrap_or(cordon.at.t).max(i.from());
+        // After one that failed, it was asked only by the next.
+        let last = i.vain.and(i.terminate).map_or(last, |again| last.max(again.t));
         let line = |a: super::At| a.line;
         let evidence = |what: String, until_ms: f64| {
             Evidence::new(what, Window { from_ms: cordon.at.t, until_ms })

@@ -1,6 +1,6 @@
 //! What `[expect]` asks for beside the invariants: that anything was removed or added at all, and enough was at risk.
 
-use super::incident::{Incident, exposed, life_observed};
+use super::incident::{Incident, exposed};
 use super::scene::{Scene, ms};
 use super::{Evidence, Finding, Invariant};
 use crate::history::FailReason;
@@ -22,13 +22,7 @@ pub(super) fn rows(scene: &Scene<'_>, incidents: &[Incident]) -> Vec<Invariant> 
 
 /// Servers that ended in the hold, with when.
 pub(super) fn taken_away<'a>(scene: &Scene<'_>, incidents: &'a [Incident]) -> Vec<(&'a Incident, f64)> {
-    let ended = |i: &'a Incident| {
-        let asked = i.terminate.filter(|_| !life_observed(scene, &i.server));
-        let t =
-            i.gone.map(|g| g.at.t).into_iter().chain(i.kill.map(|k| k.t)).chain(asked.map(|a| a.t)).reduce(f64::min)?;
-        Some((i, t))
-    };
-    incidents.iter().filter_map(ended).collect()
+    incidents.iter().filter_map(|i| Some((i, i.ended(scene)?))).collect()
 }
 
 fn removed(scene: &Scene<'_>, incidents: &[Incident]) -> Finding {
@@ -44,7 +38,10 @@ fn removed(scene: &Scene<'_>, incidents: &[Incident]) -> Finding {
     if n < wanted {
         let time = clock(within.unwrap_or(hold.until_ms.min(scene.end_t()) - hold.from_ms));
         let what = if all.is_empty() { "nothing was".into() } else { format!("{n} of {wanted} servers were") };
-        return Finding::unknown(format!("{what} removed in {time}"));
+        let vain = incidents.iter().filter_map(|i| Some(format!("{} of {}", i.vain?.1.as_str(), i.server)));
+        let vain: Vec<String> = vain.collect();
+        let why = if vain.is_empty() { String::new() } else { format!(" ({} failed or did nothing)", vain.join(", ")) };
+        return Finding::unknown(format!("{what} removed in {time}{why}"));
     }
     Finding { basis: format!("{} removed", count(u64::from(n), "server", "servers")), ..Finding::default() }
 }

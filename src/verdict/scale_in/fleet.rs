@@ -2,15 +2,12 @@
 
 use super::incident::{Incident, alive_at, offers, touched};
 use super::record::Backend;
-use super::scene::{Scene, ms};
+use super::scene::{LOOK_MS, Scene, ms};
 use super::{Evidence, Finding};
 use crate::types::{LegId, RoomId};
 use crate::verdict::words::{count, number};
 use crate::verdict::{Window, clock};
 use std::collections::BTreeMap;
-
-/// A look is stamped when it is asked for; what it tells may be so much younger.
-const LOOK_MS: f64 = 1000.0;
 
 /// How many there were, as it changed.
 struct Steps(Vec<(f64, i64)>);

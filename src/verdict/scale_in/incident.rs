@@ -1,7 +1,7 @@
 //! When each server was cordoned, by whom we know it, and when it ended.
 
 use super::record::{Op, Seen};
-use super::scene::Scene;
+use super::scene::{LOOK_MS, Scene, ms};
 use super::{At, Window};
 use crate::history::{ServerSeen, StepAction, StepStage};
 use crate::types::LegId;
@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// For so long after an uncordon a view may still be an old one.
 const ECHO_MS: f64 = 5000.0;
+/// What falls so soon after a server was killed fell with it: consent takes 30 s to be given up (RFC 7675).
+pub(super) const FELL_WITH_MS: f64 = 35_000.0;
 
 /// Who told that a server was cordoned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -76,6 +78,8 @@ pub(super) struct Incident {
     /// SIGTERM or SIGKILL by a step.
     pub terminate: Option<At>,
     pub kill: Option<At>,
+    /// It was to be ended, and that failed or did nothing: no end, and nothing that the fleet did.
+    pub vain: Option<(At, StepAction)>,
     /// A step was to terminate it, and did not come to that.
     pub terminate_skipped: bool,
     pub gone: Option<Gone>,
@@ -100,6 +104,12 @@ impl Incident {
     /// It was, or was to be, ended for good.
     pub fn removes(&self) -> bool {
         self.terminate.is_some() || self.kill.is_some() || self.gone.is_some()
+    }
+
+    /// When it had ended by all that is known: seen gone, killed, or asked to end where nobody can see it.
+    pub fn ended(&self, scene: &Scene<'_>) -> Option<f64> {
+        let asked = self.terminate.filter(|_| !life_observed(scene, &self.server));
+        self.gone.map(|g| g.at.t).into_iter().chain(self.kill.map(|k| k.t)).chain(asked.map(|a| a.t)).reduce(f64::min)
     }
 
     pub fn last_leave(&self, scene: &Scene<'_>) -> Option<f64> {
@@ -160,8 +170,8 @@ pub(super) fn first_touch(scene: &Scene<'_>, all: &[Incident]) -> Option<f64> {
 enum What {
     Cordon { ack: At, source: CordonSource },
     Uncordon { not_before: f64, rollback: bool },
-    Terminate,
-    Kill,
+    Terminate { failed: bool },
+    Kill { failed: bool },
     Skipped,
     Gone { not_before: f64 },
     Back,
@@ -178,8 +188,8 @@ pub(super) fn incidents(scene: &Scene<'_>) -> Vec<Incident> {
         let what = match action {
             StepAction::Cordon => What::Cordon { ack: *at, source: CordonSource::Mark },
             StepAction::Uncordon => What::Uncordon { not_before: at.t, rollback: false },
-            StepAction::Terminate => What::Terminate,
-            StepAction::Kill => What::Kill,
+            StepAction::Terminate => What::Terminate { failed: false },
+            StepAction::Kill => What::Kill { failed: false },
             _ => continue,
         };
         all.entry(server.clone()).or_default().push((*at, what));
@@ -196,6 +206,11 @@ pub(super) fn incidents(scene: &Scene<'_>) -> Vec<Incident> {
         out.extend(walk(scene, &server, &events));
     }
     for incident in &mut out {
+        weigh_hits(scene, incident);
+    }
+    // A server that was only tried at was not touched.
+    out.retain(|i| i.cordon.is_some() || i.removes());
+    for incident in &mut out {
         attach_legs(scene, incident);
     }
     out.sort_by(|a, b| a.from().total_cmp(&b.from()).then_with(|| a.server.cmp(&b.server)));
@@ -211,8 +226,8 @@ fn of_op(op: &Op) -> Option<(At, What)> {
         // One that failed may have taken effect all the same: nothing is held against the fleet by it.
         StepAction::Cordon => What::Cordon { ack: op.done?, source: CordonSource::Step },
         StepAction::Uncordon => What::Uncordon { not_before: at.t, rollback: op.rollback },
-        StepAction::Terminate => What::Terminate,
-        StepAction::Kill => What::Kill,
+        StepAction::Terminate => What::Terminate { failed: op.undone.is_some() },
+        StepAction::Kill => What::Kill { failed: op.undone.is_some() },
         _ => return None,
     };
     // Uncordon holds from its acknowledgement on.
@@ -331,13 +346,19 @@ fn walk(scene: &Scene<'_>, server: &str, events: &[(At, What)]) -> Vec<Incident>
                     incident.uncordon = Some(Uncordon { at, not_before, rollback });
                 }
             }
-            What::Terminate | What::Kill => {
+            What::Terminate { failed } | What::Kill { failed } => {
                 if closed {
                     done.extend(open.take());
                 }
                 let incident = open.get_or_insert_with(new);
-                let slot = if matches!(what, What::Kill) { &mut incident.kill } else { &mut incident.terminate };
-                slot.get_or_insert(at);
+                let killed = matches!(what, What::Kill { .. });
+                let slot = if killed { &mut incident.kill } else { &mut incident.terminate };
+                if failed {
+                    let action = if killed { StepAction::Kill } else { StepAction::Terminate };
+                    incident.vain.get_or_insert((at, action));
+                } else {
+                    slot.get_or_insert(at);
+                }
             }
             What::Skipped => {
                 if let Some(incident) = open.as_mut().filter(|_| !closed) {
@@ -362,6 +383,46 @@ fn walk(scene: &Scene<'_>, server: &str, events: &[(At, What)]) -> Vec<Incident>
     }
     done.extend(open);
     done
+}
+
+/// What was to end a server counts by its effect: what failed may have had one all the same, and what is said to be done
+/// had none where the server is seen alive well after.
+fn weigh_hits(scene: &Scene<'_>, incident: &mut Incident) {
+    let server = incident.server.clone();
+    let fell_with = |at: At| {
+        let fell = |s: &super::scene::Stay| {
+            let end = scene.all.tracks.legs.get(&s.leg).and_then(|t| t.end.as_ref());
+            end.is_some_and(|e| e.cause.is_drop() && e.at.t == s.until)
+        };
+        let near = at.t - LOOK_MS..=at.t + FELL_WITH_MS;
+        scene.on(&server).iter().any(|s| near.contains(&s.until) && near.contains(&s.media_until) && fell(s))
+    };
+    let well_after = ms(scene.expect.allowance).max(LOOK_MS) + slow_to_tell(scene, &server);
+    let lived_on = |at: At| {
+        let seen = last_seen_alive(scene, &server, f64::INFINITY).is_some_and(|t| t > at.t + well_after);
+        seen || scene.heard_until(&server, at.t).is_some_and(|t| t > at.t + well_after)
+    };
+    if let Some(kill) = incident.kill.filter(|k| incident.gone.is_none() && !fell_with(*k) && lived_on(*k)) {
+        (incident.kill, incident.vain) = (None, Some((kill, StepAction::Kill)));
+        return;
+    }
+    let Some((at, action)) = incident.vain.filter(|_| incident.kill.is_none() && incident.terminate.is_none()) else {
+        return;
+    };
+    let worked = match incident.gone {
+        Some(gone) => gone.not_before <= at.t + FELL_WITH_MS,
+        None => action == StepAction::Kill && fell_with(at) && !lived_on(at),
+    };
+    if worked {
+        let slot = if action == StepAction::Kill { &mut incident.kill } else { &mut incident.terminate };
+        (*slot, incident.vain) = (Some(at), None);
+    }
+}
+
+/// How long after a server's end those who tell of life may still call it alive: a registry lets entries expire.
+fn slow_to_tell(scene: &Scene<'_>, server: &str) -> f64 {
+    let by_registry = life_backends(scene, server).any(super::record::Backend::is_discovery);
+    if by_registry { ms(scene.expect.registry_ttl) } else { 0.0 }
 }
 
 fn attach_legs(scene: &Scene<'_>, incident: &mut Incident) {

@@ -116,6 +116,8 @@ pub(super) struct Second {
     pub expected: i64,
     pub received: i64,
     pub jitter_ms: Option<f64>,
+    /// Media came from it, of whatever kind.
+    pub heard: bool,
 }
 
 #[derive(Clone, Default, Debug)]
@@ -166,6 +168,7 @@ impl Recorder {
                         expected: s.audio.count.e2e_expected,
                         received: s.audio.count.e2e_received,
                         jitter_ms: s.audio.jitter.mean_ms(),
+                        heard: s.audio.count.rtp_received > 0 || s.video.count.rtp_received > 0,
                     });
                 }
             }
