@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// For so long after an uncordon a view may still be an old one.
 const ECHO_MS: f64 = 5000.0;
+/// Who calls a server dead while calls go on there for so long, or until they call it alive again, is wrong.
+const WRONG_MS: f64 = 5000.0;
 /// What falls so soon after a server was killed fell with it: consent takes 30 s to be given up (RFC 7675).
 pub(super) const FELL_WITH_MS: f64 = 35_000.0;
 
@@ -256,8 +258,11 @@ fn cordons_told(scene: &Scene<'_>, server: &str) -> Vec<(At, What)> {
         };
         for pair in seen.windows(2) {
             match (says(&pair[0]), says(&pair[1])) {
-                // Gone altogether is an end, not a cordon.
-                (Some(false), Some(true)) if alive_at(scene, server, pair[1].at.t) != Some(false) => {
+                // Gone altogether is an end, not a cordon; and gone while calls go on, an error.
+                (Some(false), Some(true))
+                    if alive_at(scene, server, pair[1].at.t) != Some(false)
+                        && proven(scene, server, pair[1].at.t).is_none() =>
+                {
                     let ack = pair[1].at;
                     out.push((ack, What::Cordon { ack, source: CordonSource::Fleet }));
                 }
@@ -281,11 +286,56 @@ fn life_backends<'a>(scene: &'a Scene<'_>, server: &'a str) -> impl Iterator<Ite
     scene.record.backends.iter().filter(move |b| tells(b) && (!others || !b.is_discovery()))
 }
 
-/// Whether the fleet says that a server runs.
+/// Whether a server runs: as the fleet says, unless its calls' media prove that wrong.
 pub(super) fn alive_at(scene: &Scene<'_>, server: &str, t: f64) -> Option<bool> {
     let mut said = life_backends(scene, server).filter_map(|b| b.at(server, t)?.is.alive);
     let first = said.next()?;
-    Some(first && said.all(|a| a))
+    Some(first && said.all(|a| a) || proven(scene, server, t).is_some())
+}
+
+/// The time around this moment in which somebody called a server dead that lived.
+fn proven<'a>(scene: &'a Scene<'_>, server: &str, t: f64) -> Option<&'a Proof> {
+    scene.proven.get(server)?.iter().find(|p| p.w.from_ms <= t && t < p.w.until_ms)
+}
+
+/// A time in which a server that is called dead lives.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Proof {
+    w: Window,
+    /// What was said is plainly wrong, not early.
+    wrong: bool,
+}
+
+/// Times in which a server is called dead, or is missing from what alone tells of life, while calls that were on it go on
+/// with their media. An end that these only delay stays one.
+pub(super) fn proofs_of_life(scene: &Scene<'_>) -> BTreeMap<String, Vec<Proof>> {
+    let names: BTreeSet<&String> = scene.record.backends.iter().flat_map(|b| b.servers.keys()).collect();
+    let mut out: BTreeMap<String, Vec<Proof>> = BTreeMap::new();
+    for name in names {
+        for backend in life_backends(scene, name) {
+            let said = life_told(backend, name);
+            let mut from: Option<f64> = None;
+            let end = [(f64::INFINITY, true)];
+            for (t, alive) in said.iter().map(|(s, alive)| (s.at.t, *alive)).chain(end) {
+                if !alive {
+                    from.get_or_insert(t);
+                    continue;
+                }
+                let Some(dead) = from.take() else { continue };
+                let Some(heard) = scene.heard_until(name, dead).map(|h| h.min(t)) else { continue };
+                let wrong = heard - dead >= WRONG_MS || t - heard <= WRONG_MS;
+                let until_ms = if wrong { t } else { heard + LOOK_MS };
+                out.entry(name.clone()).or_default().push(Proof { w: Window { from_ms: dead, until_ms }, wrong });
+            }
+        }
+    }
+    out
+}
+
+/// What a backend says of a server's life, as it changes.
+fn life_told<'a>(backend: &'a super::record::Backend, server: &str) -> Vec<(&'a Seen, bool)> {
+    let told = |s: &'a Seen| Some((s, s.is.alive.or((!s.known && backend.is_discovery()).then_some(false))?));
+    backend.servers.get(server).into_iter().flatten().filter_map(told).collect()
 }
 
 /// The last look that saw it running, up to a time.
@@ -305,16 +355,21 @@ pub(super) fn life_observed(scene: &Scene<'_>, server: &str) -> bool {
 fn lives(scene: &Scene<'_>, server: &str) -> Vec<(At, What)> {
     let mut out = Vec::new();
     for backend in life_backends(scene, server) {
-        let seen: Vec<(&Seen, bool)> = backend.servers[server]
-            .iter()
-            .filter_map(|s| Some((s, s.is.alive.or((!s.known && backend.is_discovery()).then_some(false))?)))
-            .collect();
-        for pair in seen.windows(2) {
-            match (pair[0].1, pair[1].1) {
-                (true, false) => out.push((pair[1].0.at, What::Gone { not_before: pair[1].0.before })),
-                (false, true) => out.push((pair[1].0.at, What::Back)),
+        let mut was = None;
+        for (seen, alive) in life_told(backend, server) {
+            let proof = proven(scene, server, seen.at.t).filter(|_| !alive);
+            let alive = alive || proof.is_some_and(|p| p.wrong);
+            // It lived so much longer than was said.
+            let lived = proof.map_or(0.0, |p| p.w.until_ms);
+            match (was, alive) {
+                (Some(true), false) => {
+                    let at = At { t: seen.at.t.max(lived), ..seen.at };
+                    out.push((at, What::Gone { not_before: seen.before.max(lived - LOOK_MS) }));
+                }
+                (Some(false), true) => out.push((seen.at, What::Back)),
                 _ => {}
             }
+            was = Some(alive);
         }
     }
     out

@@ -1,5 +1,6 @@
 //! Who was on which server when, by our own count, and where each room was.
 
+use super::incident::{Proof, proofs_of_life};
 use super::record::Record;
 use super::relays;
 use crate::profile::Expect;
@@ -53,6 +54,8 @@ pub(super) struct Scene<'a> {
     pub starts: Vec<RoomStart>,
     /// Allocations on TURN servers, by their names.
     pub allocations: BTreeMap<String, Vec<Stay>>,
+    /// By server's name, when it lived although it was called dead.
+    pub proven: BTreeMap<String, Vec<Proof>>,
     ids: BTreeMap<String, ServerId>,
 }
 
@@ -72,10 +75,12 @@ impl<'a> Scene<'a> {
             rooms: BTreeMap::new(),
             starts: Vec::new(),
             allocations: relays::allocations(all, record),
+            proven: BTreeMap::new(),
             ids,
         };
         scene.find_stays();
         scene.find_starts();
+        scene.proven = proofs_of_life(&scene);
         scene
     }
 
