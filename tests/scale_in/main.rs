@@ -2,6 +2,7 @@
 //! write them, and each sin that such a fleet can commit.
 
 mod damaged; // histories that lack something
+mod faults; // servers that are paused or cut off, registries that forget, servers that are added
 mod model;
 mod relays; // I12
 mod sins;

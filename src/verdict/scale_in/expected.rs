@@ -1,5 +1,6 @@
 //! What `[expect]` asks for beside the invariants: that anything was removed or added at all, and enough was at risk.
 
+use super::faults::{self, Fault};
 use super::incident::{Incident, exposed};
 use super::scene::{Scene, ms};
 use super::{Evidence, Finding, Invariant};
@@ -8,11 +9,11 @@ use crate::verdict::words::{count, number};
 use crate::verdict::{Window, clock};
 use std::collections::BTreeMap;
 
-pub(super) fn rows(scene: &Scene<'_>, incidents: &[Incident]) -> Vec<Invariant> {
+pub(super) fn rows(scene: &Scene<'_>, incidents: &[Incident], faults: &[Fault]) -> Vec<Invariant> {
     let of = |finding: Finding, id, title| finding.invariant(id, title, scene.expect);
     let mut out = vec![
         of(removed(scene, incidents), "removed", "servers were taken away"),
-        of(at_risk(scene, incidents), "exposed", "enough calls were at risk"),
+        of(at_risk(scene, incidents, faults), "exposed", "enough calls were at risk"),
     ];
     if scene.expect.scale_out.is_some() {
         out.push(of(scale_out(scene), "scale_out", "servers were added, and joins went there"));
@@ -46,14 +47,21 @@ fn removed(scene: &Scene<'_>, incidents: &[Incident]) -> Finding {
     Finding { basis: format!("{} removed", count(u64::from(n), "server", "servers")), ..Finding::default() }
 }
 
-fn at_risk(scene: &Scene<'_>, incidents: &[Incident]) -> Finding {
-    let (n, wanted) = (exposed(incidents).len() as u64, u64::from(scene.expect.exposed_legs));
-    if incidents.is_empty() {
-        return Finding::untested("nothing was taken away");
+fn at_risk(scene: &Scene<'_>, incidents: &[Incident], faults: &[Fault]) -> Finding {
+    let mut at_risk = exposed(incidents);
+    // Where a server is to be removed, those who were on others prove nothing of that.
+    let removes = scene.expect.removed != Some(0);
+    if !removes {
+        at_risk.extend(faults::exposed(faults));
+    }
+    let (n, wanted) = (at_risk.len() as u64, u64::from(scene.expect.exposed_legs));
+    if !removes && incidents.is_empty() && faults.is_empty() && scene.expect.scale_out.is_some() {
+        return Finding::untested("servers were to be added, none taken away");
     }
     if n < wanted {
+        let which = if removes { "taken away" } else { "taken away, paused or cut off" };
         let text =
-            format!("only {} up on servers that were taken away (at least {wanted})", count(n, "leg was", "legs were"));
+            format!("only {} up on servers that were {which} (at least {wanted})", count(n, "leg was", "legs were"));
         return Finding::unknown(text);
     }
     Finding { basis: format!("{} exposed", count(n, "leg", "legs")), ..Finding::default() }
