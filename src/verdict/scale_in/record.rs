@@ -1,9 +1,12 @@
 //! What a history says of the fleet and of what was done to it, line by line.
 
 use super::At;
-use crate::history::{Event, FleetRole, FleetView, Line, Relay, ServerSeen, StepAction, StepEvent, StepStage};
+use crate::history::{
+    Event, FleetRole, FleetView, Line, MISNAMED, Relay, ServerSeen, StepAction, StepEvent, StepStage,
+};
 use crate::types::ServerId;
 use crate::verdict::frame::Frame;
+use crate::verdict::words::count as times;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One operation: all stages of it.
@@ -131,6 +134,8 @@ pub(super) struct Record {
     pub met: BTreeMap<String, f64>,
     /// Where joins went, by server's name: `host:port` of signalling.
     pub urls: BTreeMap<String, String>,
+    /// What a join API called by another name than the target file.
+    pub misnamed: Vec<String>,
     pub end_t: f64,
 }
 
@@ -156,6 +161,9 @@ impl Recorder {
             Event::Routed { server: Some(server), url, .. } => {
                 let host = url.split("//").nth(1).unwrap_or(url).split('/').next().unwrap_or_default();
                 self.out.urls.entry(server.clone()).or_insert_with(|| host.to_owned());
+            }
+            Event::Note { code, text, count, .. } if code == MISNAMED => {
+                self.out.misnamed.push(format!("{text} ({})", times(*count, "join", "joins")));
             }
             Event::Interval(interval) => {
                 for s in &interval.servers {
