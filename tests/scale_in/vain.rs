@@ -2,7 +2,7 @@
 
 use crate::model::{Model, Sin};
 use crate::sins::{judged, scale_in, with};
-use roomful::history::{Event, Line, StepAction, StepStage};
+use roomful::history::{Event, Line, StepAction, StepEvent, StepStage};
 use roomful::verdict::scale_in::Invariant;
 use roomful::verdict::{Judgement, Verdict};
 
@@ -64,5 +64,37 @@ fn a_kill_that_is_said_to_have_failed_and_took_its_calls_is_one() {
         becomes(&mut lines, StepAction::Kill, StepAction::Kill, StepStage::Failed);
         let j = judged(lines, &model.expect());
         assert_eq!(with(scale_in(&j), Verdict::Fail).into_iter().collect::<Vec<_>>(), ["I3", "I4"], "{}", j.sentence);
+    }
+}
+
+#[test]
+fn a_rollback_on_a_server_that_was_told_to_end_changes_nothing() {
+    for seed in SEEDS {
+        for stage in [StepStage::Done, StepStage::Failed] {
+            let model = Model { seed, ..Model::default() };
+            let mut lines = model.lines();
+            let before = judged(lines.clone(), &model.expect());
+            let ends = |l: &Line| match &l.event {
+                Event::Step(s) if s.action == StepAction::Terminate && s.stage == StepStage::Done => s.server.clone(),
+                _ => None,
+            };
+            let (n, server) = lines.iter().enumerate().find_map(|(n, l)| Some((n, ends(l)?))).unwrap();
+            let t = lines[n].t;
+            for (i, stage) in [StepStage::Begun, stage].into_iter().enumerate() {
+                let event = StepEvent {
+                    op: 900,
+                    name: "rollback".into(),
+                    action: StepAction::Uncordon,
+                    server: Some(server.clone()),
+                    stage,
+                    detail: String::new(),
+                    rollback: true,
+                };
+                lines.insert(n + 1 + i, Line { t, event: Event::Step(event) });
+            }
+            let j = judged(lines, &model.expect());
+            assert_eq!((j.verdict, &j.sentence), (Verdict::Pass, &before.sentence), "{stage:?} seed {seed}");
+            assert!(scale_in(&j).removals[0].ended.is_some());
+        }
     }
 }

@@ -397,7 +397,9 @@ fn walk(scene: &Scene<'_>, server: &str, events: &[(At, What)]) -> Vec<Incident>
                 incident.cordon.get_or_insert(Cordon { at, ack, source });
             }
             What::Uncordon { not_before, rollback } => {
-                if let Some(incident) = open.as_mut().filter(|_| !closed) {
+                // A mark that the rollback takes off a server which was to end leaves its end as it was.
+                let ends = |i: &&mut Incident| rollback && (i.terminate.is_some() || i.kill.is_some());
+                if let Some(incident) = open.as_mut().filter(|_| !closed).filter(|i| !ends(i)) {
                     incident.uncordon = Some(Uncordon { at, not_before, rollback });
                 }
             }
