@@ -316,17 +316,33 @@ impl Course for Deciding {
     }
 }
 
-/// Ctrl-C or SIGTERM.
+/// Ctrl-C, SIGTERM, or the end of the terminal (SIGHUP).
 async fn interrupt() {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut term) = signal(SignalKind::terminate()) else {
         return std::future::pending().await;
     };
+    // Under nohup it is ignored, and stays so.
+    let mut hang_up = if ignores_hang_up() { None } else { signal(SignalKind::hangup()).ok() };
+    let hung_up = async {
+        match &mut hang_up {
+            Some(signal) => signal.recv().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
         _ = term.recv() => {}
+        _ = hung_up => {}
     }
     write_err("\nInterrupted: ending the calls, then judging what was seen.");
+}
+
+/// Whoever started us had SIGHUP, the first of the signals, ignored.
+fn ignores_hang_up() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|l| l.strip_prefix("SigIgn:"));
+    ignored.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).is_some_and(|bits| bits & 1 == 1)
 }
 
 /// One line that renews itself on a terminal; a plain line a second elsewhere.

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// Version of the history format.
 pub const SCHEMA: u32 = 2;
+/// Code of a note: the join API gives a server another name than the target file has for its URL.
+pub const MISNAMED: &str = "join_api_names_another_server";
 
 /// One line: when, and what.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

@@ -290,7 +290,7 @@ pub const KEYS: &[Key] = &[
     key("rejoin", "backoff", Duration { min: 0.0, max: 600.0 }, Or("\"1s\""), "Mean wait before the first try; it doubles with each that fails."),
     key("rejoin", "backoff_max", Duration { min: 0.0, max: 3600.0 }, Or("\"10s\""), "Longest mean wait."),
     key("rejoin", "jitter", Share { max: 100.0 }, Or("\"50%\""), "By how much each wait may be shorter or longer, evenly, by the seed: a herd that comes back as one is a load of its own."),
-    key("expect", "exposed_legs", Count { min: 1, max: 1_000_000 }, Or("1"), "Legs that must be up on the removed servers when they are cordoned; with fewer nothing is proven."),
+    key("expect", "exposed_legs", Count { min: 1, max: 1_000_000 }, Or("1"), "Legs that must be up on the removed servers when they are cordoned (with `removed = 0`, on those that are paused or cut off); with fewer nothing is proven."),
     key("expect", "join_policy", Word(&["stick", "move_room", "reject"]), Or("\"stick\""), "What becomes of a join to a room on a cordoned server: it goes there (stick), the whole room goes elsewhere (move_room), it is refused (reject)."),
     key("expect", "allowance", Duration { min: 0.0, max: 3600.0 }, Or("\"2s\""), "From the acknowledged cordon until no room may start on the server any more."),
     key("expect", "drain", Duration { min: 1.0, max: 604_800.0 }, Or("\"30m\""), "From cordon to the end of the server."),

@@ -2,7 +2,7 @@
 //! Asked anew for every join, since where a room is may have changed.
 
 use super::{BoxFuture, Call, Driver, Ended, Order, Progress, Route};
-use crate::history::FailReason;
+use crate::history::{FailReason, MISNAMED};
 use crate::outside;
 use crate::plan::{PlannedLeg, PlannedRoom};
 use crate::profile::fleet::{JoinBy, JoinHook};
@@ -34,7 +34,7 @@ struct Answer {
     /// Text, or a number where the target's rooms have numbers.
     room: Option<Value>,
     token: Option<String>,
-    /// The server's name, where it is none of the target file's.
+    /// The server's name, where its URL is none of the target file's.
     server: Option<String>,
 }
 
@@ -123,8 +123,8 @@ impl Hooked {
         }
     }
 
-    /// What the answer means. Errors: with the reason that the join fails for.
-    async fn understand(&self, text: &str) -> Result<Route, Ended> {
+    /// What the answer means, and what in it contradicts the target file. Errors: with the reason that the join fails for.
+    async fn understand(&self, text: &str) -> Result<(Route, Option<String>), Ended> {
         let wrong = |why: String| Ended::failed(FailReason::Routing, format!("the join API's answer {why}"));
         let answer = Answer::read(text).map_err(wrong)?;
         let url = Url::parse(&answer.url)
@@ -135,8 +135,7 @@ impl Hooked {
             Some(Value::Number(number)) => Some(number.to_string()),
             Some(other) => return Err(wrong(format!("has a `room` that is {}", kind(&other)))),
         };
-        let place = |u: &Url| (u.host_str().map(str::to_owned), u.port_or_known_default());
-        let known = self.servers.iter().find(|(_, u)| place(u) == place(&url)).map(|(name, _)| name.clone());
+        let (server, lie) = self.server_at(&url, answer.server);
         if !self.permits(&url).await {
             let why = format!(
                 "{} is neither a server's host nor inside `allow` of the target file",
@@ -144,7 +143,26 @@ impl Hooked {
             );
             return Err(Ended::failed(FailReason::NotAllowed, format!("the join API's answer: {why}")));
         }
-        Ok(Route { url: answer.url, room, token: answer.token.map(Secret), server: answer.server.or(known) })
+        Ok((Route { url: answer.url, room, token: answer.token.map(Secret), server }, lie))
+    }
+
+    /// Whose URL this is. The target file's word stands before the API's: what is judged is where calls really go.
+    fn server_at(&self, url: &Url, named: Option<String>) -> (Option<String>, Option<String>) {
+        let place = |u: &Url| (u.host_str().map(str::to_owned), u.port_or_known_default());
+        let at = |exactly: bool| {
+            let here = move |u: &Url| place(u) == place(url) && (!exactly || u.path() == url.path());
+            self.servers.iter().filter(move |(_, u)| here(u)).map(|(name, _)| name)
+        };
+        // Several behind one address may differ by path.
+        let exact = at(true).next().is_some();
+        let known: Vec<&String> = at(exact).collect();
+        match (named, known.first()) {
+            (Some(named), Some(first)) if !known.contains(&&named) => {
+                let lie = format!("the join API sends to the URL of {first}, and calls it {named}");
+                (Some((*first).clone()), Some(lie))
+            }
+            (named, first) => (named.or(first.map(|f| (*f).clone())), None),
+        }
     }
 
     /// Hosts that the target file names, and networks that it allows.
@@ -183,9 +201,12 @@ impl Hooked {
                 return Err(Ended::failed(FailReason::TimeoutRouting, why));
             }
         };
-        let route = self.understand(&text).await?;
+        let (route, lie) = self.understand(&text).await?;
         let url = outside::public(&route.url);
         let _ = call.progress.send(Progress::Routed { at: Instant::now(), server: route.server.clone(), url });
+        if let Some(text) = lie {
+            let _ = call.progress.send(Progress::Note { code: MISNAMED, text });
+        }
         Ok(route)
     }
 }
@@ -326,6 +347,33 @@ mod tests {
         assert!(matches!(told.try_recv(), Ok(Progress::Started(_))));
         let Ok(Progress::Routed { server, url, .. }) = told.try_recv() else { panic!("not routed") };
         assert_eq!((server.as_deref(), url.as_str()), (Some("j1"), "ws://127.0.0.1:8188/"), "secrets stay here");
+    }
+
+    #[tokio::test]
+    async fn the_target_file_says_whose_url_it_is() {
+        let routed = async |answer: &str| {
+            let (_, hooked) = hooked(&script(&format!("echo '{answer}'")));
+            let (call, mut told, _orders) = call();
+            hooked.run(call).await;
+            assert!(matches!(told.try_recv(), Ok(Progress::Started(_))));
+            let Ok(Progress::Routed { server, .. }) = told.try_recv() else { panic!("not routed") };
+            let note = match told.try_recv() {
+                Ok(Progress::Note { code, text }) => Some((code, text)),
+                _ => None,
+            };
+            (server, note)
+        };
+        // A router that sends to j1 and says otherwise is not believed.
+        let (server, note) = routed(r#"{"url": "ws://127.0.0.1:8188/x", "server": "j2"}"#).await;
+        assert_eq!(server.as_deref(), Some("j1"));
+        let (code, text) = note.unwrap();
+        assert_eq!(code, MISNAMED);
+        assert_eq!(text, "the join API sends to the URL of j1, and calls it j2");
+        let (server, note) = routed(r#"{"url": "ws://127.0.0.1:8188", "server": "j1"}"#).await;
+        assert_eq!((server.as_deref(), note), (Some("j1"), None));
+        // Only the API knows this one.
+        let (server, note) = routed(r#"{"url": "ws://10.77.0.9:8188", "server": "j9"}"#).await;
+        assert_eq!((server.as_deref(), note), (Some("j9"), None));
     }
 
     #[tokio::test]

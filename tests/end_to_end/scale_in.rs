@@ -159,17 +159,19 @@ fn whoever_a_killed_server_drops_comes_back_elsewhere() {
 
 #[test]
 fn an_interrupted_experiment_takes_back_what_it_did() {
-    let place = experiment("", "late_seats = 1\nlate_rooms = 1", "60s", DRAIN);
-    let mut run = place.run();
-    run.says("cordoned");
-    run.signal("INT");
-    let run = run.finish();
-    assert_eq!(run.code, Some(130), "{run:?}");
-    let lines = place.lines();
-    let (t, uncordon) = step(&lines, "uncordon", StepStage::Done);
-    assert!(uncordon.rollback && t > step(&lines, "cordon", StepStage::Done).0);
-    assert_eq!(step(&lines, "terminate", StepStage::Skipped).1.detail, "the run was over before");
-    super::assert_ended(&lines, true);
+    for signal in ["INT", "HUP"] {
+        let place = experiment("", "late_seats = 1\nlate_rooms = 1", "60s", DRAIN);
+        let mut run = place.run();
+        run.says("cordoned");
+        run.signal(signal);
+        let run = run.finish();
+        assert_eq!(run.code, Some(130), "{signal}: {run:?}");
+        let lines = place.lines();
+        let (t, uncordon) = step(&lines, "uncordon", StepStage::Done);
+        assert!(uncordon.rollback && t > step(&lines, "cordon", StepStage::Done).0);
+        assert_eq!(step(&lines, "terminate", StepStage::Skipped).1.detail, "the run was over before");
+        super::assert_ended(&lines, true);
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub struct Audit {
     pub rooms_stale: u64,
     /// Looks that failed, by backend: they say nothing about the fleet.
     pub failed_looks: Vec<FailedLooks>,
-    /// Servers that answer where another one did before.
+    /// Servers that answer where another one did before, or that a join API calls by another one's name.
     pub renamed: Vec<String>,
 }
 
@@ -61,6 +61,7 @@ pub(super) fn audit(scene: &Scene<'_>) -> Audit {
             out.renamed.push(format!("{other} and {server} answer at {url}: one server under two ids"));
         }
     }
+    out.renamed.extend(scene.record.misnamed.iter().cloned());
     out
 }
 
