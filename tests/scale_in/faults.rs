@@ -13,7 +13,7 @@ use roomful::verdict::{Judgement, Verdict};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-const SEEDS: std::ops::RangeInclusive<u64> = 1..=20;
+const SEEDS: std::ops::RangeInclusive<u64> = 1..=10;
 /// When a fault begins and ends, ms.
 const FROM: f64 = 50_000.0;
 const UNTIL: f64 = 56_000.0;

@@ -6,7 +6,7 @@ use roomful::history::{Event, Line, StepAction, StepEvent, StepStage};
 use roomful::verdict::scale_in::Invariant;
 use roomful::verdict::{Judgement, Verdict};
 
-const SEEDS: std::ops::RangeInclusive<u64> = 1..=20;
+const SEEDS: std::ops::RangeInclusive<u64> = 1..=10;
 
 fn row<'a>(j: &'a Judgement, id: &str) -> &'a Invariant {
     scale_in(j).invariants.iter().find(|i| i.id == id).unwrap()

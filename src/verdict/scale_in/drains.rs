@@ -23,9 +23,9 @@ fn moved_well(scene: &Scene<'_>, classed: &Classed) -> bool {
 
 pub(super) fn outlives_its_calls(scene: &Scene<'_>, incidents: &[Incident]) -> Finding {
     let mut finding = Finding::default();
-    let mut ended = 0;
+    let (mut ended, mut told) = (0, 0);
     for i in incidents.iter().filter(|i| i.removes()) {
-        ended += u64::from(i.ended(scene).is_some());
+        *(if i.ended(scene).is_some() { &mut ended } else { &mut told }) += 1;
         let hit = i.kill.into_iter().chain(i.terminate).map(|a| a.t).reduce(f64::min);
         // One that drains after SIGTERM may still close calls for other reasons; what falls near its end falls with it.
         let near = i.gone.map(|g| g.not_before - if hit.is_some() { CLOSING_MS } else { JUST_BEFORE_MS });
@@ -85,10 +85,12 @@ pub(super) fn outlives_its_calls(scene: &Scene<'_>, incidents: &[Incident]) -> F
                 .noticed(worst_noticed(scene, &victims)),
         );
     }
-    if ended == 0 && finding.evidence.is_empty() {
+    if ended + told == 0 {
         return Finding::untested("no server ended");
     }
-    finding.basis = format!("{} ended without a call on them", count(ended, "server", "servers"));
+    let ended = (ended > 0).then(|| format!("{} ended without a call on them", count(ended, "server", "servers")));
+    let told = (told > 0).then(|| format!("{} told to end, and no call fell by that", count(told, "was", "were")));
+    finding.basis = ended.into_iter().chain(told).collect::<Vec<_>>().join("; ");
     finding
 }
 
