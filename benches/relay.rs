@@ -4,44 +4,21 @@
 //! `cargo bench --bench relay`
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a bench prints, and stops at the first surprise")]
 
+#[path = "../tests/support/allocation.rs"]
+mod allocation;
+
+use allocation::allocation;
 use roomful::engine::realtime_ns;
 use roomful::engine::socket::{MediaSocket, Receiver, thread_cpu_ns};
 use roomful::media::srtp::{RtpOpener, RtpSealer};
-use roomful::turn::{Allocation, Login, frame};
+use roomful::turn::frame;
 use roomful::types::Suite;
-use rtc_stun::message::{CLASS_SUCCESS_RESPONSE, Message, MessageType, Setter};
-use rtc_turn::proto::lifetime::Lifetime;
-use rtc_turn::proto::relayaddr::RelayedAddress;
 use std::hint::black_box;
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::{Duration, Instant};
 
 const BATCH: usize = 48;
 const PAYLOAD: usize = 1100;
-
-/// An allocation with a channel to `peer`, from a server that agrees to everything.
-fn allocation(peer: SocketAddr) -> (Allocation, u16) {
-    let now = Instant::now();
-    let login = Login { username: "u".into(), password: "p".into() };
-    let mut a = Allocation::new(now, login, Duration::from_mins(10), false, None, 1);
-    for _ in 0..2 {
-        while let Some(request) = a.poll_transmit() {
-            let mut asked = Message::new();
-            asked.unmarshal_binary(&request).unwrap();
-            let (relayed, lifetime) = (RelayedAddress { ip: peer.ip(), port: 9 }, Lifetime(Duration::from_mins(10)));
-            let kind = MessageType::new(asked.typ.method, CLASS_SUCCESS_RESPONSE);
-            let setters: [Box<dyn Setter>; 4] =
-                [Box::new(asked.transaction_id), Box::new(kind), Box::new(relayed), Box::new(lifetime)];
-            let mut answer = Message::new();
-            answer.build(&setters).unwrap();
-            a.on_message(now, &answer.raw);
-        }
-        a.send(now, peer, b"first");
-    }
-    let channel = a.channel_to(peer).unwrap();
-    (a, channel)
-}
 
 fn main() {
     let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);

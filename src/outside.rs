@@ -94,7 +94,7 @@ pub fn http_client(tls_verify: bool) -> Result<reqwest::Client> {
 /// No answer in time, another status, or a body that is too long; with the URL and what was said.
 pub async fn ask(request: reqwest::RequestBuilder, within: Duration) -> Result<String> {
     let (status, url, text) = ask_any(request, within).await?;
-    ensure!(status.is_success(), "{url}: {status}: {}", quoted(&text));
+    ensure!(status.is_success(), "{}: {status}: {}", public(url.as_str()), quoted(&text));
     Ok(text)
 }
 
@@ -106,19 +106,51 @@ pub async fn ask_any(
     request: reqwest::RequestBuilder,
     within: Duration,
 ) -> Result<(reqwest::StatusCode, reqwest::Url, String)> {
-    let mut answer = request.timeout(within).send().await.map_err(explained)?;
+    let answer = request.timeout(within).send().await.map_err(explained)?;
     let (url, status) = (answer.url().clone(), answer.status());
+    match text(answer, ANSWER_MAX).await {
+        Ok(text) => Ok((status, url, text.trim().to_owned())),
+        Err(BodyError::Broken(e)) => Err(explained(e)),
+        Err(e @ BodyError::TooLong { .. }) => Err(anyhow::anyhow!("{}: {e}", public(url.as_str()))),
+    }
+}
+
+/// Why an answer's body could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error(transparent)]
+    Broken(#[from] reqwest::Error),
+    #[error("answered more than {} KiB", most >> 10)]
+    TooLong { most: usize },
+}
+
+/// An answer's body, as text: at most `most` bytes of it are held.
+///
+/// # Errors
+/// It broke off, or is longer.
+pub async fn text(mut answer: reqwest::Response, most: usize) -> Result<String, BodyError> {
     let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(explained)? {
-        ensure!(body.len() + chunk.len() <= ANSWER_MAX, "{url}: answered more than {} MiB", ANSWER_MAX >> 20);
+    while let Some(chunk) = answer.chunk().await? {
+        if body.len() + chunk.len() > most {
+            return Err(BodyError::TooLong { most });
+        }
         body.extend_from_slice(&chunk);
     }
-    Ok((status, url, String::from_utf8_lossy(&body).trim().to_owned()))
+    Ok(String::from_utf8_lossy(&body).into_owned())
+}
+
+/// A URL without what may be secret in it: user, password, query, fragment.
+pub fn public(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
 }
 
 /// reqwest's own texts leave out the cause.
 fn explained(error: reqwest::Error) -> anyhow::Error {
-    let url = error.url().map_or_else(|| "request".to_owned(), ToString::to_string);
+    let url = error.url().map_or_else(|| "request".to_owned(), |u| public(u.as_str()));
     if error.is_timeout() {
         return anyhow::anyhow!("{url}: no answer in time");
     }
@@ -206,6 +238,19 @@ mod tests {
         let client = http_client(true).unwrap();
         let error = format!("{:#}", ask(client.get("http://127.0.0.1:1/x"), SOON).await.unwrap_err());
         assert!(error.starts_with("http://127.0.0.1:1/x: Connection refused"), "{error}");
+    }
+
+    #[test]
+    fn public_urls_hold_no_secrets() {
+        for (url, shown) in [
+            ("wss://ann:pw@sfu.example.org:8989/janus?token=t#f", "wss://sfu.example.org:8989/janus"),
+            ("ws://10.77.0.1:8188", "ws://10.77.0.1:8188"),
+            ("ws://[::1]:8188?token=a/b@c", "ws://[::1]:8188"),
+            ("sfu?token=t", "sfu"),
+            ("", ""),
+        ] {
+            assert_eq!(public(url), shown, "{url}");
+        }
     }
 
     #[test]

@@ -3,6 +3,10 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+/// m-lines that we take in a session description, and so media streams in one direction of a transport. A room of more
+/// senders is an error of its profile.
+pub const M_LINES_MAX: usize = 1024;
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
         $(#[$doc])*

@@ -3,15 +3,21 @@
 //! To hold another path to it: build everything it needs, then `assert_allocates_nothing("name", || …)`.
 #![expect(unsafe_code, reason = "a global allocator cannot be written without")]
 
+#[path = "support/allocation.rs"]
+mod allocation;
 #[path = "support/counting.rs"]
 mod counting;
 
 use counting::ALLOCATIONS;
+use roomful::engine::socket::{MediaSocket, Receiver};
 use roomful::media::rtcp::{self, Packet, ReportBlock, SenderInfo, TwccRecorder, Writer};
 use roomful::media::rtp::{self, HeaderTemplate};
 use roomful::media::srtp::{RtcpOpener, RtcpSealer, RtpOpener, RtpSealer, RxIndex, TAG_MAX, TxIndex};
+use roomful::turn::frame;
 use roomful::types::Suite;
 use std::hint::black_box;
+use std::io::IoSlice;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Allocations of this thread while `f` runs.
 fn allocations(f: impl FnOnce()) -> u64 {
@@ -118,4 +124,43 @@ fn rtcp_write_seal_open_and_parse() {
         });
         assert!(entries > 1_000 * 60, "{entries}");
     }
+}
+
+/// Over UDP by a channel, and over a connection, where messages come one after another in a stream.
+#[test]
+fn a_relayed_packet() {
+    let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let (mut ours, mut theirs) = (MediaSocket::bind(ip).unwrap(), MediaSocket::bind(ip).unwrap());
+    ours.connect(theirs.local()).unwrap();
+    theirs.connect(ours.local()).unwrap();
+    let peer = SocketAddr::from(([127, 0, 0, 1], 7));
+    let (mut a, _) = allocation::allocation(peer);
+    let (mut receiver, packet) = (Receiver::new(), [0x80; 1101]);
+    let mut back = 0;
+    assert_allocates_nothing("a packet through a channel", || {
+        let header = frame::header(a.channel_to(peer).unwrap(), packet.len());
+        ours.send_parts(&[IoSlice::new(&header), IoSlice::new(&packet)]).unwrap();
+        receiver.drain(&theirs, |mut batch| {
+            batch.each(Some(peer), |_, _, data| {
+                let (channel, length) = frame::channel_data(data).unwrap();
+                assert_eq!((a.peer_of(channel), length), (Some(peer), packet.len()));
+                back += 1;
+            });
+        });
+    });
+    assert_eq!(back, 1001);
+    let channel = a.channel_to(peer).unwrap();
+    let mut message = [&frame::header(channel, packet.len())[..], &packet].concat();
+    message.resize(message.len() + frame::padding(packet.len()), 0);
+    let (mut deframer, mut out) = (frame::Deframer::default(), 0);
+    assert_allocates_nothing("a packet of a stream", || {
+        // In two pieces, as a connection may give them.
+        for piece in message.chunks(700) {
+            deframer.push(piece);
+            while let Some(m) = deframer.next_message().unwrap() {
+                out += usize::from(frame::channel_data(m) == Some((channel, packet.len())));
+            }
+        }
+    });
+    assert_eq!(out, 1001);
 }

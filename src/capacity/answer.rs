@@ -10,6 +10,8 @@ use serde::Serialize;
 
 /// CPU at which autoscalers are commonly told to scale out, percent.
 pub const CPU_TRIGGER: f64 = 70.0;
+/// What broke first, where the server refused by its own limit.
+const ADMISSION: &str = "admission limit";
 /// Delay that is this much above that of the lowest loads has left its plateau (factor, and ms).
 const KNEE_FACTOR: f64 = 2.0;
 const KNEE_MS: f64 = 5.0;
@@ -39,6 +41,10 @@ pub struct Answer {
     pub streams: Option<u64>,
     pub egress_pps: Option<f64>,
     pub egress_bps: Option<f64>,
+    /// Of a TURN server at the lower bound: allocations, and what it relayed a second, both ways.
+    pub allocations: Option<u32>,
+    pub relayed_pps: Option<f64>,
+    pub relayed_bps: Option<f64>,
     /// Each server by itself, from the same trials.
     pub servers: Vec<ServerBounds>,
     pub trials: Vec<TrialRow>,
@@ -86,6 +92,14 @@ pub struct Threshold {
     pub survive: u32,
 }
 
+/// A HorizontalPodAutoscaler, with which KEDA scales too, acts when the average is this much above its target.
+pub const HPA_TOLERANCE: f64 = 0.1;
+
+/// The target of a HorizontalPodAutoscaler that is to scale out at so many.
+pub fn hpa_target(at: f64) -> f64 {
+    (at / (1.0 + HPA_TOLERANCE)).floor().max(1.0)
+}
+
 impl Threshold {
     /// `None` where nothing is left.
     fn of(capacity: u32, headroom: Option<Headroom>) -> Option<Threshold> {
@@ -129,7 +143,7 @@ impl Answer {
             stop,
             bounded,
             broke_first: broke.and_then(|t| match t.admission {
-                true => Some("admission limit".into()),
+                true => Some(ADMISSION.into()),
                 false => t.broken.first().map(|b| b.expr.clone()),
             }),
             cpu_at_capacity: cpu(held),
@@ -139,6 +153,9 @@ impl Answer {
             streams: found.lower.map(|r| setting.streams(r).iter().sum()),
             egress_pps: worst.map(|s| s.egress_pps),
             egress_bps: worst.map(|s| s.egress_bps),
+            allocations: worst.and_then(|s| s.relay).map(|r| r.allocations),
+            relayed_pps: worst.and_then(|s| s.relay).map(|r| r.pps),
+            relayed_bps: worst.and_then(|s| s.relay).map(|r| r.bps),
             servers: server_bounds(setting, record),
             trials: record.trials.clone(),
             threshold,
@@ -157,6 +174,9 @@ impl Answer {
     pub fn verdict(&self, setting: &Setting) -> (Verdict, String) {
         match (self.stop, self.lower, self.upper) {
             (Stop::Width, Some(lower), Some(upper)) => (Verdict::Pass, self.found(lower, upper)),
+            (Stop::BelowRange, _, Some(upper)) if self.broke_first.as_deref() == Some(ADMISSION) => {
+                (Verdict::Fail, format!("The server's own admission limit refused joins at the lowest load, {upper}."))
+            }
             (Stop::BelowRange, _, Some(upper)) => {
                 let what = self.broke().map_or_else(String::new, |t| format!(": {}", t.what()));
                 (Verdict::Fail, format!("Objectives broken at the lowest load, {upper}{what}."))
@@ -170,6 +190,9 @@ impl Answer {
             }
             (Stop::Generator, Some(lower), None) => {
                 (Verdict::Unknown, format!("At least {lower}, generator-limited; not a threshold."))
+            }
+            (Stop::Generator, Some(_), Some(_)) => {
+                (Verdict::Unknown, format!("Generator-limited between the bounds: {}; not a threshold.", self.known()))
             }
             (Stop::Generator, ..) => {
                 let why = self.trials.last().and_then(|t| t.why.clone()).unwrap_or_default();
@@ -209,7 +232,7 @@ impl Answer {
 
     fn found(&self, lower: u32, upper: u32) -> String {
         let first = match self.broke_first.as_deref() {
-            Some("admission limit") => "then the server's own admission limit refused joins".to_owned(),
+            Some(ADMISSION) => "then the server's own admission limit refused joins".to_owned(),
             _ => self.breakage().map_or_else(|| "an objective broke".into(), |b| b.words() + " broke first"),
         };
         let cpu = self.cpu_at_breakage.map_or_else(String::new, |c| format!(", at {} % CPU", number(c)));
@@ -230,7 +253,12 @@ impl Answer {
             }
             None => "the headroom asked for leaves no load to scale out at".into(),
         };
-        format!("{lower}–{upper} per server; {first}{cpu}; {scale}.")
+        let relayed = match (self.allocations, self.relayed_pps) {
+            (Some(n), Some(pps)) if pps >= 1.0 => format!(" ({n} allocations, {} packets/s relayed)", pps.round()),
+            (Some(n), _) => format!(" ({n} allocations)"),
+            (None, _) => String::new(),
+        };
+        format!("{lower}–{upper} per server{relayed}; {first}{cpu}; {scale}.")
     }
 
     /// The trial that proved the upper bound.

@@ -180,7 +180,10 @@ impl World {
             })
             .collect();
         let unhealthy = if connected > self.generator { vec!["shard 0 busy".into()] } else { vec![] };
-        self.write(t, Event::Interval(Interval { seconds: 1.0, connected, joining: 0, servers, paths: None }));
+        self.write(
+            t,
+            Event::Interval(Interval { seconds: 1.0, connected, joining: 0, servers, paths: None, relays: vec![] }),
+        );
         self.write(t, health(unhealthy));
         usage.into_iter().for_each(|u| self.write(t, Event::Usage(u)));
     }
@@ -257,6 +260,18 @@ fn an_admission_limit_is_told_apart_from_quality() {
         "{sentence}"
     );
     assert!(a.trials.len() <= 7, "what was let in is tried at once: {}", a.trials.len());
+    // Of the load after the last that held nobody is let in, so that no set-up can be timed.
+    let (_, a, _, sentence) = solve(&[Model { admits: 64, ..SOUND }], "");
+    assert_eq!(
+        (a.lower, a.upper, a.broke_first.as_deref()),
+        (Some(64), Some(68), Some("admission limit")),
+        "{sentence}"
+    );
+    let (_, _, verdict, sentence) = solve(&[Model { admits: 2, ..SOUND }], "");
+    assert_eq!(
+        (verdict, sentence.as_str()),
+        (Verdict::Fail, "The server's own admission limit refused joins at the lowest load, 8.")
+    );
 }
 
 #[test]

@@ -31,6 +31,10 @@ pub struct MixRow {
     pub streams: Option<f64>,
     pub egress_pps: Option<f64>,
     pub egress_bps: Option<f64>,
+    /// Of TURN servers.
+    pub allocations: Option<u32>,
+    pub relayed_pps: Option<f64>,
+    pub relayed_bps: Option<f64>,
     /// Percent, where the objective broke.
     pub cpu: Option<f64>,
     pub broke_first: Option<String>,
@@ -46,6 +50,9 @@ pub enum Unit {
     Streams,
     EgressPps,
     EgressBps,
+    Allocations,
+    RelayedPps,
+    RelayedBps,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
@@ -58,7 +65,15 @@ pub struct UnitRow {
 }
 
 impl Unit {
-    pub const ALL: [Unit; 4] = [Unit::Participants, Unit::Streams, Unit::EgressPps, Unit::EgressBps];
+    pub const ALL: [Unit; 7] = [
+        Unit::Participants,
+        Unit::Streams,
+        Unit::EgressPps,
+        Unit::EgressBps,
+        Unit::Allocations,
+        Unit::RelayedPps,
+        Unit::RelayedBps,
+    ];
 
     /// For a person.
     pub fn words(self) -> &'static str {
@@ -67,7 +82,14 @@ impl Unit {
             Unit::Streams => "streams sent",
             Unit::EgressPps => "egress packets per second",
             Unit::EgressBps => "egress bits per second",
+            Unit::Allocations => "allocations",
+            Unit::RelayedPps => "relayed packets per second",
+            Unit::RelayedBps => "relayed bits per second",
         }
+    }
+
+    fn is_of_turn(self) -> bool {
+        matches!(self, Unit::Allocations | Unit::RelayedPps | Unit::RelayedBps)
     }
 
     pub fn as_str(self) -> &'static str {
@@ -76,6 +98,9 @@ impl Unit {
             Unit::Streams => "streams",
             Unit::EgressPps => "egress_pps",
             Unit::EgressBps => "egress_bps",
+            Unit::Allocations => "allocations",
+            Unit::RelayedPps => "relayed_pps",
+            Unit::RelayedBps => "relayed_bps",
         }
     }
 
@@ -86,15 +111,18 @@ impl Unit {
             Unit::Streams => mix.streams,
             Unit::EgressPps => mix.egress_pps,
             Unit::EgressBps => mix.egress_bps,
+            Unit::Allocations => mix.allocations.map(f64::from),
+            Unit::RelayedPps => mix.relayed_pps,
+            Unit::RelayedBps => mix.relayed_bps,
         }
     }
 
     /// An amount of it, for a person.
     pub fn amount(self, value: f64) -> String {
         match self {
-            Unit::EgressBps => format!("{} Mbit/s", number(value / 1e6)),
-            Unit::EgressPps => format!("{} packets/s", value.round()),
-            Unit::Participants | Unit::Streams => format!("{} {}", value.round(), self.words()),
+            Unit::EgressBps | Unit::RelayedBps => format!("{} Mbit/s", number(value / 1e6)),
+            Unit::EgressPps | Unit::RelayedPps => format!("{} packets/s", value.round()),
+            Unit::Participants | Unit::Streams | Unit::Allocations => format!("{} {}", value.round(), self.words()),
         }
     }
 }
@@ -102,6 +130,8 @@ impl Unit {
 impl MixRow {
     /// `sentence` and `verdict` are those of its run; without an answer it was never searched.
     pub fn of(name: &str, verdict: Verdict, sentence: &str, answer: Option<&Answer>) -> MixRow {
+        // A TURN server sends what it relays, and more than RTP.
+        let media = answer.filter(|a| a.allocations.is_none());
         MixRow {
             name: name.to_owned(),
             verdict,
@@ -110,8 +140,11 @@ impl MixRow {
             lower: answer.and_then(|a| a.lower),
             upper: answer.and_then(|a| a.upper),
             streams: answer.and_then(|a| a.streams).map(|n| n as f64),
-            egress_pps: answer.and_then(|a| a.egress_pps),
-            egress_bps: answer.and_then(|a| a.egress_bps),
+            egress_pps: media.and_then(|a| a.egress_pps),
+            egress_bps: media.and_then(|a| a.egress_bps),
+            allocations: answer.and_then(|a| a.allocations),
+            relayed_pps: answer.and_then(|a| a.relayed_pps),
+            relayed_bps: answer.and_then(|a| a.relayed_bps),
             cpu: answer.and_then(|a| a.cpu_at_breakage),
             broke_first: answer.and_then(|a| a.broke_first.clone()),
             scale_out_at: answer.and_then(|a| a.threshold).map(|t| t.participants),
@@ -137,6 +170,8 @@ impl Matrix {
                 }
             })
             .collect();
+        // Those of TURN servers, where there are none.
+        units.retain(|u| u.least.is_some() || (bounded.is_empty() && !u.unit.is_of_turn()));
         // Stable: of equals the unit that is easier to count.
         units.sort_by(|a, b| {
             let of = |u: &UnitRow| u.variation.unwrap_or(f64::INFINITY);
@@ -195,6 +230,11 @@ impl Matrix {
         ))
     }
 
+    /// Units that a table shows, in an order of their own.
+    pub fn columns(&self) -> Vec<Unit> {
+        Unit::ALL.into_iter().filter(|unit| self.units.iter().any(|u| u.unit == *unit)).collect()
+    }
+
     /// Units that vary more than the best one by less than a search can tell.
     pub fn close(&self) -> impl Iterator<Item = &UnitRow> {
         let best = self.units.first().and_then(|u| u.variation);
@@ -236,6 +276,9 @@ mod tests {
             streams: Some(streams(rooms)),
             egress_pps: Some(streams(rooms) * pps),
             egress_bps: Some(streams(rooms) * pps * bytes * 8.0),
+            allocations: None,
+            relayed_pps: None,
+            relayed_bps: None,
             cpu: None,
             broke_first: None,
             scale_out_at: Some((f64::from(lower) * 0.85).floor() as u32),

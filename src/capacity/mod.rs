@@ -12,11 +12,13 @@ mod record;
 mod reference_tests;
 mod search;
 mod setting;
+#[cfg(test)]
+mod turn_tests;
 
-pub use answer::{Answer, CPU_TRIGGER, CpuTrigger, Knee, ServerBounds, Threshold};
+pub use answer::{Answer, CPU_TRIGGER, CpuTrigger, HPA_TOLERANCE, Knee, ServerBounds, Threshold, hpa_target};
 pub use course::Search;
 pub use loads::Loads;
 pub use mixes::{Matrix, MixRow, Unit, UnitRow};
-pub use record::{Broken, Cost, KindTrial, Outcome, Record, ServerTrial, TrialRow};
+pub use record::{Broken, Cost, KindTrial, Outcome, Record, RelayTrial, ServerTrial, TrialRow};
 pub use search::{Bounds, Class, Goal, Step, Stop, Trial, bounds, classify, next};
 pub use setting::Setting;

@@ -3,17 +3,21 @@
 use super::objectives::{Joins, Scope, media};
 use super::search::Trial;
 use super::setting::Setting;
-use crate::history::{Event, FailReason, Interval, JoinFailure, Line, Usage};
+use crate::history::{Carried, Event, FailReason, Interval, JoinFailure, Line, Relay, RelayFlow, RelayWhat, Usage};
 use crate::measure::Flow;
 use crate::plan::PlannedTrial;
 use crate::types::{Kind, LegId, RoomId, ServerId};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Ticks may miss the edges of a window by this much.
 const EDGE_MS: f64 = 5.0;
 /// Name of all servers together, where rooms are not pinned.
 const ALL: &str = "all servers";
+
+/// What a TURN server says to an allocation for which it has no room (RFC 8656 18).
+const QUOTA: u16 = 486;
+const CAPACITY: u16 = 508;
 
 /// Metric of a trial that reached no steady state.
 pub(super) const UNSTEADY: &str = "steady_state";
@@ -91,6 +95,18 @@ pub struct ServerTrial {
     pub egress_pps: f64,
     pub egress_bps: f64,
     pub cost: Option<Cost>,
+    /// Where it is a TURN server.
+    pub relay: Option<RelayTrial>,
+}
+
+/// What a TURN server did in a trial.
+#[derive(Clone, Copy, PartialEq, Default, Debug, Serialize)]
+pub struct RelayTrial {
+    /// Fewest in any second.
+    pub allocations: u32,
+    /// Datagrams relayed, both ways, a second, and the bits in them without TURN's own.
+    pub pps: f64,
+    pub bps: f64,
 }
 
 #[derive(Clone, Copy, PartialEq, Default, Debug, Serialize)]
@@ -130,6 +146,8 @@ pub struct Record {
     names: BTreeMap<ServerId, String>,
     legs: BTreeMap<LegId, RoomId>,
     joins: BTreeMap<String, Joins>,
+    /// Rooms of a TURN server that refused an allocation for want of room.
+    turned_away: BTreeSet<RoomId>,
     moving: Seconds,
     open: Option<Open>,
     /// A second of media whose health is still to come.
@@ -174,6 +192,8 @@ struct Loaded {
     pace: [Vec<f64>; 2],
     usage: Vec<Usage>,
     dropped: u32,
+    allocations: Option<u32>,
+    relayed: Carried,
 }
 
 impl Record {
@@ -183,6 +203,7 @@ impl Record {
             names: BTreeMap::new(),
             legs: BTreeMap::new(),
             joins: BTreeMap::new(),
+            turned_away: BTreeSet::new(),
             moving: Seconds::default(),
             open: None,
             second: None,
@@ -220,10 +241,12 @@ impl Record {
                     ("signaling", Some(setup.signaling_ms)),
                     ("ice", Some(setup.ice_ms)),
                     ("dtls", Some(setup.dtls_ms)),
+                    ("relay", setup.relay_ms),
                 ];
                 phases.into_iter().for_each(|(phase, ms)| ms.into_iter().for_each(|ms| joins.time(phase, ms)));
             }
             Event::JoinFailed(failure) => self.join_failed(failure),
+            Event::Relay(relay) => self.relay(relay),
             Event::FirstMedia { leg, first_rtp_ms, first_frame_ms, .. } => {
                 if let Some(room) = self.legs.get(leg).copied() {
                     let joins = self.joins_of(room);
@@ -310,11 +333,23 @@ impl Record {
         self.joins.entry(server).or_default()
     }
 
+    fn relay(&mut self, relay: &Relay) {
+        let room = self.legs.get(&relay.leg).copied().filter(|_| self.setting.pairs);
+        match (relay.what, relay.code) {
+            (RelayWhat::Refused, Some(QUOTA | CAPACITY)) => self.turned_away.extend(room),
+            (RelayWhat::Allocated, _) => drop(room.map(|r| self.turned_away.remove(&r))),
+            _ => {}
+        }
+    }
+
     fn join_failed(&mut self, failure: &JoinFailure) {
+        // Neither of a pair joins without its allocation.
+        let turned_away = self.turned_away.contains(&failure.room);
         let joins = self.joins_of(failure.room);
         match failure.reason {
             FailReason::LeftEarly => return,
             FailReason::Local => joins.ours += 1,
+            _ if turned_away => (joins.failed, joins.refused) = (joins.failed + 1, joins.refused + 1),
             FailReason::Full => (joins.failed, joins.refused) = (joins.failed + 1, joins.refused + 1),
             FailReason::TimeoutRouting
             | FailReason::TimeoutSignaling
@@ -367,6 +402,13 @@ impl Record {
             }
             let expected = open.plan.participants * together(setting, name);
             loaded.second(setting, expected, connected, &flows, interval.seconds);
+            let of_server = |f: &&RelayFlow| setting.pairs && (name == ALL || f.turn == *name);
+            let relays: Vec<&RelayFlow> = interval.relays.iter().filter(of_server).collect();
+            relays.iter().for_each(|f| loaded.relayed += f.carried());
+            if !relays.is_empty() {
+                let there = relays.iter().map(|f| f.allocations).sum();
+                loaded.allocations = Some(loaded.allocations.map_or(there, |n| n.min(there)));
+            }
         }
     }
 
@@ -504,6 +546,10 @@ fn row(setting: &Setting, open: &Open) -> TrialRow {
         servers.push(server_row(name, s, joins, held, share(s.bad), wide));
     }
     broken.sort_by(|a, b| b.share.total_cmp(&a.share));
+    // Where something broke, it is no riddle that others found nothing to measure.
+    if servers.iter().any(|s: &ServerTrial| !s.held) {
+        silent.clear();
+    }
     let loss = servers.iter().map(|s| s.loss).fold(0.0, f64::max);
     let outcome = match (&why, servers.iter().all(|s| s.held)) {
         (Some(_), _) => Outcome::Invalid,
@@ -561,6 +607,11 @@ fn server_row(name: &str, s: &Loaded, joins: &Joins, held: bool, loss: f64, wide
         egress_pps: rate(s.flows[0].count.received + s.flows[1].count.received),
         egress_bps: rate(8 * (s.flows[0].count.received_bytes + s.flows[1].count.received_bytes)),
         cost: Cost::of(&s.usage),
+        relay: s.allocations.map(|n| RelayTrial {
+            allocations: n / wide,
+            pps: rate(s.relayed.packets as i64),
+            bps: rate(8 * s.relayed.bytes as i64),
+        }),
     }
 }
 

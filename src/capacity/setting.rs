@@ -20,6 +20,8 @@ pub struct Setting {
     /// A leg for each seat of all rooms, in their order.
     pub seats: Vec<PlannedLeg>,
     pub(super) streams: Vec<[u64; 2]>,
+    /// Rooms are pairs that talk through TURN servers, which are the target.
+    pub(super) pairs: bool,
 }
 
 impl Setting {
@@ -61,6 +63,7 @@ impl Setting {
             rooms: made.rooms,
             seats: made.legs,
             streams,
+            pairs: profile.pairs().is_some(),
         })
     }
 

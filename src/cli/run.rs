@@ -161,11 +161,19 @@ async fn perform(
         plan.seed,
         folder.path().display()
     ));
-    let mut stage = Stage::set(profile.clone(), plan.clone()).await?;
-    let start = (stage.conductor.epoch, stage.conductor.epoch_ns);
-    let experiment = Experiment::of(profile, plan, stage.fleet.as_ref(), folder, start)?.map(Rc::new);
+    let started_at = started.format(&Rfc3339)?;
+    // First: a folder that can't be written to is known before the target has any work with us.
+    let writer = history::Writer::create(folder.path())?;
+    let (mut stage, experiment) = match set(profile, plan, folder).await {
+        Ok(set) => set,
+        Err(e) => {
+            // Nothing happened; whoever tries again finds the folder as it was.
+            let _ = std::fs::remove_file(writer.path());
+            return Err(e);
+        }
+    };
     stage.conductor.control = experiment.as_ref().and_then(|e| e.control.clone());
-    let writer = Rc::new(RefCell::new(history::Writer::create(folder.path())?));
+    let writer = Rc::new(RefCell::new(writer));
     let ms = |d: std::time::Duration| d.as_secs_f64() * 1000.0;
     writer.borrow_mut().append(&Line {
         t: 0.0,
@@ -176,7 +184,7 @@ async fn perform(
             profile: profile.name.clone(),
             shape: profile.shape.as_str().to_owned(),
             seed: plan.seed,
-            started_at: started.format(&Rfc3339)?,
+            started_at,
             epoch_ns: stage.conductor.epoch_ns,
             resolved: profile.resolved.clone(),
             hold_from_ms: ms(plan.hold_from),
@@ -248,6 +256,23 @@ async fn perform(
     Ok(Ended { interrupted, tail, trouble: broken.or(disk.map(anyhow::Error::msg)) })
 }
 
+/// The stage, and what a scale-in adds to it.
+async fn set(
+    profile: &Arc<Profile>,
+    plan: &Arc<plan::Plan>,
+    folder: &RunFolder,
+) -> Result<(Stage, Option<Rc<Experiment>>)> {
+    let stage = Stage::set(profile.clone(), plan.clone()).await?;
+    let start = (stage.conductor.epoch, stage.conductor.epoch_ns);
+    match Experiment::of(profile, plan, stage.fleet.as_ref(), folder, start) {
+        Ok(experiment) => Ok((stage, experiment.map(Rc::new))),
+        Err(e) => {
+            stage.strike().await;
+            Err(e)
+        }
+    }
+}
+
 /// Who decides as the run goes: the engine asks, and the history tells.
 enum Deciding {
     Search(Rc<RefCell<capacity::Search>>),
@@ -291,17 +316,33 @@ impl Course for Deciding {
     }
 }
 
-/// Ctrl-C or SIGTERM.
+/// Ctrl-C, SIGTERM, or the end of the terminal (SIGHUP).
 async fn interrupt() {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut term) = signal(SignalKind::terminate()) else {
         return std::future::pending().await;
     };
+    // Under nohup it is ignored, and stays so.
+    let mut hang_up = if ignores_hang_up() { None } else { signal(SignalKind::hangup()).ok() };
+    let hung_up = async {
+        match &mut hang_up {
+            Some(signal) => signal.recv().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
         _ = term.recv() => {}
+        _ = hung_up => {}
     }
     write_err("\nInterrupted: ending the calls, then judging what was seen.");
+}
+
+/// Whoever started us had SIGHUP, the first of the signals, ignored.
+fn ignores_hang_up() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|l| l.strip_prefix("SigIgn:"));
+    ignored.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).is_some_and(|bits| bits & 1 == 1)
 }
 
 /// One line that renews itself on a terminal; a plain line a second elsewhere.
@@ -330,4 +371,47 @@ impl Live {
 
 fn write_err(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    fn profile(port: u16) -> Arc<Profile> {
+        let text = format!(
+            "shape = \"steady\"\ntarget = \"t.toml\"\n[[rooms]]\nname = \"m\"\ncount = 1\nsize = 2\n\
+             audio = \"opus@32kbit/s\"\n[load]\njoin = \"1/s\"\nhold = \"9s\"\n[pass]\n\"legs.dropped\" = \"== 0\"\n\
+             [target_file]\ndriver = \"janus\"\n[[target_file.servers]]\nid = \"j1\"\nurl = \"ws://127.0.0.1:{port}\"\n"
+        );
+        Arc::new(profile::parse_resolved(&text).unwrap_or_else(|e| panic!("{e}")))
+    }
+
+    fn fails(port: u16, folder: &RunFolder) -> String {
+        let profile = profile(port);
+        let plan = Arc::new(plan::plan(&profile));
+        let error = one(&profile, &plan, &serde_json::Value::Null, OffsetDateTime::UNIX_EPOCH, folder).unwrap_err();
+        format!("{error:#}")
+    }
+
+    #[test]
+    fn a_folder_that_takes_no_history_is_known_before_the_target_hears_of_us() {
+        let target = TcpListener::bind("127.0.0.1:0").unwrap();
+        target.set_nonblocking(true).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let folder = RunFolder::at(dir.path()).unwrap();
+        std::fs::create_dir(dir.path().join(history::FILE_NAME)).unwrap();
+        let error = fails(target.local_addr().unwrap().port(), &folder);
+        assert!(error.contains("can't create") && error.contains(history::FILE_NAME), "{error}");
+        assert_eq!(target.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_run_that_never_began_leaves_the_folder_for_the_next_one() {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let dir = tempfile::tempdir().unwrap();
+        let error = fails(port, &RunFolder::at(dir.path()).unwrap());
+        assert!(error.contains("j1") && error.contains("refused"), "{error}");
+        assert!(RunFolder::at(dir.path()).is_ok());
+    }
 }

@@ -26,10 +26,10 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts or finds the target and prepares its rooms. The run's clock starts at the end of this.
+    /// Starts or finds the target and prepares its rooms. The run's clock starts at the end of this. An error leaves
+    /// nothing behind.
     pub async fn set(profile: Arc<Profile>, plan: Arc<Plan>) -> Result<Stage> {
-        let clips = Arc::new(ClipLibrary::load().context("the built-in clips")?);
-        let (fleet, driver, mut allow) = match &profile.target {
+        let (fleet, driver) = match &profile.target {
             Target::Embedded(t) => {
                 let options = EmbeddedOptions {
                     cpu_max: t.cpu_max,
@@ -44,65 +44,101 @@ impl Stage {
                     .await
                     .context("the embedded fleet")?;
                 let driver: Arc<dyn Driver> = Arc::new(EmbeddedDriver::new(fleet.base_url())?);
-                (Some(fleet), driver, Vec::new())
+                (Some(fleet), driver)
             }
-            Target::External(t) => {
-                let driver = signaling::driver(t, profile.client, profile.load.join_timeout)?;
-                (None, driver, t.allow.clone())
+            Target::External(t) => (None, signaling::driver(t, profile.client, profile.load.join_timeout)?),
+        };
+        Stage::with(profile, plan, driver, fleet).await
+    }
+
+    async fn with(
+        profile: Arc<Profile>,
+        plan: Arc<Plan>,
+        driver: Arc<dyn Driver>,
+        fleet: Option<EmbeddedFleet>,
+    ) -> Result<Stage> {
+        match conductor(profile, plan, &driver, fleet.as_ref()).await {
+            Ok(conductor) => Ok(Stage { run_id: conductor.common.run, driver, fleet, conductor }),
+            Err(e) => {
+                strike(driver, fleet).await;
+                Err(e)
             }
-        };
-        driver.prepare(&plan.rooms).await?;
-        let hosts = driver.hosts();
-        if let Target::External(t) = &profile.target
-            && !t.authorized
-            && let Some(h) = hosts.iter().find(|h| !is_private(**h))
-        {
-            bail!(
-                "{h} is neither loopback nor private: set `authorized = true` in the target file if it is yours to load"
-            );
         }
-        let turn = turn_servers(&profile, fleet.as_ref()).await?;
-        let relays = turn.ways.iter().map(|w| w.address.ip());
-        let hosts: Vec<IpAddr> = hosts.into_iter().chain(relays).collect();
-        allow.extend(hosts.iter().map(|h| (*h, if h.is_ipv4() { 32 } else { 128 })));
-        let sources = sources(&profile, &hosts)?;
-        if driver.serves_by_turn() {
-            // Participants are each other's peers.
-            allow.extend(sources.iter().map(|h| (*h, if h.is_ipv4() { 32 } else { 128 })));
-        }
-        let timing = Timing { connect: profile.load.join_timeout, ..Timing::default() };
-        let run_id = rand::random();
-        let common = Arc::new(Common {
-            run: run_id,
-            transport: Shared::new(policy(profile.client).suites, timing).context("certificate and DTLS settings")?,
-            allow: Arc::new(AllowList::new(allow)),
-            client: profile.client,
-        });
-        let shards = profile.shards.unwrap_or_else(|| default_shards(&profile));
-        let (epoch, epoch_ns) = start_of_run();
-        let conductor = Conductor {
-            profile,
-            plan,
-            driver: driver.clone(),
-            clips,
-            common,
-            shards,
-            sources,
-            turn: Arc::new(turn),
-            epoch,
-            epoch_ns,
-            control: None,
-        };
-        Ok(Stage { driver, fleet, conductor, run_id })
     }
 
     /// Takes down what `set` put up.
     pub async fn strike(self) {
-        self.driver.finish().await;
-        if let Some(f) = self.fleet {
-            f.stop().await;
-        }
+        strike(self.driver, self.fleet).await;
     }
+}
+
+async fn strike(driver: Arc<dyn Driver>, fleet: Option<EmbeddedFleet>) {
+    driver.finish().await;
+    if let Some(f) = fleet {
+        f.stop().await;
+    }
+}
+
+/// Prepares the target's rooms, and makes the engine's parts ready.
+async fn conductor(
+    profile: Arc<Profile>,
+    plan: Arc<Plan>,
+    driver: &Arc<dyn Driver>,
+    fleet: Option<&EmbeddedFleet>,
+) -> Result<Conductor> {
+    let clips = Arc::new(ClipLibrary::load().context("the built-in clips")?);
+    // Names are resolved only now. Nobody is asked for anything before it is known whom that would be.
+    authorized(&profile, &driver.hosts())?;
+    let turn = turn_servers(&profile, fleet).await?;
+    driver.prepare(&plan.rooms).await?;
+    // A fleet's registry may name further ones.
+    let hosts = driver.hosts();
+    authorized(&profile, &hosts)?;
+    let relays = turn.ways.iter().map(|w| w.address.ip());
+    let hosts: Vec<IpAddr> = hosts.into_iter().chain(relays).collect();
+    let mut allow = match &profile.target {
+        Target::Embedded(_) => Vec::new(),
+        Target::External(t) => t.allow.clone(),
+    };
+    allow.extend(hosts.iter().map(|h| (*h, if h.is_ipv4() { 32 } else { 128 })));
+    let sources = sources(&profile, &hosts)?;
+    if driver.serves_by_turn() {
+        // Participants are each other's peers.
+        allow.extend(sources.iter().map(|h| (*h, if h.is_ipv4() { 32 } else { 128 })));
+    }
+    let timing = Timing { connect: profile.load.join_timeout, ..Timing::default() };
+    let common = Arc::new(Common {
+        run: rand::random(),
+        transport: Shared::new(policy(profile.client).suites, timing).context("certificate and DTLS settings")?,
+        allow: Arc::new(AllowList::new(allow)),
+        client: profile.client,
+    });
+    let shards = profile.shards.unwrap_or_else(|| default_shards(&profile));
+    let (epoch, epoch_ns) = start_of_run();
+    Ok(Conductor {
+        profile,
+        plan,
+        driver: driver.clone(),
+        clips,
+        common,
+        shards,
+        sources,
+        turn: Arc::new(turn),
+        epoch,
+        epoch_ns,
+        control: None,
+    })
+}
+
+/// Errors: a host that only its owner may load, and nobody has said that it is ours.
+fn authorized(profile: &Profile, hosts: &[IpAddr]) -> Result<()> {
+    if let Target::External(t) = &profile.target
+        && !t.authorized
+        && let Some(h) = hosts.iter().find(|h| !is_private(**h))
+    {
+        bail!("{h} is neither loopback nor private: set `authorized = true` in the target file if it is yours to load");
+    }
+    Ok(())
 }
 
 /// The ways to TURN servers, their names resolved.
@@ -183,5 +219,87 @@ fn is_private(ip: IpAddr) -> bool {
         IpAddr::V6(v) => {
             v.is_loopback() || (v.segments()[0] & 0xfe00) == 0xfc00 || (v.segments()[0] & 0xffc0) == 0xfe80
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{self, PlannedRoom};
+    use crate::signaling::{BoxFuture, Call, Ended};
+    use std::sync::Mutex;
+
+    const PROFILE: &str = "shape = \"steady\"\ntarget = \"t.toml\"\n[[rooms]]\nname = \"m\"\ncount = 1\nsize = 2\n\
+        audio = \"opus@32kbit/s\"\n[load]\njoin = \"1/s\"\nhold = \"9s\"\n[pass]\n\"legs.dropped\" = \"== 0\"\n\
+        [target_file]\ndriver = \"janus\"\n[[target_file.servers]]\nid = \"j1\"\nurl = \"ws://127.0.0.1:9\"\n";
+
+    /// Takes down what it is asked for.
+    struct Noting {
+        hosts: [Vec<IpAddr>; 2],
+        asked: Mutex<Vec<&'static str>>,
+    }
+
+    impl Noting {
+        /// `later`: what it finds when it prepares.
+        fn new(first: &str, later: &str) -> Arc<Noting> {
+            Arc::new(Noting { hosts: [first, later].map(|h| vec![h.parse().unwrap()]), asked: Mutex::default() })
+        }
+    }
+
+    impl Driver for Noting {
+        fn name(&self) -> &'static str {
+            "noting"
+        }
+        fn prepare<'a>(&'a self, _: &'a [PlannedRoom]) -> BoxFuture<'a, Result<()>> {
+            self.asked.lock().unwrap().push("prepare");
+            Box::pin(async { Ok(()) })
+        }
+        fn run<'a>(&'a self, _: Call) -> BoxFuture<'a, Ended> {
+            unreachable!("nobody joins")
+        }
+        fn finish<'a>(&'a self) -> BoxFuture<'a, ()> {
+            self.asked.lock().unwrap().push("finish");
+            Box::pin(async {})
+        }
+        fn hosts(&self) -> Vec<IpAddr> {
+            self.hosts[self.asked.lock().unwrap().len()].clone()
+        }
+    }
+
+    async fn set(driver: &Arc<Noting>, more: &str) -> Result<Stage, String> {
+        let profile = Arc::new(crate::profile::parse_resolved(&format!("{PROFILE}{more}")).unwrap());
+        let plan = Arc::new(plan::plan(&profile));
+        Stage::with(profile, plan, driver.clone(), None).await.map_err(|e| format!("{e:#}"))
+    }
+
+    #[tokio::test]
+    async fn a_stranger_is_refused_before_anything_is_asked_of_it() {
+        let stranger = Noting::new("192.0.2.1", "192.0.2.1");
+        let error = set(&stranger, "").await.err().unwrap();
+        assert!(error.contains("192.0.2.1") && error.contains("authorized = true"), "{error}");
+        assert_eq!(*stranger.asked.lock().unwrap(), ["finish"]);
+    }
+
+    #[tokio::test]
+    async fn what_was_prepared_is_removed_when_the_rest_fails() {
+        let friend_of_strangers = Noting::new("127.0.0.1", "192.0.2.1");
+        assert!(set(&friend_of_strangers, "").await.err().unwrap().contains("192.0.2.1"));
+        assert_eq!(*friend_of_strangers.asked.lock().unwrap(), ["prepare", "finish"]);
+
+        let ours = Noting::new("127.0.0.1", "127.0.0.1");
+        let stage = set(&ours, "").await.unwrap();
+        assert_eq!(*ours.asked.lock().unwrap(), ["prepare"]);
+        stage.strike().await;
+        assert_eq!(*ours.asked.lock().unwrap(), ["prepare", "finish"]);
+    }
+
+    #[tokio::test]
+    async fn a_turn_server_without_an_address_is_known_before_rooms_are_made() {
+        let turn = "[[target_file.turn]]\nid = \"t1\"\nurl = \"turn:no-such-host.invalid:3478\"\n\
+            username = \"u\"\npassword_from = \"p\"\n[target_file.secrets]\np = \"env:PATH\"\n";
+        let driver = Noting::new("127.0.0.1", "127.0.0.1");
+        let error = set(&driver, turn).await.err().unwrap();
+        assert!(error.contains("no address of no-such-host.invalid"), "{error}");
+        assert_eq!(*driver.asked.lock().unwrap(), ["finish"]);
     }
 }

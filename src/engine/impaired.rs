@@ -52,6 +52,8 @@ pub struct Downward {
 #[derive(Default)]
 pub struct Held {
     pub up: Delayed<Upward>,
+    /// For transports that are looked at in every tick, and for those that are looked at now and then.
+    pub down_eager: Delayed<Downward>,
     pub down: Delayed<Downward>,
     /// For a second copy of a datagram that is decrypted in place.
     pub copy: Vec<u8>,
@@ -59,7 +61,7 @@ pub struct Held {
 
 impl Held {
     pub fn is_empty(&self) -> bool {
-        self.up.is_empty() && self.down.is_empty()
+        self.up.is_empty() && self.down_eager.is_empty() && self.down.is_empty()
     }
 
     /// What leaves in this tick: the nearest to its due time, so that ticks make no delay in the mean.

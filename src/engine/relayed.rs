@@ -2,13 +2,13 @@
 
 use super::socket::{MediaSocket, source_address};
 use super::wire::{Stream, Wire};
-use crate::history::RelayWhat;
+use crate::history::{Carried, RelayFlow, RelayWhat};
 use crate::participant::DATAGRAM_MAX;
 use crate::plan::Relay as Planned;
 use crate::transport::AllowList;
 use crate::turn::{Account, Allocation, Event, Login, Refusal, Server, frame};
 use crate::types::Via;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -19,6 +19,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const PATIENCE: Duration = Duration::from_millis(3500);
 /// Redirections (300) that are followed for one allocation.
 const REDIRECTS_MAX: u8 = 3;
+
+/// Places in what an allocation has carried.
+const TO_PEERS: usize = 0;
+const FROM_PEERS: usize = 1;
 
 /// The TURN servers of a run, and how allocations are gone about.
 #[derive(Clone, Default)]
@@ -62,6 +66,8 @@ pub struct Relayed {
     turn: usize,
     redirects: u8,
     ports: u8,
+    /// To peers and from peers, since it was last asked.
+    carried: Cell<[Carried; 2]>,
 }
 
 /// What came over the wire, taken out of its frame.
@@ -133,7 +139,9 @@ impl Relayed {
         let patience = (nth + 1 < planned.order.len()).then_some(PATIENCE);
         let login = login(&server.account, planned.wrong_password);
         let allocation = Allocation::new(now, login, turn.lifetime, server.via.is_stream(), patience, seed);
-        let relayed = Relayed { allocation: RefCell::new(allocation), server, asked: now, turn: nth, redirects, ports };
+        let allocation = RefCell::new(allocation);
+        let carried = Cell::default();
+        let relayed = Relayed { allocation, server, asked: now, turn: nth, redirects, ports, carried };
         Ok((relayed, wire))
     }
 
@@ -153,7 +161,15 @@ impl Relayed {
         };
         match event {
             Event::Alternate(to) if self.redirects < REDIRECTS_MAX && allow.permits(to.ip()) => {
-                let known = turn.ways.iter().find(|w| w.address == *to && w.via == self.server.via);
+                // A server that is known by another way keeps its name: coturn sends TLS clients to the port for UDP.
+                let same = |exact: bool| {
+                    let is = move |w: &&Server| match exact {
+                        true => w.address == *to && w.via == self.server.via,
+                        false => w.address.ip() == to.ip(),
+                    };
+                    turn.ways.iter().find(is)
+                };
+                let known = same(true).or_else(|| same(false));
                 let id = known.map_or_else(|| to.to_string().into(), |w| w.id.clone());
                 let server = Server { id, address: *to, ..self.server.clone() };
                 Some(again(server, self.redirects + 1, self.ports))
@@ -182,13 +198,41 @@ impl Relayed {
     pub fn send(&self, wire: &Wire, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
         let mut a = self.allocation.borrow_mut();
         match a.channel_to(to) {
-            Some(channel) => wire.send_framed(&frame::header(channel, datagram.len()), datagram),
+            Some(channel) => wire.send_framed(&frame::header(channel, datagram.len()), datagram)?,
             None => {
                 a.send(Instant::now(), to, datagram);
                 drop(a);
-                self.flush(wire)
+                self.flush(wire)?;
             }
         }
+        self.count(TO_PEERS, datagram.len());
+        Ok(())
+    }
+
+    /// A whole message, as [`Relayed::offer`] gave it.
+    #[inline]
+    pub fn send_framed(&self, wire: &Wire, message: &[u8]) -> io::Result<()> {
+        wire.send_framed(&[], message)?;
+        if let Some((_, length)) = frame::channel_data(message) {
+            self.count(TO_PEERS, length);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn count(&self, way: usize, bytes: usize) {
+        let mut carried = self.carried.get();
+        carried[way] += Carried { packets: 1, bytes: bytes as u64 };
+        self.carried.set(carried);
+    }
+
+    /// Adds what it has carried since the last call, and itself if it is `there`.
+    pub fn report(&self, to: &mut Vec<RelayFlow>, there: bool) {
+        let [to_peers, from_peers] = self.carried.take();
+        let flow = RelayFlow::of(to, &self.server.id, self.server.via);
+        flow.allocations += u32::from(there);
+        flow.to_peers += to_peers;
+        flow.from_peers += from_peers;
     }
 
     /// The same, through an impaired network: each message as it is on the wire.
@@ -207,6 +251,7 @@ impl Relayed {
                 while let Some(m) = a.poll_transmit() {
                     each(&m);
                 }
+                self.count(TO_PEERS, datagram.len());
             }
         }
     }
@@ -230,11 +275,17 @@ impl Relayed {
     pub fn unwrap(&self, now: Instant, message: &[u8]) -> Unwrapped {
         match frame::channel_data(message) {
             Some((channel, length)) => match self.allocation.borrow().peer_of(channel) {
-                Some(peer) => Unwrapped::Channel(peer, frame::HEADER..frame::HEADER + length),
+                Some(peer) => {
+                    self.count(FROM_PEERS, length);
+                    Unwrapped::Channel(peer, frame::HEADER..frame::HEADER + length)
+                }
                 None => Unwrapped::Nothing,
             },
             None => match self.allocation.borrow_mut().on_message(now, message) {
-                Some((peer, data)) => Unwrapped::Data(peer, data),
+                Some((peer, data)) => {
+                    self.count(FROM_PEERS, data.len());
+                    Unwrapped::Data(peer, data)
+                }
                 None => Unwrapped::Control,
             },
         }
@@ -287,15 +338,20 @@ impl Relayed {
         Some((event, news, step))
     }
 
-    /// Left at the server, to run out there.
+    /// Left at the server, to run out there; on a connection it ends with that (RFC 8656 5).
     pub fn abandoned(&self) -> Option<News> {
         let relayed = self.allocation.borrow().relayed()?;
         let (turn, via) = (self.server.id.clone(), self.server.via);
-        Some(News { turn, via, what: RelayWhat::Abandoned, asked: None, refusal: None, relayed: Some(relayed) })
+        let what = if via.is_stream() { RelayWhat::Released } else { RelayWhat::Abandoned };
+        Some(News { turn, via, what, asked: None, refusal: None, relayed: Some(relayed) })
     }
 
     pub fn is_ready(&self) -> bool {
         self.allocation.borrow().is_ready()
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.allocation.borrow().is_over()
     }
 
     pub fn release(&self, now: Instant) {

@@ -6,15 +6,15 @@ mod relays;
 mod second;
 
 use super::health::thread_wait_ns;
-use super::impaired::{Access, Held, Upwards, Whose, since};
+use super::impaired::{Access, Downward, Held, Upwards, Whose, since};
 use super::realtime_ns;
 use super::reference::Reference;
 use super::relayed::{News, Relayed, Turn, Unwrapped};
 use super::socket::{MediaSocket, Poll, Receiver, Trigger, thread_cpu_ns};
 use super::wheel::{TICK, Wheel};
 use super::wire::Wire;
-use crate::history::ShardHealth;
-use crate::impair::{Conditions, Counters};
+use crate::history::{RelayFlow, ShardHealth};
+use crate::impair::{Conditions, Counters, Parcel};
 use crate::measure::{Flow, FlowCounters, Hist};
 use crate::participant::{Common, Event, Meter, Participant, Room, SLOTS_MAX, Sink, Spec, Totals, World};
 use crate::plan::Relay;
@@ -114,6 +114,7 @@ pub struct ShardSecond {
     pub servers: Vec<(ServerId, [Flow; 2])>,
     /// The same, direct and relayed; where anybody is relayed.
     pub paths: Option<Box<[[Flow; 2]; 2]>>,
+    pub relays: Vec<RelayFlow>,
     /// Participants with media, by server; and rooms.
     pub present: Vec<(ServerId, u32, u32)>,
     pub rooms: Vec<RoomRow>,
@@ -233,6 +234,8 @@ pub struct Shard {
     flows: FxHashMap<ServerId, [Flow; 2]>,
     /// The same, direct and relayed; where anybody is relayed.
     paths: Option<Box<[[Flow; 2]; 2]>>,
+    /// What allocations that are gone have carried in this second.
+    relays: Vec<RelayFlow>,
     unknown: Meter,
     releasing: Vec<Releasing>,
     /// Connections with something unsent.
@@ -256,6 +259,8 @@ pub struct Shard {
     cpu_began_ns: u64,
     wait_began_ns: u64,
     next_sweep: Instant,
+    /// What had come to any socket by then has been read.
+    swept: Instant,
     /// How late the loop came round in this second.
     timer: Hist,
     reference: Reference,
@@ -291,9 +296,9 @@ fn send(sockets: &[Option<SlotSocket>], io: &mut Io, slot: u8, to: SocketAddr, d
     let send = || match (&s.relay, &s.socket, to) {
         (None, Wire::Udp(socket), to) => socket.send(to, datagram),
         // To the TURN server itself, framed already.
-        (_, wire, None) => wire.send_framed(&[], datagram),
+        (Some(relay), wire, None) => relay.send_framed(wire, datagram),
         (Some(relay), wire, Some(to)) => relay.send(wire, to, datagram),
-        (None, Wire::Stream(_), Some(_)) => Ok(()),
+        (None, Wire::Stream(_), _) => Ok(()),
     };
     match send() {
         Ok(()) => io.packets_out += 1,
@@ -319,6 +324,7 @@ impl Shard {
             meters: Vec::new(),
             flows: FxHashMap::default(),
             paths: None,
+            relays: Vec::new(),
             unknown: Meter::allocated(),
             releasing: Vec::new(),
             unsent: Vec::new(),
@@ -339,6 +345,7 @@ impl Shard {
             cpu_began_ns: 0,
             wait_began_ns: 0,
             next_sweep: now,
+            swept: now,
             timer: Hist::allocated(),
             reference: Reference::open(config.sources[config.index % config.sources.len()], now)?,
             stop: false,
@@ -365,6 +372,7 @@ impl Shard {
             self.sweep(true, &mut keys);
             if now >= self.next_sweep {
                 self.next_sweep = now + MEDIA_SWEEP;
+                self.swept = now;
                 self.sweep(false, &mut keys);
                 self.reference.receive(&mut self.receiver);
             }
@@ -529,14 +537,25 @@ impl Shard {
             }
             self.held.up.recycle(p);
         }
-        while let Some(mut p) = self.held.down.pop(now_ns) {
-            let (w, from, recv_ns) = (p.tag.whose, p.tag.from, p.tag.recv_ns);
-            if let Some(Some(e)) = self.entries.get(w.ix as usize)
-                && e.participant.leg() == w.leg
-            {
-                self.deliver(w.ix, w.slot, from, recv_ns, &mut p.data);
-            }
+        // What came before it, and lies in its socket unread, is to be delivered before it: it has its time of arrival, and
+        // nobody misses the few ms.
+        let read_ns = since(self.config.epoch, self.swept).min(now_ns);
+        while let Some(mut p) = self.held.down_eager.pop(now_ns) {
+            self.deliver_held(&mut p);
+            self.held.down_eager.recycle(p);
+        }
+        while let Some(mut p) = self.held.down.pop(read_ns) {
+            self.deliver_held(&mut p);
             self.held.down.recycle(p);
+        }
+    }
+
+    fn deliver_held(&mut self, p: &mut Parcel<Downward>) {
+        let (w, from, recv_ns) = (p.tag.whose, p.tag.from, p.tag.recv_ns);
+        if let Some(Some(e)) = self.entries.get(w.ix as usize)
+            && e.participant.leg() == w.leg
+        {
+            self.deliver(w.ix, w.slot, from, recv_ns, &mut p.data);
         }
     }
 

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// Version of the history format.
 pub const SCHEMA: u32 = 2;
+/// Code of a note: the join API gives a server another name than the target file has for its URL.
+pub const MISNAMED: &str = "join_api_names_another_server";
 
 /// One line: when, and what.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -345,6 +347,9 @@ pub struct ServerSeen {
     /// In the target's own unit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sessions: Option<u64>,
+    /// The same from where it may be late or stay behind: shown beside ours, and nothing is judged by it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sessions_hint: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub participants: Option<u64>,
     /// Participants that it would still take.
@@ -375,6 +380,60 @@ pub struct Interval {
     /// The same media again, told apart by how the receiver is reached; where anybody is relayed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paths: Option<Box<Paths>>,
+    /// What went through TURN servers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relays: Vec<RelayFlow>,
+}
+
+/// One way to one TURN server in one second, as its clients count.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RelayFlow {
+    pub turn: String,
+    pub via: Via,
+    /// Allocations at its end.
+    pub allocations: u32,
+    /// For peers and from peers, whatever is in it. A datagram between two allocations is relayed, and counted, twice.
+    pub to_peers: Carried,
+    pub from_peers: Carried,
+}
+
+impl RelayFlow {
+    /// That of one way, among others.
+    pub fn of<'a>(all: &'a mut Vec<RelayFlow>, turn: &str, via: Via) -> &'a mut RelayFlow {
+        let at = all.iter().position(|f| f.turn == turn && f.via == via).unwrap_or_else(|| {
+            let none = Carried::default();
+            all.push(RelayFlow { turn: turn.to_owned(), via, allocations: 0, to_peers: none, from_peers: none });
+            all.len() - 1
+        });
+        &mut all[at]
+    }
+
+    pub fn add(&mut self, more: &RelayFlow) {
+        self.allocations += more.allocations;
+        self.to_peers += more.to_peers;
+        self.from_peers += more.from_peers;
+    }
+
+    /// All that it relayed.
+    pub fn carried(&self) -> Carried {
+        let mut all = self.to_peers;
+        all += self.from_peers;
+        all
+    }
+}
+
+/// Datagrams, and the bytes in them without TURN's own.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Carried {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+impl std::ops::AddAssign for Carried {
+    fn add_assign(&mut self, more: Carried) {
+        self.packets += more.packets;
+        self.bytes += more.bytes;
+    }
 }
 
 /// Audio and video of participants that are reached directly, and of those behind TURN servers.

@@ -264,7 +264,7 @@ impl Synthetic {
                 as u32;
         lines.push(Line {
             t,
-            event: Event::Interval(Interval { seconds: 1.0, connected, joining, servers, paths: None }),
+            event: Event::Interval(Interval { seconds: 1.0, connected, joining, servers, paths: None, relays: vec![] }),
         });
         lines.push(Line { t: t + 0.3, event: Event::Health(self.health(second, connected, rng)) });
     }

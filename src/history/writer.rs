@@ -268,6 +268,7 @@ mod tests {
                 joining: 0,
                 servers: Vec::new(),
                 paths: None,
+                relays: Vec::new(),
             }),
         }
     }

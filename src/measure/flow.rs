@@ -57,7 +57,7 @@ counters!(
         /// Assembled-frame freezes (webrtc-stats freezeCount's rule), their length in ms, and ms of watched video.
         freezes, frozen_ms, watched_ms,
         /// Feedback, by us / by the server.
-        nacks_sent, nacks_received, plis_sent, plis_received, firs_received, twcc_sent, twcc_received, remb_received,
+        nacks_sent, nacks_received, plis_sent, plis_received, firs_sent, firs_received, twcc_sent, twcc_received, remb_received,
         /// Times that the server went on with another layer of a sender's video (simulcast), as receivers saw it.
         layer_switches,
         /// Steps of adaptive senders to a clip of fewer bits, and to one of more.

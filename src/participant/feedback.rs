@@ -1,6 +1,6 @@
 //! RTCP of a participant: reports, NACKs, key-frame requests and transport-wide feedback, sent and answered.
 
-use super::slot::{Incoming, Role, Slot};
+use super::slot::{Incoming, KeyAsk, Role, Slot};
 use super::{Participant, World};
 use crate::media::receive::ReceptionReport;
 use crate::media::rtcp::{self, Packet, ReportBlock, SenderInfo, Writer};
@@ -196,22 +196,32 @@ impl Participant {
                 continue;
             }
             let own = own_ssrc(&self.tracks, s, slot);
-            for (ssrc, kind, _, pli, m) in s.media_streams() {
+            for (ssrc, kind, _, how, m) in s.media_streams() {
+                let Some(how) = how.filter(|_| kind == Kind::Video && n_asks < asks.len()) else { continue };
                 let asked = m.key_asked.is_some_and(|t| w.now < t + KEY_REQUEST_INTERVAL);
-                if kind == Kind::Video && pli && !asked && n_asks < asks.len() && m.stream.wants_key_frame(w.now) {
+                if !asked && m.stream.wants_key_frame(w.now) {
                     m.key_asked = Some(w.now);
-                    asks[n_asks] = Some((ssrc, m.stream.report_block(w.now_ns)));
+                    asks[n_asks] = Some((ssrc, how, m.stream.key_request(), m.stream.report_block(w.now_ns)));
                     n_asks += 1;
                 }
             }
-            s.loose[1].plis_sent += n_asks as i64;
-            for (ssrc, report) in asks.into_iter().flatten() {
+            for (_, how, ..) in asks.iter().flatten() {
+                match how {
+                    KeyAsk::Pli => s.loose[1].plis_sent += 1,
+                    KeyAsk::Fir => s.loose[1].firs_sent += 1,
+                }
+            }
+            for (ssrc, how, number, report) in asks.into_iter().flatten() {
                 let mut wr = Writer::new(&mut plain[..RTCP_MAX]);
                 // Janus honours a PLI on a receive-only handle only behind a report block about that SSRC.
                 if let Some(r) = &report {
                     let _ = wr.receiver_report(own, &[block(ssrc, r)]);
                 }
-                if wr.pli(own, ssrc).is_ok() {
+                let asked = match how {
+                    KeyAsk::Pli => wr.pli(own, ssrc),
+                    KeyAsk::Fir => wr.fir(own, ssrc, number),
+                };
+                if asked.is_ok() {
                     let n = wr.len();
                     self.send_rtcp(w, slot, &mut plain, n);
                 }

@@ -1,10 +1,11 @@
 //! The path of an incoming packet: SRTP, stream statistics, and the truth by stamps.
 
 use super::room::Room;
-use super::slot::{Role, Slot};
+use super::slot::{KeyAsk, Role, Slot};
 use super::{Event, Participant, World};
 use crate::measure::{Flow, FlowCounters, Ledger, emodel};
 use crate::media::receive::{Handover, Owner, Packet, Source, StampSeen, Timing};
+use crate::media::srtp::SrtpError;
 use crate::media::stamp::{self, Found};
 use crate::media::{red, rtp};
 use crate::types::{Codec, Kind, LegId};
@@ -42,6 +43,7 @@ impl Participant {
         if rtp::is_rtcp(data) {
             match srtp.rtcp_in.open(data) {
                 Ok(n) => self.on_rtcp(w, slot, recv_ns, &data[..n]),
+                Err(SrtpError::Replayed) => s.loose[1].replayed += 1,
                 Err(_) => s.loose[1].auth_failed += 1,
             }
             return;
@@ -450,9 +452,11 @@ impl Slot {
         }
     }
 
-    pub(super) fn media_streams(&mut self) -> impl Iterator<Item = (u32, Kind, bool, bool, &mut super::slot::Media)> {
+    pub(super) fn media_streams(
+        &mut self,
+    ) -> impl Iterator<Item = (u32, Kind, bool, Option<KeyAsk>, &mut super::slot::Media)> {
         self.incoming.iter_mut().filter_map(|i| match &mut i.role {
-            Role::Media(m) => Some((i.ssrc, i.kind, i.nack, i.pli, &mut **m)),
+            Role::Media(m) => Some((i.ssrc, i.kind, i.nack, i.key_ask, &mut **m)),
             Role::Rtx(_) => None,
         })
     }

@@ -10,6 +10,8 @@ mod outbound;
 mod room;
 mod silence;
 mod slot;
+#[cfg(test)]
+mod tests;
 
 pub use batch::{Batch, DATAGRAM_MAX, Received};
 pub use flow_gaps::FlowGap;
@@ -561,9 +563,7 @@ fn local_error(e: &TransportError) -> MediaError {
 
 fn start_error(e: &TransportError) -> MediaError {
     match e {
-        TransportError::NoAllowedCandidate { refused } => {
-            MediaError::NotAllowed(refused.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
-        }
+        TransportError::NoAllowedCandidate { refused } => MediaError::NotAllowed(AllowList::refusal(refused)),
         _ => MediaError::BadSdp(e.to_string()),
     }
 }

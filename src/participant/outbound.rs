@@ -20,6 +20,11 @@ use std::time::{Duration, Instant};
 /// Sent packets whose header extensions are remembered, so that a repetition is the same packet to the byte.
 const SENT_RING: usize = 512;
 
+/// Added to the round trip within which a packet is not sent again; libwebrtc's.
+const REPEAT_INTERVAL_MIN: Duration = Duration::from_millis(5);
+/// A round trip is what the server reports; nonsense must not end all repetition.
+const REPEAT_INTERVAL_MAX: Duration = Duration::from_secs(1);
+
 /// Packets between two reports; a report comes every few seconds.
 const REPORTED_MAX: i64 = 1 << 20;
 
@@ -71,11 +76,13 @@ struct Wire {
     sent: Box<[Sent; SENT_RING]>,
 }
 
-/// Header extensions of a packet as it was sent.
+/// Header extensions of a packet as it was sent, and when it was last repeated.
 #[derive(Clone, Copy, Default)]
 struct Sent {
     seq: u16,
     twcc: u16,
+    /// When it was sent again, ms modulo 2^16; 0: never.
+    again: u16,
     abs: u32,
     level: u8,
 }
@@ -343,7 +350,8 @@ impl Participant {
                 if wire.twcc {
                     s.twcc_next = s.twcc_next.wrapping_add(1);
                 }
-                wire.sent[usize::from(o.seq) % SENT_RING] = Sent { seq: o.seq, twcc, abs, level: o.audio_level };
+                wire.sent[usize::from(o.seq) % SENT_RING] =
+                    Sent { seq: o.seq, twcc, again: 0, abs, level: o.audio_level };
                 wire.header.write(w.buf, o.marker, o.seq, o.timestamp, twcc, abs, o.audio_level);
                 let roc = o.roc.wrapping_sub(*t.roc_from.get_or_insert(o.roc));
                 let Ok(n) = srtp.rtp_out.seal(w.buf, h + o.len, h, roc) else { break };
@@ -363,15 +371,21 @@ impl Participant {
         }
     }
 
-    /// Answers a NACK: by RTX where negotiated, else by the identical packet.
+    /// Answers a NACK: by RTX where negotiated, else by the identical packet. What was sent again within the last round
+    /// trip is on its way still, however often it is asked for (so does libwebrtc).
     pub(super) fn resend(&mut self, w: &mut World<'_>, media_ssrc: u32, seq: u16) {
         let Some(t) = self.tracks.iter_mut().find(|t| t.ssrc == media_ssrc) else { return };
         let Some(slot) = t.slot else { return };
         let Some(s) = self.slots.get_mut(usize::from(slot)).and_then(|s| s.as_deref_mut()) else { return };
-        let Slot { srtp: Some(srtp), transport, twcc_next, .. } = s else { return };
+        let Slot { srtp: Some(srtp), transport, twcc_next, rtt, .. } = s else { return };
         let (Some(wire), Some(to)) = (&mut t.wire, transport.remote()) else { return };
         let sent = wire.sent[usize::from(seq) % SENT_RING];
         if sent.seq != seq {
+            return;
+        }
+        let now_ms = (w.now_ns / 1_000_000) as u16;
+        let interval = (REPEAT_INTERVAL_MIN + rtt.or(transport.rtt()).unwrap_or_default()).min(REPEAT_INTERVAL_MAX);
+        if sent.again != 0 && u128::from(now_ms.wrapping_sub(sent.again)) < interval.as_millis() {
             return;
         }
         let n = if let Some(header) = &wire.rtx_header {
@@ -402,6 +416,7 @@ impl Participant {
             srtp.rtp_out.seal(w.buf, h + r.len, h, r.roc.wrapping_sub(t.roc_from.unwrap_or_default()))
         };
         let Ok(n) = n else { return };
+        wire.sent[usize::from(seq) % SENT_RING].again = now_ms.max(1);
         t.count.retransmitted += 1;
         w.sink.send(slot, to, &w.buf[..n]);
     }

@@ -8,12 +8,13 @@ use crate::media::srtp::{RtcpOpener, RtcpSealer, RtpOpener, RtpSealer, RxIndex};
 use crate::prefetch::prefetch;
 use crate::sdp::{Agreed, AgreedReceive, Negotiation};
 use crate::signaling::TransportState;
-use crate::transport::{self, Transport};
-use crate::types::{Codec, Kind};
+use crate::transport::{self, AllowList, Transport};
+use crate::types::{Codec, Kind, M_LINES_MAX};
 use std::time::{Duration, Instant};
 
-/// SSRCs a transport keeps state for; a server that invents more is counted as malformed.
-const SSRCS_MAX: usize = 512;
+/// SSRCs a transport keeps state for: media and retransmissions of each m-line. A server that invents more is counted as
+/// malformed.
+const SSRCS_MAX: usize = 2 * M_LINES_MAX;
 
 pub(super) struct Slot {
     pub transport: Transport,
@@ -73,8 +74,17 @@ pub(super) struct Incoming {
     pub ssrc: u32,
     pub kind: Kind,
     pub nack: bool,
-    pub pli: bool,
+    pub key_ask: Option<KeyAsk>,
     pub role: Role,
+}
+
+/// How the other side wants to be asked for a key frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum KeyAsk {
+    /// RFC 4585 6.3.1.
+    Pli,
+    /// RFC 5104 4.3.1.
+    Fir,
 }
 
 pub(super) enum Role {
@@ -230,8 +240,12 @@ impl Slot {
             return None;
         };
         let n = self.incoming.len() as u16;
-        let (nack, pli) = (r.nack, r.pli);
-        self.incoming.push(Incoming { ssrc, kind: r.kind, nack, pli, role });
+        let key_ask = match (r.pli, r.fir) {
+            (true, _) => Some(KeyAsk::Pli),
+            (false, true) => Some(KeyAsk::Fir),
+            (false, false) => None,
+        };
+        self.incoming.push(Incoming { ssrc, kind: r.kind, nack: r.nack, key_ask, role });
         self.by_ssrc.insert(ssrc, n);
         Some(n)
     }
@@ -274,7 +288,10 @@ impl Slot {
                 return false;
             }
             E::CandidateRefused(a) => {
-                let text = format!("candidate {a} is outside the allow-list; no packet went there");
+                let line = AllowList::suggestion(&[a]);
+                let text = format!(
+                    "candidate {a} is outside the allow-list, no packet went there; the target file has no {line}"
+                );
                 w.events.push(Event::Note { code: "candidate_refused", text });
                 return false;
             }

@@ -13,6 +13,12 @@ const FDS_PER_SHARD: u64 = 4;
 const MEMORY_BASE: u64 = 64 << 20;
 /// Resident bytes per connected transport: the bound the engine is built to (design.md measured 18.5 KiB without SRTP).
 const MEMORY_PER_TRANSPORT: u64 = 40 << 10;
+/// Beside a transport, of each stream that comes in: its m-line (0.8 KiB by `cargo bench --bench transport`), who sends it
+/// (a source, 0.6 KiB), and the stream itself, by the bounds that its tests hold.
+const MEMORY_PER_AUDIO_IN: u64 = 800 + 600 + 1536;
+const MEMORY_PER_VIDEO_IN: u64 = 800 + 600 + 3072;
+/// Of each stream that goes out: its m-line and what is kept for retransmission.
+const MEMORY_PER_STREAM_OUT: u64 = 12 << 10;
 /// Signalling task, WebSocket or HTTP client, statistics.
 const MEMORY_PER_PARTICIPANT: u64 = 40 << 10;
 /// What a peer of the embedded fleet was measured to hold (362 KiB once video flowed), and a process of it; they run on
@@ -143,9 +149,13 @@ pub fn limits(profile: &Profile, plan: &Plan, per: TransportsPer, machine: &Mach
         TransportsPer::Participant => t.participants,
         TransportsPer::Direction => t.senders + t.receivers,
     };
+    let mut streams = t.down.audio_streams * MEMORY_PER_AUDIO_IN
+        + t.down.video_streams * MEMORY_PER_VIDEO_IN
+        + t.up.streams() * MEMORY_PER_STREAM_OUT;
     if t.legs > t.participants {
         transports += transports.div_ceil(10);
         participants += participants.div_ceil(10);
+        streams += streams.div_ceil(10);
     }
     let fleet = match &profile.target {
         Target::Embedded(fleet) => {
@@ -153,7 +163,8 @@ pub fn limits(profile: &Profile, plan: &Plan, per: TransportsPer, machine: &Mach
         }
         Target::External(_) => 0,
     };
-    let memory = MEMORY_BASE + transports * MEMORY_PER_TRANSPORT + participants * MEMORY_PER_PARTICIPANT + fleet;
+    let memory =
+        MEMORY_BASE + transports * MEMORY_PER_TRANSPORT + participants * MEMORY_PER_PARTICIPANT + streams + fleet;
     let addresses = profile.bind.len().max(1) as u64;
     let shards = profile.shards.map(|n| n as u64).or(machine.cores).unwrap_or(0);
     Limits {

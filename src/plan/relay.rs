@@ -2,7 +2,7 @@
 
 use super::PlannedRoom;
 use super::build::{Purpose, stream};
-use crate::profile::{Profile, Target};
+use crate::profile::Profile;
 use rand::RngExt as _;
 
 /// How a relayed participant goes about it.
@@ -23,7 +23,7 @@ pub fn relay(profile: &Profile, room: &PlannedRoom, seat: u32, n: u64, ways: &[(
     let mut rng = stream(profile.seed, Purpose::Turn, &room.name, u64::from(seat) | n << 32);
     let wrong_password = rng.random_bool(profile.ice.wrong_password.clamp(0.0, 1.0));
     // A room that belongs on one server, where that is the TURN server, goes nowhere else.
-    let pinned = room.server.as_deref().filter(|_| target_is_turn(profile));
+    let pinned = room.server.as_deref().filter(|_| profile.pairs().is_some());
     let is_open = |i: &u16| pinned.is_none_or(|server| ways[usize::from(*i)].0 == server);
     let mut left: Vec<u16> = (0..ways.len() as u16).filter(is_open).collect();
     let mut order = Vec::with_capacity(left.len());
@@ -43,17 +43,13 @@ pub fn relay(profile: &Profile, room: &PlannedRoom, seat: u32, n: u64, ways: &[(
 /// Seats of a room are relayed evenly: of any run of them, the share, rounded; where that begins is drawn for each room.
 /// Driver turn connects pairs by the first one's allocation, or by both's.
 pub fn is_relayed(profile: &Profile, room: &PlannedRoom, seat: u32) -> bool {
-    if let (true, Target::External(t)) = (target_is_turn(profile), &profile.target) {
+    if let Some(t) = profile.pairs() {
         return seat == 0 || t.peer_relayed;
     }
     let share = profile.ice.relay;
     let phase: f64 = stream(profile.seed, Purpose::Relay, &room.name, 0).random();
     let upto = |n: u32| (f64::from(n) * share + phase).floor();
     upto(seat + 1) > upto(seat)
-}
-
-fn target_is_turn(profile: &Profile) -> bool {
-    matches!(&profile.target, Target::External(t) if t.connects_pairs())
 }
 
 #[cfg(test)]

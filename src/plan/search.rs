@@ -16,6 +16,8 @@ pub fn servers(profile: &Profile, search: &Search) -> Vec<Option<String>> {
         Target::Embedded(t) => (1..=t.servers).map(|n| Some(format!("s{n}"))).collect(),
         // A director's own servers are not in the file.
         Target::External(t) if t.driver == "embedded" => vec![None],
+        // The join API places rooms: no server has a load of its own.
+        Target::External(t) if t.join.is_some() => vec![None; t.carriers().len().max(1)],
         Target::External(t) => t.carriers().into_iter().map(|id| Some(id.to_owned())).collect(),
     }
 }

@@ -161,6 +161,28 @@ fn totals_count_streams_by_sender_and_listener() {
 }
 
 #[test]
+fn memory_counts_the_streams_of_large_rooms() {
+    let text = |count: u32, size: u32| {
+        format!(
+            "shape = \"steady\"\ntarget = \"t.toml\"\n[[rooms]]\nname = \"m\"\ncount = {count}\nsize = {size}\n\
+             audio = \"opus@32kbit/s\"\nvideo = \"vp8@500kbit/s\"\n[load]\njoin = \"100/s\"\nhold = \"20s\"\n[pass]\n\
+             \"legs.dropped\" = \"== 0\"\n[target_file]\ndriver = \"janus\"\n[[target_file.servers]]\nid = \"j1\"\n\
+             url = \"ws://127.0.0.1:9\"\n"
+        )
+    };
+    let need = |count, size| {
+        let profile = crate::profile::parse_resolved(&text(count, size)).unwrap_or_else(|e| panic!("{e}"));
+        let machine = Machine { memory_available_bytes: Some(4 << 30), ..Machine::default() };
+        limits(&profile, &plan(&profile), TransportsPer::Direction, &machine)
+    };
+    // 10,000 participants in each; with 59 others in the room each hears 118 streams, 590,000 of each kind in all.
+    let (small, large) = (need(2_500, 4), need(167, 60));
+    assert!(small.fit(), "{small:?}");
+    assert!(!large.memory_bytes.fits && large.memory_bytes.need > 590_000 * (1536 + 3072 + 1200), "{large:?}");
+    assert!(large.problems()[0].contains("4096 MiB are available"), "{:?}", large.problems());
+}
+
+#[test]
 fn the_demo_is_the_size_and_length_it_says() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles/demo.toml");
     let profile = crate::profile::load(&path, &[]).unwrap();

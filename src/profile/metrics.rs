@@ -177,6 +177,8 @@ pub(super) const TABLE: &[(&str, Unit, &str)] = &[
     ("relays.abandoned", Unit::Count, "allocations left to run out, as the profile says"),
     ("relays.open_max", Unit::Count, "most allocations at once"),
     ("relays.rate_max", Unit::PerSecond, "most allocations given in any second"),
+    ("relays.pps", Unit::PerSecond, "datagrams that TURN servers relayed, both ways"),
+    ("relays.bps", Unit::PerSecond, "bits in them, without TURN's own"),
     ("relays.latency.count", Unit::Count, "how many were timed"),
     ("relays.latency.{p50,p95,p99,max}", Unit::Ms, "request for an allocation until it was there"),
     ("generator.{cpu,cpu_max}", Unit::Percent, "busiest shard's CPU, in the mean and at most"),

@@ -7,6 +7,9 @@ use super::units::{parse_bit_rate, parse_queue};
 use crate::impair::{Blackout, Conditions, Distribution, HoldBack, Jitter, Loss, Queue, Rate, preset};
 use std::time::Duration;
 
+/// Longer than any real queue stands; calls and their ends are waited for as long.
+const QUEUE_DRAINS_MAX: Duration = Duration::from_secs(60);
+
 /// What a bottleneck holds where nothing is said.
 pub(super) const QUEUE: Queue = Queue::Time(Duration::from_millis(200));
 /// How long datagrams are held back where nothing is said.
@@ -179,7 +182,19 @@ fn rate(v: &mut View<'_>, base: Option<Rate>) -> Option<Option<Rate>> {
         needs(v, "queue", "rate")?;
         return Some(None);
     };
-    Some(Some(Rate { bits_per_s, queue: queue.or(base.map(|b| b.queue)).unwrap_or(QUEUE) }))
+    let rate = Rate { bits_per_s, queue: queue.or(base.map(|b| b.queue)).unwrap_or(QUEUE) };
+    let drains = rate.longest(1500);
+    if drains > QUEUE_DRAINS_MAX {
+        let key = if v.node("queue").is_some() { "queue" } else { "rate" };
+        let text = format!(
+            "a full queue would take {:.0} s to leave at this rate; at most {} s",
+            drains.as_secs_f64(),
+            QUEUE_DRAINS_MAX.as_secs()
+        );
+        v.wrong(key, text);
+        return None;
+    }
+    Some(Some(rate))
 }
 
 fn blackout(v: &mut View<'_>, base: Option<Blackout>) -> Option<Option<Blackout>> {

@@ -10,7 +10,7 @@ use super::series::Series;
 use super::tree::{Node, Value};
 use super::units::{parse_join, parse_stay};
 use super::{metrics, network};
-use crate::types::{Autoscale, Client};
+use crate::types::{Autoscale, Client, M_LINES_MAX};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -197,6 +197,22 @@ fn room_group(v: &mut View<'_>) -> Option<RoomGroup> {
         let most = size_max(size);
         if send.is_some_and(|n| n > i64::from(most)) {
             v.wrong("send", format!("{} senders do not fit into a room of {most}", send.unwrap_or(0)));
+        }
+        let late = if send.is_none() { late_seats.unwrap_or(0).max(0) as u64 } else { 0 };
+        let senders = send.map_or(u64::from(most) + late, |n| n.max(0) as u64);
+        let kinds = [audio.flatten(), video.flatten()].into_iter().flatten().count() as u64;
+        // Whoever hears them all has an m-line for each; where one transport does both, its own are among them.
+        if senders * kinds > M_LINES_MAX as u64 {
+            let key = if send.is_some() { "send" } else { "size" };
+            v.wrong(
+                key,
+                format!(
+                    "{senders} senders make a session description of {} m-lines, and at most {M_LINES_MAX} can be read: \
+                     let at most {} of a room `send`, or send less",
+                    senders * kinds,
+                    M_LINES_MAX as u64 / kinds
+                ),
+            );
         }
         if send != Some(0) && (audio, video) == (Some(None), Some(None)) {
             v.wrong("", "its participants send nothing: give `audio` or `video`, or say `send = 0`");

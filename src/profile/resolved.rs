@@ -154,6 +154,10 @@ pub struct TurnEntry {
     pub metrics: Option<String>,
     /// Address of coturn's CLI.
     pub cli: Option<String>,
+    /// Its cordon is the CLI's `drain`, which ends it with the last allocation.
+    pub drain: bool,
+    /// Redis database in which it keeps the state of its allocations, and no other one does.
+    pub statsdb: Option<String>,
 }
 
 /// The driver whose target are TURN servers themselves.
@@ -178,6 +182,16 @@ pub struct ExternalTarget {
     pub authorized: bool,
     /// False only when the target file says `tls_verify = false`; the report says so then.
     pub tls_verify: bool,
+}
+
+impl Profile {
+    /// The target, where TURN servers are that and rooms are pairs that talk through them.
+    pub fn pairs(&self) -> Option<&ExternalTarget> {
+        match &self.target {
+            Target::External(t) => Some(t).filter(|t| t.connects_pairs()),
+            Target::Embedded(_) => None,
+        }
+    }
 }
 
 impl ExternalTarget {

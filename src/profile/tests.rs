@@ -161,6 +161,25 @@ fn errors_with(from: &str, to: &str) -> String {
 }
 
 #[test]
+fn a_room_of_more_senders_than_a_session_description_holds_is_refused() {
+    let room = |more: &str| {
+        let text = "shape = \"steady\"\ntarget = \"embedded\"\n[[rooms]]\nname = \"hall\"\ncount = 1\nMORE\n\
+            audio = \"opus@32kbit/s\"\nvideo = \"vp8@500kbit/s\"\n[load]\njoin = \"10/s\"\nhold = \"20s\"\n\
+            [pass]\n\"legs.dropped\" = \"== 0\"\n";
+        load_text(&text.replace("MORE", more), &[]).map_err(|e| e.to_string())
+    };
+    let error = room("size = 513").err().unwrap();
+    let want = "rooms[0].size: 513 senders make a session description of 1026 m-lines, and at most 1024 can be read: \
+                let at most 512 of a room `send`, or send less";
+    assert!(error.contains(&format!(":6: {want}")), "{error}");
+    assert!(room("size = 600\nsend = 513").err().unwrap().contains(":7: rooms[0].send: 513 senders"));
+    assert!(room("size = \"2..600\"").err().unwrap().contains("rooms[0].size: 600 senders"));
+    for fits in ["size = 512", "size = 10_000\nsend = 512"] {
+        assert!(room(fits).is_ok(), "{fits}");
+    }
+}
+
+#[test]
 fn a_small_profile_gets_its_defaults() {
     let (p, _) = load_text(STEADY, &[]).unwrap();
     assert_eq!((p.name.as_str(), p.seed, p.client, p.shards), ("p", 42, Client::Chrome, None));
@@ -427,6 +446,11 @@ fn one_wrong_thing_is_one_error() {
             "size = 4",
             "size = 4\nnetwork = { up = { jitter_reorders = true } }",
             "p.toml:7: rooms[0].network.up.jitter_reorders: means nothing without `jitter`",
+        ),
+        (
+            "size = 4",
+            "size = 4\nnetwork = { up = { rate = \"64kbit/s\", queue = \"10MB\" } }",
+            "p.toml:7: rooms[0].network.up.queue: a full queue would take 1250 s to leave at this rate; at most 60 s",
         ),
         (
             "size = 4",

@@ -46,6 +46,14 @@ pub(super) fn server(v: &mut View<'_>, granted: Check<'_>, url: Url<'_>) -> Opti
             address.map(|a| Some(a.to_string())).map_err(|_| format!("{t:?} is no address; write \"10.77.0.3:5766\""))
         }),
     };
+    let drain = v.flag("drain");
+    let statsdb = match v.node("statsdb") {
+        None => Some(None),
+        Some(_) => v.parsed("statsdb", |t| url(t, &["redis", "rediss"])).map(Some),
+    };
+    if let (Some(true), Some(None)) = (drain, &cli) {
+        v.wrong("drain", "needs `cli`: it is a word of coturn's CLI");
+    }
     match (&username, &password_from, &secret_from) {
         (_, Some(Some(_)), Some(Some(_))) => {
             v.wrong("secret_from", "with `password_from`: keep one, as the server makes its credentials");
@@ -70,6 +78,8 @@ pub(super) fn server(v: &mut View<'_>, granted: Check<'_>, url: Url<'_>) -> Opti
         pid_file: pid_file?,
         metrics: metrics?,
         cli: cli?,
+        drain: drain?,
+        statsdb: statsdb?,
     })
 }
 
@@ -163,7 +173,7 @@ pub(super) fn write_servers(out: &mut String, t: &ExternalTarget) {
     // Writing to a String cannot fail.
     for s in &t.turn {
         let _ = writeln!(out, "\n[[target_file.turn]]\nid = {}\nurl = {}", quote(&s.id), quote(&s.url));
-        let _ = writeln!(out, "weight = {}", s.weight);
+        let _ = writeln!(out, "weight = {}\ndrain = {}", s.weight, s.drain);
         let texts = [
             ("username", &s.username),
             ("password_from", &s.password_from),
@@ -171,6 +181,7 @@ pub(super) fn write_servers(out: &mut String, t: &ExternalTarget) {
             ("pid_file", &s.pid_file),
             ("metrics", &s.metrics),
             ("cli", &s.cli),
+            ("statsdb", &s.statsdb),
         ];
         for (key, value) in texts {
             if let Some(value) = value {

@@ -1,7 +1,7 @@
 //! The capacity part of a report: the curve over participants with its marks, the trials, and what to paste.
 
 use super::curve::{Curve, Line, Mark, curve};
-use crate::capacity::{Answer, CPU_TRIGGER, Outcome, ServerTrial, TrialRow};
+use crate::capacity::{Answer, CPU_TRIGGER, HPA_TOLERANCE, Outcome, ServerTrial, TrialRow};
 use crate::verdict::{clock, number};
 use maud::{Markup, html};
 
@@ -48,6 +48,13 @@ fn figures(a: &Answer) -> Vec<(String, &'static str)> {
     }
     if let Some(streams) = a.streams {
         out.push((streams.to_string(), "streams sent at capacity"));
+    }
+    if let Some(n) = a.allocations {
+        out.push((n.to_string(), "allocations at capacity"));
+    }
+    if let (Some(pps), Some(bps)) = (a.relayed_pps, a.relayed_bps) {
+        out.push((number(pps), "packets/s relayed"));
+        out.push((number(bps / 1e6), "Mbit/s relayed"));
     }
     if let (Some(pps), Some(bps)) = (a.egress_pps, a.egress_bps) {
         out.push((number(pps), "RTP packets/s sent"));
@@ -199,20 +206,26 @@ pub(super) fn files(a: &Answer) -> Vec<(&'static str, String)> {
         t.capacity, t.capacity, t.lost, t.growth
     );
     let numbers = format!("{head}PARTICIPANTS_LOWER={}\nPARTICIPANTS_UPPER={upper}\nSCALE_OUT_AT={n}\n", t.capacity);
+    // Else the headroom would be the tolerance's.
+    let target = crate::capacity::hpa_target(f64::from(n));
+    let tolerance = format!(
+        "# An HPA scales out when the average is {} % above its target: {target} for {n}.\n",
+        number(HPA_TOLERANCE * 100.0)
+    );
     let keda = format!(
-        "{head}# Put in your names, and the query that counts the participants of the fleet.\n\
+        "{head}{tolerance}# Put in your names, and the query that counts the participants of the fleet.\n\
          apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata:\n  name: media-servers\nspec:\n  scaleTargetRef:\n    \
          name: media-servers\n  minReplicaCount: {min}\n  triggers:\n    - type: prometheus\n      metricType: AverageValue\n      \
          metadata:\n        serverAddress: http://prometheus:9090\n        query: sum(media_server_participants)\n        \
-         threshold: \"{n}\"\n",
+         threshold: \"{target}\"\n",
         min = t.survive + 1
     );
     let hpa = format!(
-        "{head}# Put in your names; the external metric is the number of participants of the whole fleet.\n\
+        "{head}{tolerance}# Put in your names; the external metric is the number of participants of the whole fleet.\n\
          apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata:\n  name: media-servers\nspec:\n  scaleTargetRef:\n    \
          apiVersion: apps/v1\n    kind: Deployment\n    name: media-servers\n  minReplicas: {min}\n  maxReplicas: {max}\n  \
          metrics:\n    - type: External\n      external:\n        metric:\n          name: media_server_participants\n        \
-         target:\n          type: AverageValue\n          averageValue: \"{n}\"\n",
+         target:\n          type: AverageValue\n          averageValue: \"{target}\"\n",
         min = t.survive + 1,
         max = (t.servers * 2).max(t.survive + 2)
     );

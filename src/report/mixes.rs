@@ -1,7 +1,7 @@
 //! What a matrix of mixes looks like: a table, a plot of how far each unit's values lie apart, and what to paste.
 
 use super::terminal::Paint;
-use crate::capacity::{Matrix, MixRow, Unit};
+use crate::capacity::{HPA_TOLERANCE, Matrix, MixRow, Unit};
 use crate::verdict::{Verdict, number};
 use maud::{Markup, html};
 use std::fmt::Write;
@@ -15,17 +15,30 @@ const AXIS: f64 = 24.0;
 /// Colours of dots; further mixes begin again.
 const COLORS: usize = 5;
 
-fn count(v: Option<f64>) -> String {
-    v.map_or_else(|| "–".into(), |v| v.round().to_string())
-}
-
 fn bounds(m: &MixRow) -> String {
     let side = |v: Option<u32>| v.map_or_else(|| "?".to_owned(), |v| v.to_string());
     format!("{}–{}", side(m.lower), side(m.upper))
 }
 
-fn mbit(m: &MixRow) -> String {
-    m.egress_bps.map_or_else(|| "–".into(), |b| number(b / 1e6))
+/// A column's name.
+fn head(unit: Unit) -> &'static str {
+    match unit {
+        Unit::Participants => "participants",
+        Unit::Streams => "streams",
+        Unit::EgressPps => "packets/s sent",
+        Unit::EgressBps => "Mbit/s sent",
+        Unit::Allocations => "allocations",
+        Unit::RelayedPps => "packets/s relayed",
+        Unit::RelayedBps => "Mbit/s relayed",
+    }
+}
+
+fn cell(m: &MixRow, unit: Unit) -> String {
+    match unit {
+        Unit::Participants => bounds(m),
+        Unit::EgressBps | Unit::RelayedBps => unit.of(m).map_or_else(|| "–".into(), |b| number(b / 1e6)),
+        _ => unit.of(m).map_or_else(|| "–".into(), |v| v.round().to_string()),
+    }
 }
 
 fn percent(v: Option<f64>) -> String {
@@ -38,40 +51,31 @@ fn variation(m: &Matrix, unit: Unit) -> String {
 
 /// For a terminal.
 pub(super) fn table(m: &Matrix, paint: Paint) -> String {
-    let head = ["mix", "participants", "streams", "packets/s", "Mbit/s", "CPU %", "scale out at", "broke first"];
-    let mut rows = vec![head.map(str::to_owned)];
+    let units = m.columns();
+    let around =
+        |first: &str, cells: Vec<String>, last: [String; 3]| [vec![first.to_owned()], cells, last.to_vec()].concat();
+    let last = ["CPU %", "scale out at", "broke first"].map(str::to_owned);
+    let mut rows = vec![around("mix", units.iter().map(|u| head(*u).to_owned()).collect(), last)];
     for mix in &m.mixes {
         let first = mix.broke_first.clone().unwrap_or_else(|| mix.sentence.clone());
-        rows.push([
-            mix.name.clone(),
-            bounds(mix),
-            count(mix.streams),
-            count(mix.egress_pps),
-            mbit(mix),
+        let last = [
             mix.cpu.map_or_else(|| "–".into(), number),
             mix.scale_out_at.map_or_else(|| "–".into(), |n| n.to_string()),
             super::terminal::printable(&first),
-        ]);
+        ];
+        rows.push(around(&mix.name, units.iter().map(|u| cell(mix, *u)).collect(), last));
     }
-    let of = |unit| variation(m, unit);
-    rows.push([
-        "varies".into(),
-        of(Unit::Participants),
-        of(Unit::Streams),
-        of(Unit::EgressPps),
-        of(Unit::EgressBps),
-        String::new(),
-        String::new(),
-        String::new(),
-    ]);
-    let widths: [usize; 8] = std::array::from_fn(|c| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0));
+    rows.push(around("varies", units.iter().map(|u| variation(m, *u)).collect(), Default::default()));
+    let columns = units.len() + 4;
+    let widths: Vec<usize> =
+        (0..columns).map(|c| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0)).collect();
     let mut out = String::new();
     for (i, row) in rows.iter().enumerate() {
         let mut line = format!("{:<1$}", row[0], widths[0]);
         for (c, cell) in row.iter().enumerate().skip(1) {
             // Writing to a String cannot fail.
             let _ = match c {
-                7 => write!(line, "  {cell}"),
+                _ if c + 1 == columns => write!(line, "  {cell}"),
                 _ => write!(line, "  {cell:>w$}", w = widths[c]),
             };
         }
@@ -83,6 +87,7 @@ pub(super) fn table(m: &Matrix, paint: Paint) -> String {
 }
 
 pub(super) fn section(m: &Matrix) -> Markup {
+    let units = m.columns();
     html! {
         section {
             h2 { "What to scale on" }
@@ -96,7 +101,7 @@ pub(super) fn section(m: &Matrix) -> Markup {
             (plot(m))
             div.scroll { table {
                 thead { tr {
-                    th { } th { "mix" } th.n { "participants" } th.n { "streams sent" } th.n { "packets/s sent" } th.n { "Mbit/s sent" }
+                    th { } th { "mix" } @for unit in &units { th.n { (head(*unit)) } }
                     th.n { "CPU where it broke" } th.n { "scale out at" } th { "broke first" }
                 } }
                 tbody {
@@ -104,15 +109,14 @@ pub(super) fn section(m: &Matrix) -> Markup {
                         @let mark = match mix.verdict { Verdict::Pass => "✓", Verdict::Fail => "✗", Verdict::Unknown => "?" };
                         tr.(mix.verdict.as_str()) {
                             td.mark { span { (mark) } }
-                            td { (mix.name) } td.n { (bounds(mix)) } td.n { (count(mix.streams)) } td.n { (count(mix.egress_pps)) }
-                            td.n { (mbit(mix)) } td.n { (percent(mix.cpu)) }
+                            td { (mix.name) } @for unit in &units { td.n { (cell(mix, *unit)) } } td.n { (percent(mix.cpu)) }
                             td.n { @if let Some(n) = mix.scale_out_at { (n) } @else { "–" } }
                             td { (mix.broke_first.as_deref().unwrap_or(&mix.sentence)) }
                         }
                     }
                     tr {
                         td { } td { b { "varies" } }
-                        @for unit in Unit::ALL { td.n { b { (variation(m, unit)) } } }
+                        @for unit in &units { td.n { b { (variation(m, *unit)) } } }
                         td { } td { } td { }
                     }
                 }
@@ -186,12 +190,18 @@ pub(super) fn files(m: &Matrix) -> Vec<(&'static str, String)> {
         Unit::Streams => "sum(media_server_streams_sent)",
         Unit::EgressPps => "sum(rate(media_server_rtp_packets_sent_total[1m]))",
         Unit::EgressBps => "sum(rate(media_server_rtp_bytes_sent_total[1m])) * 8",
+        Unit::Allocations => "sum(turn_server_allocations)",
+        Unit::RelayedPps => "sum(rate(turn_server_packets_relayed_total[1m]))",
+        Unit::RelayedBps => "sum(rate(turn_server_bytes_relayed_total[1m])) * 8",
     };
+    let target = crate::capacity::hpa_target(at);
     let keda = format!(
-        "{head}# Put in your names, and the query that sums up the fleet's {}.\n\
+        "{head}# An HPA scales out when the average is {} % above its target: {target} for {at}.\n\
+         # Put in your names, and the query that sums up the fleet's {}.\n\
          apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata:\n  name: media-servers\nspec:\n  scaleTargetRef:\n    \
          name: media-servers\n  triggers:\n    - type: prometheus\n      metricType: AverageValue\n      \
-         metadata:\n        serverAddress: http://prometheus:9090\n        query: {query}\n        threshold: \"{at}\"\n",
+         metadata:\n        serverAddress: http://prometheus:9090\n        query: {query}\n        threshold: \"{target}\"\n",
+        number(HPA_TOLERANCE * 100.0),
         unit.words()
     );
     vec![("scale-on.env", env), ("scale-on-keda.yaml", keda)]
@@ -212,6 +222,9 @@ mod tests {
             streams: Some(f64::from(lower) * 3.0),
             egress_pps: Some(pps),
             egress_bps: Some(pps * 960.0),
+            allocations: None,
+            relayed_pps: None,
+            relayed_bps: None,
             cpu: Some(97.5),
             broke_first: Some("audio.delay.p99 <= 80ms".into()),
             scale_out_at: Some(lower / 2),
@@ -235,7 +248,7 @@ mod tests {
         assert!(all[0].1.contains("SCALE_ON=egress_pps\nSCALE_OUT_AT=5000\nAT_BREAKAGE_CALLS=10000\n"), "{}", all[0].1);
         assert!(all[0].1.contains("AT_BREAKAGE_BIG_ROOMS=10100\n"), "{}", all[0].1);
         assert!(
-            all[1].1.contains("threshold: \"5000\"") && all[1].1.contains("rate(media_server_rtp_packets_sent_total")
+            all[1].1.contains("threshold: \"4545\"") && all[1].1.contains("rate(media_server_rtp_packets_sent_total")
         );
         assert!(all.iter().all(|(_, text)| text.lines().take(2).all(|l| l.starts_with('#'))));
     }

@@ -26,18 +26,20 @@ pub(super) fn section(r: &Relays) -> Markup {
                 p.what {
                     (r.participants.unwrap_or(0)) " participants came by a TURN server and had no other way. An allocation is \
                      lost when its server has it no more before it was given back; what is neither lost, given back nor left \
-                     on purpose was still there at the end."
+                     on purpose was still there at the end. Packets and bits are what a server relayed over the hold, both \
+                     ways, without TURN's own; what goes from one allocation to another is relayed twice."
                 }
                 div.scroll { table {
                     thead { tr {
                         th { "server" } th { "over" } th.n { "asked" } th.n { "given" } th.n { "most at once" }
-                        th.n { "p50 ms" } th.n { "p95 ms" } th.n { "no answer" } th.n { "redirected" } th.n { "lost" }
+                        th.n { "p50 ms" } th.n { "p95 ms" } th.n { "packets/s" } th.n { "Mbit/s" } th.n { "no answer" } th.n { "redirected" } th.n { "lost" }
                         th.n { "given back" } th.n { "left" } th { "refused" }
                     } }
                     tbody { @for s in &r.servers {
                         tr {
                             td { (s.id) } td { (s.via) } td.n { (s.asked) } td.n { (s.allocated) } td.n { (s.open_max) }
-                            (n(s.latency.p50)) (n(s.latency.p95)) td.n { (s.unreachable) } td.n { (s.redirected) }
+                            (n(s.latency.p50)) (n(s.latency.p95)) (n(s.pps)) (n(s.bps.map(|b| b / 1e6)))
+                            td.n { (s.unreachable) } td.n { (s.redirected) }
                             td.n { (s.lost) } td.n { (s.released) } td.n { (s.abandoned) } td { (refusals(s)) }
                         }
                     } }
@@ -78,18 +80,22 @@ pub(super) fn table(r: &Relays, bold: impl Fn(&str) -> String, out: &mut String)
     let _ = writeln!(
         out,
         "{}",
-        bold("TURN server   over  asked  given  most at once  p95 ms  no answer  lost  given back  refused")
+        bold(
+            "TURN server   over  asked  given  most at once  p95 ms  packets/s  Mbit/s  no answer  lost  given back  refused"
+        )
     );
     for s in &r.servers {
         let _ = writeln!(
             out,
-            "{:<12}  {:>4}  {:>5}  {:>5}  {:>12}  {:>6}  {:>9}  {:>4}  {:>10}  {}",
+            "{:<12}  {:>4}  {:>5}  {:>5}  {:>12}  {:>6}  {:>9}  {:>6}  {:>9}  {:>4}  {:>10}  {}",
             super::terminal::printable(&s.id),
             s.via.as_str(),
             s.asked,
             s.allocated,
             s.open_max,
             cell(s.latency.p95),
+            cell(s.pps),
+            cell(s.bps.map(|b| b / 1e6)),
             s.unreachable,
             s.lost,
             s.released,

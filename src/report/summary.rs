@@ -184,7 +184,7 @@ const METRICS: &[(&str, &str)] = &[
         "count",
     ),
     ("relays.{participants,asked,allocated,refused,unreachable,redirected,lost,released,abandoned,open_max}", "count"),
-    ("relays.rate_max", "per second"),
+    ("relays.{rate_max,pps,bps}", "per second"),
     ("relays.latency.count", "count"),
     ("relays.latency.{p50,p95,p99,max}", "ms"),
     ("generator.{socket_drops,send_errors,cores,resident_bytes_max}", "count"),
@@ -261,7 +261,7 @@ mod tests {
             known += usize::from(o.value.is_some());
         }
         // All but set-up's own join API and relays, and the loss that servers report: here they report nothing.
-        assert_eq!(summary.pass.len() - known, 27);
+        assert_eq!(summary.pass.len() - known, 29);
         assert_eq!(summary.lookup("audio.happiness"), None);
         assert_eq!(summary.lookup("audio.loss"), Some(1.0));
     }

@@ -23,7 +23,16 @@ pub(super) struct Sight {
     said: BTreeMap<(String, FleetRole), BTreeMap<String, Said>>,
     /// What steps did, until the fleet says otherwise.
     cordoned: BTreeSet<String>,
-    gone: BTreeMap<String, Duration>,
+    ended: BTreeMap<String, Ended>,
+}
+
+/// What is known of a server that a step ended.
+struct Ended {
+    /// Time to be seen dead before it can be seen alive again.
+    since: Duration,
+    seen_dead: bool,
+    /// Seen alive all the same: it drains, or it is another one of that name.
+    alive: bool,
 }
 
 /// What a condition comes to.
@@ -48,7 +57,7 @@ impl Sight {
             legs: BTreeMap::new(),
             said: BTreeMap::new(),
             cordoned: BTreeSet::new(),
-            gone: BTreeMap::new(),
+            ended: BTreeMap::new(),
         }
     }
 
@@ -73,13 +82,15 @@ impl Sight {
                 let at = Duration::from_secs_f64((line.t / 1000.0).max(0.0));
                 let said = view.servers.iter().map(|s| (s.server.clone(), Said { at, seen: s.clone() }));
                 // A view that failed says nothing, and what was said before is not known to hold any more.
-                self.said.insert((view.backend.clone(), view.role), said.collect());
+                let before = self.said.insert((view.backend.clone(), view.role), said.collect()).unwrap_or_default();
+                for (server, ended) in self.ended.iter_mut().filter(|_| view.error.is_none()) {
+                    let left_out = before.contains_key(server) && !view.servers.iter().any(|s| s.server == *server);
+                    ended.seen_dead |= left_out;
+                    ended.alive &= !left_out;
+                }
                 for s in &view.servers {
                     self.meet(&s.server);
-                    if s.alive == Some(true) && self.gone.get(&s.server).is_some_and(|since| at > *since) {
-                        self.gone.remove(&s.server);
-                        self.cordoned.remove(&s.server);
-                    }
+                    self.lives_or_not(s, at);
                 }
             }
             Event::Step(step) if step.stage == StepStage::Done => {
@@ -92,13 +103,27 @@ impl Sight {
                         self.cordoned.remove(server);
                     }
                     StepAction::Terminate | StepAction::Kill => {
-                        // Time to be seen dead before it can be seen alive again.
-                        let at = Duration::from_secs_f64((line.t / 1000.0).max(0.0)) + Duration::from_secs(5);
-                        self.gone.insert(server.clone(), at);
+                        let since = Duration::from_secs_f64((line.t / 1000.0).max(0.0)) + Duration::from_secs(5);
+                        self.ended.insert(server.clone(), Ended { since, seen_dead: false, alive: false });
                     }
                     _ => {}
                 }
             }
+            _ => {}
+        }
+    }
+
+    /// Of a server that a step ended.
+    fn lives_or_not(&mut self, seen: &ServerSeen, at: Duration) {
+        let Some(ended) = self.ended.get_mut(&seen.server) else { return };
+        match seen.alive {
+            Some(false) => (ended.seen_dead, ended.alive) = (true, false),
+            // Who was dead has come back, and as a new one. Who was not still drains: what we did to it stands.
+            Some(true) if at > ended.since && ended.seen_dead => {
+                self.ended.remove(&seen.server);
+                self.cordoned.remove(&seen.server);
+            }
+            Some(true) if at > ended.since => ended.alive = true,
             _ => {}
         }
     }
@@ -115,7 +140,7 @@ impl Sight {
 
     /// Taken away by a step, and not come back.
     pub fn is_gone(&self, server: &str) -> bool {
-        self.gone.contains_key(server)
+        self.ended.get(server).is_some_and(|e| !e.alive)
     }
 
     fn says(&self, server: &str) -> impl Iterator<Item = &Said> {

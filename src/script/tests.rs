@@ -72,6 +72,8 @@ struct World {
     /// The backend fails at such an action.
     cannot: Option<StepAction>,
     blind: bool,
+    /// A server that is told to end goes on with its calls, and nobody shows cordons.
+    drains: bool,
 }
 
 fn ms(d: Duration) -> f64 {
@@ -102,6 +104,7 @@ impl World {
             refuses: None,
             cannot: None,
             blind: false,
+            drains: false,
         };
         for (i, name) in ["s1", "s2", "s3"].into_iter().enumerate() {
             world.tell(Duration::ZERO, Event::Server(ServerInfo { id: ServerId(i as u32), name: name.into() }));
@@ -121,7 +124,7 @@ impl World {
         let seen = |(name, s): (&String, &Server)| ServerSeen {
             server: name.clone(),
             alive: Some(!s.dead),
-            cordoned: Some(s.cordoned),
+            cordoned: (!self.drains).then_some(s.cordoned),
             sessions: (!s.dead).then(|| self.on(name) + self.ghosts.get(name).unwrap_or(&0)),
             ..ServerSeen::default()
         };
@@ -201,6 +204,7 @@ impl World {
             match step.action {
                 StepAction::Cordon => server.cordoned = true,
                 StepAction::Uncordon => server.cordoned = false,
+                StepAction::Terminate if self.drains => {}
                 StepAction::Kill | StepAction::Terminate => server.dead = true,
                 _ => {}
             }
@@ -296,8 +300,8 @@ fn a_server_is_terminated_when_its_calls_are_over_and_not_before() {
     assert!((20.0..22.1).contains(&stages[0].0), "{stages:?}");
     assert_eq!(w.detail("terminate", Begun), "server.sessions == 0");
     assert_eq!(w.closed.map(|c| c.as_secs()), Some(w.plan.hold_until.as_secs()));
-    // It is gone: there is nothing to take back.
-    assert_eq!(w.stages("uncordon").iter().map(|s| s.1).collect::<Vec<_>>(), [Skipped]);
+    // It is gone, and its mark is taken back all the same.
+    assert_eq!(w.stages("uncordon").iter().map(|s| s.1).collect::<Vec<_>>(), [Begun, Done]);
     assert!(w.joins.iter().all(|(_, _, of)| of.is_none()));
 }
 
@@ -456,6 +460,44 @@ fn an_interrupted_run_rolls_back_what_was_begun_and_then_closes() {
     w.script.interrupt(secs(2.0));
     w.run(secs(3.0));
     assert!(w.closed.is_some() && w.steps.iter().all(|(_, s)| s.stage == Skipped), "{:?}", w.steps);
+}
+
+#[test]
+fn the_rollback_runs_also_where_the_server_is_gone() {
+    for cannot in [None, Some(StepAction::Uncordon)] {
+        let mut w = World::new(&format!("{DRAIN}[[rollback]]\ndo = \"uncordon\"\nserver_of = \"cordon\"\n"));
+        w.cannot = cannot;
+        w.run(secs(10.0));
+        let server = w.stages("cordon")[0].2.unwrap().to_owned();
+        for leg in w.legs.iter().filter(|(_, l)| l.1 == server).map(|(id, _)| *id).collect::<Vec<_>>() {
+            w.end(secs(10.0), leg, LegCause::Left);
+        }
+        w.run(secs(90.0));
+        assert!(w.servers[&server].dead && w.closed.is_some(), "{:?}", w.steps);
+        let undone: Vec<_> = w.steps.iter().filter(|(_, s)| s.rollback).map(|(_, s)| s.stage).collect();
+        assert_eq!(undone, [Begun, if cannot.is_none() { Done } else { StepStage::Failed }]);
+        assert_eq!(w.servers[&server].cordoned, cannot.is_some());
+    }
+}
+
+#[test]
+fn a_server_that_still_drains_is_not_taken_again() {
+    let steps = "[[step]]\nname = \"first\"\ndo = \"cordon\"\nserver = \"least_sessions\"\nat = \"5s\"\n\
+        [[step]]\nname = \"end\"\ndo = \"terminate\"\nafter = \"first\"\n\
+        [[step]]\nname = \"second\"\ndo = \"cordon\"\nserver = \"least_sessions\"\nat = \"20s\"\n";
+    let mut w = World::new(steps);
+    w.drains = true;
+    w.run(secs(15.0));
+    let first = w.stages("first")[0].2.unwrap().to_owned();
+    assert!(!w.script.sight.is_gone(&first) && !w.script.sight.serves(&first));
+    w.run(secs(30.0));
+    assert_ne!(w.stages("second")[0].2.unwrap(), first);
+    // It dies at last, and another one of that name comes: nothing was done to this one.
+    w.servers.get_mut(&first).unwrap().dead = true;
+    w.run(secs(33.0));
+    w.servers.get_mut(&first).unwrap().dead = false;
+    w.run(secs(36.0));
+    assert!(w.script.sight.serves(&first));
 }
 
 #[test]

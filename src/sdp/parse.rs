@@ -2,9 +2,9 @@
 
 use super::{Description, Direction, MediaSection, Payload, SdpError};
 use crate::transport::{RemoteParams, Setup};
+use crate::types::M_LINES_MAX;
 
 const LENGTH_MAX: usize = 1 << 20;
-const SECTIONS_MAX: usize = 1024;
 const CANDIDATES_MAX: usize = 64;
 /// SSRCs and groups of an m-line, feedback values of a payload type; whatever is beyond is left out.
 const VALUES_MAX: usize = 256;
@@ -77,8 +77,8 @@ impl Reader {
     }
 
     fn section(&mut self, value: &str) -> Result<(), String> {
-        if self.sections.len() == SECTIONS_MAX {
-            return Err(format!("more than {SECTIONS_MAX} m-lines"));
+        if self.sections.len() == M_LINES_MAX {
+            return Err(format!("more than {M_LINES_MAX} m-lines"));
         }
         let mut fields = value.split_ascii_whitespace();
         let (Some(name), Some(port), Some(protocol)) = (fields.next(), fields.next(), fields.next()) else {
@@ -123,7 +123,7 @@ impl Reader {
             ("ice-lite", _) => self.lite = true,
             ("group", None) => {
                 if let Some(mids) = value.strip_prefix("BUNDLE") {
-                    let mids = mids.split_ascii_whitespace().take(SECTIONS_MAX);
+                    let mids = mids.split_ascii_whitespace().take(M_LINES_MAX);
                     self.bundle = mids.map(str::to_string).collect();
                 }
             }

@@ -2,7 +2,7 @@
 //! Asked anew for every join, since where a room is may have changed.
 
 use super::{BoxFuture, Call, Driver, Ended, Order, Progress, Route};
-use crate::history::FailReason;
+use crate::history::{FailReason, MISNAMED};
 use crate::outside;
 use crate::plan::{PlannedLeg, PlannedRoom};
 use crate::profile::fleet::{JoinBy, JoinHook};
@@ -10,8 +10,7 @@ use crate::profile::{ExternalTarget, Secret};
 use crate::transport::AllowList;
 use anyhow::{Context as _, Result};
 use reqwest::Url;
-use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,14 +29,42 @@ pub(super) struct Hooked {
 }
 
 /// What the API answers.
-#[derive(Deserialize)]
 struct Answer {
     url: String,
     /// Text, or a number where the target's rooms have numbers.
-    room: Option<serde_json::Value>,
+    room: Option<Value>,
     token: Option<String>,
-    /// The server's name, where it is none of the target file's.
+    /// The server's name, where its URL is none of the target file's.
     server: Option<String>,
+}
+
+impl Answer {
+    /// Errors say what is wrong, and quote nothing: what a broken answer holds may be a token.
+    fn read(text: &str) -> Result<Answer, String> {
+        let answer = serde_json::from_str(text).map_err(|e| format!("is no JSON ({} bytes: {e})", text.len()))?;
+        let Value::Object(mut fields) = answer else {
+            return Err(format!("is {}, no object with a `url`", kind(&answer)));
+        };
+        let mut text = |name: &str| match fields.remove(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(format!("has a `{name}` that is {}, no text", kind(&other))),
+        };
+        let (url, token, server) = (text("url")?, text("token")?, text("server")?);
+        Ok(Answer { url: url.ok_or("has no `url`")?, room: fields.remove("room"), token, server })
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(text) if text.is_empty() => "an empty text",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
 }
 
 impl Hooked {
@@ -64,6 +91,14 @@ impl Hooked {
         })
     }
 
+    /// What the API says when it refuses may repeat what it was asked with.
+    fn without_secrets(&self, text: String) -> String {
+        match self.token.as_ref().filter(|t| !t.0.is_empty()) {
+            Some(token) => text.replace(&token.0, "(secret)"),
+            None => text,
+        }
+    }
+
     /// Without an end of its own: [`Hooked::route`] has one.
     async fn ask(&self, leg: &PlannedLeg, room: &PlannedRoom) -> Result<String> {
         let size = room.size.to_string();
@@ -88,19 +123,19 @@ impl Hooked {
         }
     }
 
-    /// What the answer means. Errors: with the reason that the join fails for.
-    async fn understand(&self, text: &str) -> Result<Route, Ended> {
+    /// What the answer means, and what in it contradicts the target file. Errors: with the reason that the join fails for.
+    async fn understand(&self, text: &str) -> Result<(Route, Option<String>), Ended> {
         let wrong = |why: String| Ended::failed(FailReason::Routing, format!("the join API's answer {why}"));
-        let answer: Answer = outside::json(text).map_err(|e| wrong(format!("{e:#}")))?;
-        let url = Url::parse(&answer.url).map_err(|e| wrong(format!("has the url {:?}: {e}", answer.url)))?;
+        let answer = Answer::read(text).map_err(wrong)?;
+        let url = Url::parse(&answer.url)
+            .map_err(|e| wrong(format!("has the url {:?}: {e}", outside::public(&answer.url))))?;
         let room = match answer.room {
-            None | Some(serde_json::Value::Null) => None,
-            Some(serde_json::Value::String(text)) if !text.is_empty() => Some(text),
-            Some(serde_json::Value::Number(number)) => Some(number.to_string()),
-            Some(other) => return Err(wrong(format!("has the room {other}"))),
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) if !text.is_empty() => Some(text),
+            Some(Value::Number(number)) => Some(number.to_string()),
+            Some(other) => return Err(wrong(format!("has a `room` that is {}", kind(&other)))),
         };
-        let place = |u: &Url| (u.host_str().map(str::to_owned), u.port_or_known_default());
-        let known = self.servers.iter().find(|(_, u)| place(u) == place(&url)).map(|(name, _)| name.clone());
+        let (server, lie) = self.server_at(&url, answer.server);
         if !self.permits(&url).await {
             let why = format!(
                 "{} is neither a server's host nor inside `allow` of the target file",
@@ -108,7 +143,26 @@ impl Hooked {
             );
             return Err(Ended::failed(FailReason::NotAllowed, format!("the join API's answer: {why}")));
         }
-        Ok(Route { url: answer.url, room, token: answer.token.map(Secret), server: answer.server.or(known) })
+        Ok((Route { url: answer.url, room, token: answer.token.map(Secret), server }, lie))
+    }
+
+    /// Whose URL this is. The target file's word stands before the API's: what is judged is where calls really go.
+    fn server_at(&self, url: &Url, named: Option<String>) -> (Option<String>, Option<String>) {
+        let place = |u: &Url| (u.host_str().map(str::to_owned), u.port_or_known_default());
+        let at = |exactly: bool| {
+            let here = move |u: &Url| place(u) == place(url) && (!exactly || u.path() == url.path());
+            self.servers.iter().filter(move |(_, u)| here(u)).map(|(name, _)| name)
+        };
+        // Several behind one address may differ by path.
+        let exact = at(true).next().is_some();
+        let known: Vec<&String> = at(exact).collect();
+        match (named, known.first()) {
+            (Some(named), Some(first)) if !known.contains(&&named) => {
+                let lie = format!("the join API sends to the URL of {first}, and calls it {named}");
+                (Some((*first).clone()), Some(lie))
+            }
+            (named, first) => (named.or(first.map(|f| (*f).clone())), None),
+        }
     }
 
     /// Hosts that the target file names, and networks that it allows.
@@ -138,15 +192,21 @@ impl Hooked {
         };
         let text = match text {
             Ok(Ok(text)) => text,
-            Ok(Err(e)) => return Err(Ended::failed(FailReason::Routing, format!("join API: {e:#}"))),
+            Ok(Err(e)) => {
+                let why = format!("join API: {e:#}");
+                return Err(Ended::failed(FailReason::Routing, self.without_secrets(why)));
+            }
             Err(_) => {
                 let why = format!("join API: no answer within {}", humantime::format_duration(limit));
                 return Err(Ended::failed(FailReason::TimeoutRouting, why));
             }
         };
-        let route = self.understand(&text).await?;
-        let url = route.url.split(['?', '#']).next().unwrap_or_default().to_owned();
+        let (route, lie) = self.understand(&text).await?;
+        let url = outside::public(&route.url);
         let _ = call.progress.send(Progress::Routed { at: Instant::now(), server: route.server.clone(), url });
+        if let Some(text) = lie {
+            let _ = call.progress.send(Progress::Note { code: MISNAMED, text });
+        }
         Ok(route)
     }
 }
@@ -290,6 +350,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_target_file_says_whose_url_it_is() {
+        let routed = async |answer: &str| {
+            let (_, hooked) = hooked(&script(&format!("echo '{answer}'")));
+            let (call, mut told, _orders) = call();
+            hooked.run(call).await;
+            assert!(matches!(told.try_recv(), Ok(Progress::Started(_))));
+            let Ok(Progress::Routed { server, .. }) = told.try_recv() else { panic!("not routed") };
+            let note = match told.try_recv() {
+                Ok(Progress::Note { code, text }) => Some((code, text)),
+                _ => None,
+            };
+            (server, note)
+        };
+        // A router that sends to j1 and says otherwise is not believed.
+        let (server, note) = routed(r#"{"url": "ws://127.0.0.1:8188/x", "server": "j2"}"#).await;
+        assert_eq!(server.as_deref(), Some("j1"));
+        let (code, text) = note.unwrap();
+        assert_eq!(code, MISNAMED);
+        assert_eq!(text, "the join API sends to the URL of j1, and calls it j2");
+        let (server, note) = routed(r#"{"url": "ws://127.0.0.1:8188", "server": "j1"}"#).await;
+        assert_eq!((server.as_deref(), note), (Some("j1"), None));
+        // Only the API knows this one.
+        let (server, note) = routed(r#"{"url": "ws://10.77.0.9:8188", "server": "j9"}"#).await;
+        assert_eq!((server.as_deref(), note), (Some("j9"), None));
+    }
+
+    #[tokio::test]
     async fn what_fails_hangs_or_prints_garbage_is_a_failed_join_that_says_so() {
         let (reason, detail) = fails(&script("echo no room left >&2; exit 4")).await;
         assert_eq!((reason, detail.as_str()), (FailReason::Routing, "join API: sh: exit status: 4: \"no room left\""));
@@ -304,6 +391,29 @@ mod tests {
         let (reason, detail) = fails("http = \"http://127.0.0.1:1/join\"").await;
         assert_eq!(reason, FailReason::Routing);
         assert!(detail.contains("http://127.0.0.1:1/join: Connection refused"), "{detail}");
+    }
+
+    #[tokio::test]
+    async fn no_part_of_an_answer_that_may_be_secret_is_told() {
+        for answer in [
+            r#"{"token": "s3cret"}"#,
+            r#"{"url": 7, "token": "s3cret"}"#,
+            r#"{"url": "sfu?token=s3cret"}"#,
+            r#"{"url": "ws://127.0.0.1:8188", "token": {"of": "s3cret"}}"#,
+            r#"{"url": "ws://127.0.0.1:8188", "room": ["s3cret"]}"#,
+            r#""s3cret""#,
+            "token=s3cret",
+        ] {
+            let (reason, detail) = fails(&script(&format!("echo '{answer}'"))).await;
+            assert_eq!(reason, FailReason::Routing, "{answer}");
+            assert!(detail.starts_with("the join API's answer ") && !detail.contains("s3cret"), "{answer}: {detail}");
+        }
+        // A refusal may repeat what it was asked with.
+        let (_, mut hooked) = hooked(&script("echo no entry with s3cret >&2; exit 1"));
+        hooked.token = Some(Secret("s3cret".into()));
+        let (call, _told, _orders) = call();
+        let Ended::Failed { detail, .. } = hooked.run(call).await else { panic!("it never joined") };
+        assert!(detail.contains("no entry with (secret)"), "{detail}");
     }
 
     #[tokio::test]

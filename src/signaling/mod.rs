@@ -69,7 +69,7 @@ pub trait Driver: Send + Sync {
     /// within 5 s of [`Order::Leave`]; dropping the future must leave no task or socket behind.
     fn run<'a>(&'a self, call: Call) -> BoxFuture<'a, Ended>;
 
-    /// After the last leg: remove what `prepare` made.
+    /// After the last leg, or a `prepare` that failed: remove what it made.
     fn finish<'a>(&'a self) -> BoxFuture<'a, ()>;
 
     /// True when [`Order::RestartIce`] can bring this transport back: then the engine gives it when the transport is
@@ -84,7 +84,8 @@ pub trait Driver: Send + Sync {
         false
     }
 
-    /// Addresses of the signalling hosts: media may go there without an `allow` line.
+    /// Addresses of the signalling hosts: media may go there without an `allow` line. Before `prepare`: those that it
+    /// will speak to.
     fn hosts(&self) -> Vec<IpAddr>;
 }
 
@@ -297,31 +298,40 @@ impl Media {
         Media { leg, to }
     }
 
-    async fn ask<T>(
+    /// Asked at once, so that the media path hears everything in the order in which a driver says it; the answer can be
+    /// awaited later, or never.
+    fn ask<T: Send, F: FnOnce(oneshot::Sender<Result<T, MediaError>>) -> MediaCommand>(
         &self,
-        make: impl FnOnce(oneshot::Sender<Result<T, MediaError>>) -> MediaCommand,
-    ) -> Result<T, MediaError> {
+        make: F,
+    ) -> impl Future<Output = Result<T, MediaError>> + Send + use<T, F> {
         let (reply, answer) = oneshot::channel();
-        self.to.send(make(reply)).map_err(|_| MediaError::Gone)?;
-        answer.await.map_err(|_| MediaError::Gone)?
+        let asked = self.to.send(make(reply)).map_err(|_| MediaError::Gone);
+        async move {
+            asked?;
+            answer.await.map_err(|_| MediaError::Gone)?
+        }
     }
 
     /// Our offer for a slot.
-    pub async fn offer(&self, slot: u8, want: OfferWant) -> Result<String, MediaError> {
+    pub fn offer(&self, slot: u8, want: OfferWant) -> impl Future<Output = Result<String, MediaError>> + Send + use<> {
         let leg = self.leg;
-        self.ask(|reply| MediaCommand::Offer { leg, slot, want, reply }).await
+        self.ask(move |reply| MediaCommand::Offer { leg, slot, want, reply })
     }
 
     /// The remote answer to our last offer for a slot.
-    pub async fn accept_answer(&self, slot: u8, sdp: String) -> Result<(), MediaError> {
+    pub fn accept_answer(&self, slot: u8, sdp: String) -> impl Future<Output = Result<(), MediaError>> + Send + use<> {
         let leg = self.leg;
-        self.ask(|reply| MediaCommand::AcceptAnswer { leg, slot, sdp, reply }).await
+        self.ask(move |reply| MediaCommand::AcceptAnswer { leg, slot, sdp, reply })
     }
 
     /// A remote offer for a slot; gives our answer.
-    pub async fn accept_offer(&self, slot: u8, sdp: String) -> Result<String, MediaError> {
+    pub fn accept_offer(
+        &self,
+        slot: u8,
+        sdp: String,
+    ) -> impl Future<Output = Result<String, MediaError>> + Send + use<> {
         let leg = self.leg;
-        self.ask(|reply| MediaCommand::AcceptOffer { leg, slot, sdp, reply }).await
+        self.ask(move |reply| MediaCommand::AcceptOffer { leg, slot, sdp, reply })
     }
 
     /// A trickled remote candidate. One outside the allow-list is counted and not used.
@@ -332,9 +342,9 @@ impl Media {
 
     /// Sends on this transport from now on, which has been negotiated with [`OfferWant::keep_sending`]. What comes in
     /// is taken from all that are open.
-    pub async fn switch(&self, slot: u8) -> Result<(), MediaError> {
+    pub fn switch(&self, slot: u8) -> impl Future<Output = Result<(), MediaError>> + Send + use<> {
         let leg = self.leg;
-        self.ask(|reply| MediaCommand::Switch { leg, slot, reply }).await
+        self.ask(move |reply| MediaCommand::Switch { leg, slot, reply })
     }
 
     pub fn close(&self, slot: u8) {
@@ -344,6 +354,32 @@ impl Media {
 
 #[cfg(test)]
 mod tests {
+    use super::{Media, MediaCommand, OfferWant};
+    use crate::types::LegId;
+
+    /// An offer that overtook the close would open a closed transport again.
+    #[test]
+    fn commands_reach_the_media_path_in_order_whoever_awaits_them() {
+        let (to, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        let media = Media::new(LegId(7), to);
+        let answer = media.accept_offer(1, "v=0".into());
+        media.candidate(1, "candidate:1".into());
+        let offer = media.offer(0, OfferWant::default());
+        media.close(1);
+        let mut order = Vec::new();
+        while let Ok(c) = heard.try_recv() {
+            order.push(match c {
+                MediaCommand::AcceptOffer { .. } => "accept",
+                MediaCommand::Candidate { .. } => "candidate",
+                MediaCommand::Offer { .. } => "offer",
+                MediaCommand::Close { .. } => "close",
+                MediaCommand::AcceptAnswer { .. } | MediaCommand::Switch { .. } => "other",
+            });
+        }
+        assert_eq!(order, ["accept", "candidate", "offer", "close"]);
+        drop((answer, offer));
+    }
+
     #[test]
     fn target_files_may_name_every_driver() {
         let names: Vec<&str> = super::DRIVERS.iter().map(|(name, ..)| *name).collect();

@@ -251,12 +251,12 @@ impl Leg {
             Word::Offer { .. } if self.restarting && self.pair.as_ref().is_some_and(|p| p.offers) => {}
             Word::Offer { from, sdp } if self.is_partner(from) => {
                 self.restarting = false;
-                let (media, slot) = (self.call.media.clone(), self.slot);
-                *work = Some(Box::pin(async move { media.accept_offer(slot, sdp).await.map(Done::Answered) }));
+                let answer = self.call.media.accept_offer(self.slot, sdp);
+                *work = Some(Box::pin(async move { answer.await.map(Done::Answered) }));
             }
             Word::Answer { from, sdp } if self.is_partner(from) => {
-                let (media, slot) = (self.call.media.clone(), self.slot);
-                *work = Some(Box::pin(async move { media.accept_answer(slot, sdp).await.map(|()| Done::Accepted) }));
+                let accepted = self.call.media.accept_answer(self.slot, sdp);
+                *work = Some(Box::pin(async move { accepted.await.map(|()| Done::Accepted) }));
             }
             Word::Gone { partner } if self.is_partner(partner) => self.part(),
             // Of a partner before this one.
@@ -269,9 +269,9 @@ impl Leg {
     }
 
     fn offer(&self, ice_restart: bool) -> Work {
-        let (media, slot) = (self.call.media.clone(), self.slot);
         let want = OfferWant { send: true, receive_audio: 1, receive_video: 1, ice_restart, keep_sending: false };
-        Box::pin(async move { media.offer(slot, want).await.map(Done::Offered) })
+        let offer = self.call.media.offer(self.slot, want);
+        Box::pin(async move { offer.await.map(Done::Offered) })
     }
 
     /// The partner is gone: the next one, if one comes, is met on another transport.

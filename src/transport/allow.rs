@@ -1,6 +1,6 @@
 //! Where packets may go.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Networks that traffic may be sent to. Whatever is not in here gets no packet, not even an answer.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -24,11 +24,23 @@ impl AllowList {
         })
     }
 
-    /// The `allow` line for a target file that would permit this one address.
-    pub fn suggestion(&self, address: IpAddr) -> String {
-        let address = address.to_canonical();
-        let prefix = if address.is_ipv4() { 32 } else { 128 };
-        format!("allow = [\"{address}/{prefix}\"]")
+    /// The `allow` line for a target file that would permit these addresses, and nothing else.
+    pub fn suggestion(addresses: &[SocketAddr]) -> String {
+        let mut entries: Vec<String> = Vec::new();
+        for address in addresses {
+            let address = address.ip().to_canonical();
+            let entry = format!("\"{address}/{}\"", if address.is_ipv4() { 32 } else { 128 });
+            if !entries.contains(&entry) {
+                entries.push(entry);
+            }
+        }
+        format!("allow = [{}]", entries.join(", "))
+    }
+
+    /// Refused addresses for a message, and what a target file lacks for them.
+    pub fn refusal(addresses: &[SocketAddr]) -> String {
+        let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        format!("{}; the target file has no {}", list.join(", "), AllowList::suggestion(addresses))
     }
 }
 
@@ -81,11 +93,14 @@ mod tests {
     }
 
     #[test]
-    fn the_suggested_line_would_permit_the_address() {
-        for address in ["192.0.2.7", "2001:db8::7"] {
-            let line = AllowList::default().suggestion(address.parse().unwrap());
-            let entry = line.trim_start_matches("allow = [\"").trim_end_matches("\"]");
-            assert!(permits(&list(&[entry]), address), "{line}");
+    fn the_suggested_line_would_permit_the_addresses() {
+        let refused = ["192.0.2.7:4000", "[2001:db8::7]:1", "192.0.2.7:4001"].map(|a| a.parse().unwrap());
+        let line = AllowList::suggestion(&refused);
+        let entries = line.trim_start_matches("allow = [\"").trim_end_matches("\"]");
+        let entries: Vec<&str> = entries.split("\", \"").collect();
+        assert_eq!(entries.len(), 2, "{line}");
+        for address in refused {
+            assert!(list(&entries).permits(address.ip()), "{line}");
         }
     }
 }

@@ -177,7 +177,7 @@ pub enum Failure {
     Fingerprint,
     #[error("no common SRTP suite: {0}")]
     NoSuite(String),
-    #[error("ICE found no path in time, all candidates are outside the allow-list: {}", list(.0))]
+    #[error("ICE found no path in time, all candidates are outside the allow-list: {}", AllowList::refusal(.0))]
     NoAllowedCandidate(Vec<SocketAddr>),
 }
 
@@ -203,12 +203,8 @@ pub enum TransportError {
     Remote { what: &'static str, why: String },
     #[error("the fingerprint changed: that is a new DTLS association and needs a new transport")]
     NewFingerprint,
-    #[error("no candidate is inside the allow-list: {}", list(.refused))]
+    #[error("no candidate is inside the allow-list: {}", AllowList::refusal(.refused))]
     NoAllowedCandidate { refused: Vec<SocketAddr> },
     #[error("the transport is closed")]
     Closed,
-}
-
-fn list(addresses: &[SocketAddr]) -> String {
-    addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
 }

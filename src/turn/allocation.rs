@@ -73,6 +73,8 @@ pub struct Allocation {
     transactions: Vec<Transaction>,
     began: Instant,
     relayed: Option<SocketAddr>,
+    /// What the server gave last.
+    granted: Duration,
     refresh_at: Option<Instant>,
     /// When the server forgets the allocation, as far as it told.
     ends_at: Instant,
@@ -106,6 +108,7 @@ impl Allocation {
             transactions: Vec::new(),
             began: now,
             relayed: None,
+            granted: Duration::ZERO,
             refresh_at: None,
             ends_at: now,
             peers: Vec::new(),
@@ -298,7 +301,7 @@ impl Allocation {
 
     /// The next refresh: a minute ahead of the end, or half of a short life.
     fn keep(&mut self, now: Instant, lifetime: Duration) {
-        self.ends_at = now + lifetime;
+        (self.granted, self.ends_at) = (lifetime, now + lifetime);
         self.refresh_at = Some(now + if lifetime >= 2 * AHEAD { lifetime - AHEAD } else { lifetime / 2 });
     }
 
@@ -414,7 +417,9 @@ impl Allocation {
         }
         if self.refresh_at.is_some_and(|t| t <= now) {
             self.refresh_at = None;
-            self.ask(now, Request::Refresh { lifetime: self.lifetime });
+            // A Refresh of 0 would be a release.
+            let lifetime = if self.lifetime.is_zero() { self.granted } else { self.lifetime };
+            self.ask(now, Request::Refresh { lifetime });
         }
         let mut permits = Vec::new();
         let mut binds = Vec::new();

@@ -224,7 +224,11 @@ impl<'a> Gatherer<'a> {
             }
             Event::JoinFailed(failure) => self.join_failed(t, failure),
             Event::FirstMedia { leg, first_rtp_ms, first_frame_ms, .. } => {
-                if let Some(&server) = self.out.joined_on.get(&leg) {
+                let longest = first_frame_ms.into_iter().chain(first_rtp_ms).fold(0.0, f64::max);
+                let waited = Window { from_ms: t - longest, until_ms: t };
+                if let Some(&server) = self.out.joined_on.get(&leg)
+                    && !self.frame.unhealthy.touch(&waited)
+                {
                     let times = &mut self.server(server).setup.0;
                     times[6].extend(first_rtp_ms.map(|ms| Sample { t, ms }));
                     times[7].extend(first_frame_ms.map(|ms| Sample { t, ms }));
@@ -399,9 +403,7 @@ impl<'a> Gatherer<'a> {
         if inconclusive {
             return;
         }
-        if let Some(paths) = &interval.paths {
-            self.out.relays.paths(paths);
-        }
+        self.out.relays.second(interval);
         for (i, threshold) in self.thresholds.iter().enumerate() {
             let Some((kind, path)) = media_path(&threshold.metric) else { continue };
             if !speaks_per_second(path) {

@@ -1,7 +1,7 @@
 //! What TURN servers gave and refused, and how media fared through them beside that which took the direct way.
 
 use super::metrics::{AudioMetrics, LossyLegs, PhaseMetrics, Sample, VideoMetrics};
-use crate::history::{Paths, Relay, RelayWhat};
+use crate::history::{Carried, Interval, Paths, Relay, RelayWhat};
 use crate::types::{LegId, Via};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +29,10 @@ pub struct Relays {
     pub rate_max: Option<f64>,
     /// Request until the allocation was there, with all round trips that it took.
     pub latency: PhaseMetrics,
+    /// Datagrams that servers relayed for their clients, both ways, a second, and the bits in them; over the judged part of
+    /// the hold.
+    pub pps: Option<f64>,
+    pub bps: Option<f64>,
     /// By server and way there.
     pub servers: Vec<RelayRow>,
     /// Media of those who are reached directly, and of those behind TURN servers; null without any.
@@ -48,6 +52,8 @@ pub struct RelayRow {
     pub released: u64,
     pub abandoned: u64,
     pub open_max: u64,
+    pub pps: Option<f64>,
+    pub bps: Option<f64>,
     pub latency: PhaseMetrics,
     /// Error codes, with the server's words for the first of each.
     pub refused: BTreeMap<u16, Refused>,
@@ -111,6 +117,9 @@ pub(super) struct RelayGather {
     legs: BTreeSet<LegId>,
     given_at: Vec<f64>,
     paths: Option<Box<Paths>>,
+    carried: BTreeMap<(String, Via), Carried>,
+    /// Judged seconds of the hold.
+    seconds: f64,
 }
 
 impl RelayGather {
@@ -124,7 +133,17 @@ impl RelayGather {
     }
 
     /// One judged second.
-    pub fn paths(&mut self, p: &Paths) {
+    pub fn second(&mut self, interval: &Interval) {
+        self.seconds += interval.seconds;
+        for f in &interval.relays {
+            *self.carried.entry((f.turn.clone(), f.via)).or_default() += f.carried();
+        }
+        if let Some(paths) = &interval.paths {
+            self.paths(paths);
+        }
+    }
+
+    fn paths(&mut self, p: &Paths) {
         let all = self.paths.get_or_insert_default();
         for (to, from) in [(&mut all.direct, &p.direct), (&mut all.relayed, &p.relayed)] {
             to.iter_mut().zip(from).for_each(|(to, from)| to.merge(from));
@@ -144,9 +163,13 @@ impl RelayGather {
                 video: VideoMetrics::of(&flows[1], none, &suites),
             })
         };
-        let row = |((id, via), of): (&(String, Via), &Of)| RelayRow {
-            id: id.clone(),
-            via: *via,
+        let rate = |n: u64| (self.seconds > 0.0).then(|| (n as f64 / self.seconds).round());
+        let bits = |c: &Carried| rate(8 * c.bytes);
+        let row = |(way, of): (&(String, Via), &Of)| RelayRow {
+            id: way.0.clone(),
+            via: way.1,
+            pps: rate(self.carried.get(way).map_or(0, |c| c.packets)),
+            bps: bits(self.carried.get(way).unwrap_or(&Carried::default())),
             asked: of.asked(),
             allocated: of.count(RelayWhat::Allocated),
             unreachable: of.count(RelayWhat::Unreachable),
@@ -158,7 +181,11 @@ impl RelayGather {
             latency: PhaseMetrics::of(&of.latency),
             refused: of.refused.clone(),
         };
+        let mut carried = Carried::default();
+        self.carried.values().for_each(|c| carried += *c);
         Relays {
+            pps: rate(carried.packets),
+            bps: bits(&carried),
             participants: Some(self.legs.len() as u64),
             asked: Some(self.whole.asked()),
             allocated: count(RelayWhat::Allocated),

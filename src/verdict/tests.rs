@@ -183,6 +183,11 @@ fn joins_while_the_generator_was_unhealthy_prove_nothing() {
     assert_eq!(outcome(&j, "setup.total.p95").verdict, Verdict::Unknown);
     assert_eq!(outcome(&j, "audio.loss").verdict, Verdict::Pass);
     assert!(j.generator.healthy, "its hold was fine");
+    // Nor do first packets that were waited for in those seconds.
+    let well = judged(&Synthetic { unhealthy: None, ..run });
+    for (of, whole) in [(&j.setup.first_rtp, &well.setup.first_rtp), (&j.setup.first_frame, &well.setup.first_frame)] {
+        assert!(of.count < whole.count, "{} of {}", of.count, whole.count);
+    }
 }
 
 #[test]

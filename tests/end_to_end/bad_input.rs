@@ -88,6 +88,19 @@ fn every_way_to_refuse_a_join_is_counted_by_its_reason() {
 }
 
 #[test]
+fn a_probe_names_the_allow_line_that_is_missing() {
+    let deaf = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let server = FakeServer::start("10.255.1.1:40000".parse().unwrap(), deaf.local_addr().unwrap());
+    let place = Place::against(&server.url, &profile("target.toml", &alone("far"), "2s", ALL_JOIN));
+    let mut command = Command::new(ROOMFUL);
+    command.args(["check", "profile.toml", "--probe"]);
+    let probe = place.start(command).finish();
+    assert_eq!(probe.code, Some(3), "{probe:?}");
+    let line = "10.255.1.1:40000; the target file has no allow = [\"10.255.1.1/32\"]";
+    assert!(probe.stdout.contains("not joined after") && probe.stdout.contains(line), "{probe:?}");
+}
+
+#[test]
 fn no_packet_goes_outside_the_allow_list() {
     netns::inside("bad_input::no_packet_goes_outside_the_allow_list", async || {
         tokio::task::spawn_blocking(|| {

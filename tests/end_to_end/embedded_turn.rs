@@ -3,8 +3,9 @@
 mod support;
 
 use roomful::fleet::embedded::{EmbeddedFleet, EmbeddedOptions};
-use roomful::history::{Event, Line, RelayWhat};
+use roomful::history::{Event, LegCause, Line, RelayWhat};
 use roomful::sfu::{TurnReady, TurnStats};
+use roomful::types::LegId;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
@@ -287,6 +288,17 @@ fn relayed_and_direct_participants_talk_in_the_same_rooms() {
     println!("{}\n{}", summary["sentence"], summary["relays"]["servers"]);
     assert_eq!(summary["participants"]["joined"], 12);
     assert_eq!(summary["audio"]["e2e"]["loss"], 0.0);
+    // Half of the receivers are reached each way, and each of four hears three.
+    for way in ["direct", "relayed"] {
+        let audio = &summary["relays"][way]["audio"];
+        let expected = audio["e2e"]["expected"].as_f64().unwrap();
+        let all = summary["audio"]["e2e"]["expected"].as_f64().unwrap();
+        assert!((0.4..=0.6).contains(&(expected / all)) && audio["loss"] == 0.0, "{way}: {audio} of {all}");
+        assert!(
+            audio["delay"]["p50"].as_f64().is_some() && audio["jitter"]["p95"].as_f64().is_some(),
+            "{way}: {audio}"
+        );
+    }
     assert_eq!((relays(&lines, RelayWhat::Allocated), relays(&lines, RelayWhat::Released)), (6, 6));
     let servers: std::collections::BTreeSet<&str> = lines
         .iter()
@@ -347,6 +359,132 @@ async fn a_redirection_out_of_the_allow_list_is_not_followed() {
     fleet.stop().await;
 }
 
+/// Everybody by two TURN servers, and steps.
+fn drain(calls: &str, hold: &str, steps: &str) -> Place {
+    let text = profile("embedded", calls, hold, &[]);
+    let ours = "seed = 7\n[embedded]\nservers = 1\nturn = 2\n[ice]\nrelay = \"only\"";
+    let text = text.replacen("\"steady\"", "\"scale-in\"", 1).replacen("seed = 7", ours, 1).replace("[pass]\n", "");
+    Place::with(&format!("{text}{steps}\n[expect]\nexclusive = true\nmin_servers = 1\nghost_allowance = \"3s\"\n"))
+}
+
+fn turn_of(lines: &[Line], what: RelayWhat) -> Vec<(f64, LegId, String)> {
+    let of = |l: &Line| match &l.event {
+        Event::Relay(r) if r.what == what => Some((l.t, r.leg, r.turn.clone())),
+        _ => None,
+    };
+    lines.iter().filter_map(of).collect()
+}
+
+/// One of the fleet's TURN servers takes nobody new, is left by its calls, and goes.
+#[test]
+fn a_turn_server_of_the_fleet_is_drained() {
+    let calls = rooms("call", 4, 2, "stay = \"7s\"\nrefill = false")
+        + &rooms("new", 1, 2, "late_rooms = 3\nstay = \"8s\"\nrefill = false");
+    let steps = "[[step]]\nname = \"cordon\"\ndo = \"cordon\"\nserver = \"turn-1\"\nat = \"3s\"\n\
+                 [[step]]\nname = \"new\"\ndo = \"join_new\"\nafter = \"cordon\"\ndelay = \"3s\"\ncount = 3\n\
+                 [[step]]\nname = \"terminate\"\ndo = \"terminate\"\nafter = \"cordon\"\n\
+                 when = \"server.sessions == 0\"\ndeadline = \"15s\"\n";
+    let place = drain(&calls, "18s", steps);
+    let said = place.run().finish();
+    let (summary, lines) = (place.summary(), place.lines());
+    println!("{}\n{:#}", summary["sentence"], summary["scale_in"]["invariants"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let (late, before): (Vec<_>, Vec<_>) =
+        turn_of(&lines, RelayWhat::Allocated).into_iter().partition(|(t, ..)| *t > 4500.0);
+    assert!(before.iter().any(|(.., turn)| turn == "turn-1"), "{before:?}");
+    assert_eq!(late.len(), 6, "{late:?}");
+    assert!(late.iter().all(|(.., turn)| turn == "turn-2"), "{late:?}");
+    assert!(relays(&lines, RelayWhat::Redirected) > 0, "somebody asked turn-1 first");
+    assert_eq!(relays(&lines, RelayWhat::Lost), 0);
+    let gone = lines.iter().any(|l| match &l.event {
+        Event::Fleet(view) => view.servers.iter().any(|s| s.server == "turn-1" && s.alive == Some(false)),
+        _ => false,
+    });
+    assert!(gone, "nobody saw turn-1 end");
+}
+
+/// A TURN server that dies takes its allocations along: those calls stand still until they have found the other one, and
+/// the verdict names them.
+#[test]
+fn a_killed_turn_server_of_the_fleet_is_told_with_its_calls() {
+    let steps = "[[step]]\nname = \"kill\"\ndo = \"kill\"\nserver = \"turn-1\"\nat = \"3s\"\n";
+    let place = drain(&rooms("call", 4, 2, ""), "28s", steps);
+    let said = place.run().finish();
+    let (summary, lines) = (place.summary(), place.lines());
+    println!("{}\n{:#}", summary["sentence"], summary["scale_in"]["invariants"]);
+    assert_eq!(said.code, Some(3), "{said:?}");
+    assert!(summary["sentence"].as_str().unwrap().contains("I12"), "{}", summary["sentence"]);
+    let mut first = std::collections::BTreeMap::new();
+    for (_, leg, turn) in turn_of(&lines, RelayWhat::Allocated) {
+        first.entry(leg).or_insert(turn);
+    }
+    let lost: std::collections::BTreeSet<LegId> =
+        turn_of(&lines, RelayWhat::Lost).into_iter().map(|(_, leg, _)| leg).collect();
+    let theirs: std::collections::BTreeSet<LegId> =
+        first.iter().filter(|(_, turn)| *turn == "turn-1").map(|(leg, _)| *leg).collect();
+    assert!(!theirs.is_empty() && theirs.len() < first.len(), "{first:?}");
+    assert_eq!(lost, theirs);
+    for l in &lines {
+        if let Event::LegEnd(end) = &l.event {
+            assert_eq!(end.cause, LegCause::Left, "{end:?}");
+            // Who is not behind it may hear nothing of a partner that is.
+            assert_eq!(end.ice_restarts > 0, theirs.contains(&end.leg), "{end:?}");
+        }
+    }
+}
+
+/// Both of a pair have an allocation: what one sends goes from allocation to allocation, and is relayed twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn pairs_talk_from_allocation_to_allocation() {
+    let fleet = fleet(1).await;
+    let server = &fleet.turn_servers()[0];
+    let target = format!(
+        "driver = \"turn\"\npeer = \"relayed\"\n[[turn]]\nid = \"own\"\nurl = \"turn:{}\"\nusername = \"{}\"\n\
+         password_from = \"turn\"\n[secrets]\nturn = \"{}\"\n",
+        server.listen, server.username, server.password
+    );
+    let place = Place::with(&profile("target.toml", &rooms("call", 3, 2, ""), "5s", &["joins.failed == 0"]));
+    place.write("target.toml", &target);
+    let said = tokio::task::block_in_place(|| place.run().finish());
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let (summary, lines) = (place.summary(), place.lines());
+    println!("{}\n{}", summary["sentence"], summary["relays"]);
+    assert_eq!((relays(&lines, RelayWhat::Allocated), relays(&lines, RelayWhat::Released)), (6, 6));
+    let audio = &summary["audio"]["e2e"];
+    assert!(audio["loss"] == 0.0 && audio["expected"].as_u64().unwrap() > 6 * 150, "{audio}");
+    // 50 packets a second of each of six, to an allocation and from one; and reports and checks.
+    let pps = summary["relays"]["pps"].as_f64().unwrap();
+    assert!((500.0..1000.0).contains(&pps), "{pps}");
+    assert_eq!(stats(server).await.relay.allocations, 0);
+    fleet.stop().await;
+}
+
+/// Allocations that went with their connections are given back by nobody, and nobody waits for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_ends_though_its_turn_server_has_gone() {
+    let fleet = fleet(1).await;
+    let server = fleet.turn_servers()[0].clone();
+    let target = format!(
+        "driver = \"turn\"\n[[turn]]\nid = \"own\"\nurl = \"turn:{}?transport=tcp\"\nusername = \"{}\"\n\
+         password_from = \"turn\"\n[secrets]\nturn = \"{}\"\n",
+        server.listen, server.username, server.password
+    );
+    let place = Place::with(&profile("target.toml", &rooms("call", 3, 2, ""), "6s", &["legs.dropped == 0"]));
+    place.write("target.toml", &target);
+    let said = tokio::task::block_in_place(|| {
+        let mut run = place.run();
+        run.says("hold");
+        signal(server.pid, "KILL");
+        run.finish()
+    });
+    let lines = place.lines();
+    println!("{:?} {}", said.code, place.summary()["sentence"]);
+    assert!(said.code.is_some(), "{said:?}");
+    assert_eq!((relays(&lines, RelayWhat::Allocated), relays(&lines, RelayWhat::Lost)), (3, 3));
+    assert!(matches!(lines.last().unwrap().event, Event::End { .. }));
+    fleet.stop().await;
+}
+
 /// A TURN server as the target itself: pairs through it, over UDP and TCP, some of whom come and go.
 #[tokio::test(flavor = "multi_thread")]
 async fn pairs_talk_through_a_turn_server_and_leave_nothing_there() {
@@ -383,5 +521,19 @@ async fn pairs_talk_through_a_turn_server_and_leave_nothing_there() {
     assert_eq!(vias.len(), 2, "{vias:?}");
     let counts = stats(server).await.relay;
     assert_eq!((counts.allocations, counts.allocated), (0, made as u64), "{counts:?}");
+    // What it says that it relayed is what its clients say, but for the end, which no second of theirs has.
+    let mut ours = [0, 0];
+    for flow in
+        lines.iter().filter_map(|l| if let Event::Interval(i) = &l.event { Some(&i.relays) } else { None }).flatten()
+    {
+        ours[0] += flow.to_peers.packets;
+        ours[1] += flow.from_peers.packets;
+    }
+    println!("{ours:?} of {counts:?}");
+    for (ours, theirs) in ours.into_iter().zip([counts.packets_to_peers, counts.packets_to_clients]) {
+        assert!(ours <= theirs && ours as f64 >= theirs as f64 * 0.98, "{ours} of {theirs}");
+    }
+    let metric = |name: &str| summary["relays"][name].as_f64().unwrap();
+    assert!(metric("pps") > 500.0 && metric("bps") > 8.0 * 60.0 * metric("pps"), "{}", summary["relays"]);
     fleet.stop().await;
 }

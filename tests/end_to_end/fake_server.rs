@@ -69,7 +69,8 @@ fn serve(stream: TcpStream, far: SocketAddr, deaf: SocketAddr, log: &Mutex<Vec<S
                 let headers = format!("Location: /sessions/{room}\r\nRoomful-Server: fake\r\n");
                 http("201 Created", &headers, sdp)
             };
-            match room.split('-').next().unwrap() {
+            // A probe's room has the name of the first one, behind its own.
+            match room.trim_start_matches("probe-").split('-').next().unwrap() {
                 "far" => created(&answer_to(&offer, far)),
                 "deaf" => created(&answer_to(&offer, deaf)),
                 "garbage" => created("\u{0}\u{1}v=o=m=audio\r\n\r\nm=\r\na=candidate:"),

@@ -193,6 +193,27 @@ fn loss_that_we_make_is_measured_where_we_made_it() {
     });
 }
 
+/// Datagrams that are overtaken while the next one already lies in the socket are delivered behind it.
+#[test]
+fn reordering_that_we_make_comes_back() {
+    beside(|| {
+        // The next packet of a stream comes 20 ms later.
+        let late = rooms("late", 2, 4, "network = { down = { reorder = \"10%\", reorder_by = \"22ms\" } }");
+        let place = Place::with(&profile("embedded", &late, "8s", &["legs.dropped == 0"]));
+        let run = place.run().finish();
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let mut all = FlowCounters::default();
+        leg_ends(&place.lines()).iter().for_each(|end| all += &end.audio);
+        let (n, reordered) = (all.received as f64, all.reordered as f64);
+        println!("{reordered} of {n} reordered");
+        // Of those that are held back, those whose next one is not held back, too.
+        let p = 0.1 * 0.9;
+        let sigma = (n * p * (1.0 - p)).sqrt();
+        // Senders are up to some ms late now and then, and the server forwards in its own time.
+        assert!(reordered >= 0.9 * n * p - 5.0 * sigma && reordered <= n * p + 5.0 * sigma, "{reordered} of {n}");
+    });
+}
+
 #[test]
 fn ctrl_c_ends_the_calls_and_judges_what_was_seen() {
     beside(|| {

@@ -203,9 +203,16 @@ fn a_server_that_comes_back_under_another_id_is_told() {
             *url = format!("ws://10.77.0.{}:8188", gone.trim_start_matches('s'));
         }
     }
-    let j = judged(lines, &model.expect());
+    let j = judged(lines.clone(), &model.expect());
     let renamed = &scale_in(&j).audit.renamed;
     assert!(renamed.iter().any(|r| r.contains(&gone) && r.contains("s9")), "{renamed:?}");
+    // And what a join API said of it that the target file knows better.
+    let text = "the join API sends to the URL of s1, and calls it s2".to_owned();
+    let code = roomful::history::MISNAMED.to_owned();
+    let last = lines.len() - 1;
+    lines.insert(last, Line { t: lines[last].t, event: Event::Note { code, text: text.clone(), leg: None, count: 3 } });
+    let j = judged(lines, &model.expect());
+    assert!(scale_in(&j).audit.renamed.contains(&format!("{text} (3 joins)")));
 }
 
 #[test]

@@ -760,7 +760,7 @@ impl Sim {
         }
         let connected = servers.iter().map(|s| s.participants).sum();
         let joining = self.legs.iter().filter(|l| l.server.is_some() && l.joined.is_none() && !l.ended).count() as u32;
-        self.push(Event::Interval(Interval { seconds: 1.0, connected, joining, servers, paths: None }));
+        self.push(Event::Interval(Interval { seconds: 1.0, connected, joining, servers, paths: None, relays: vec![] }));
         let health = self.health(n);
         self.push(Event::Health(health));
         self.look(n, 0);

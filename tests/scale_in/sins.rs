@@ -128,6 +128,11 @@ fn has_a_stale_registry() {
 #[test]
 fn never_ends_a_drain() {
     only(Sin::DrainNeverEnds, Style::Wait, &["I7"]);
+    // Its server was told to end, and did not.
+    let model = Model { sin: Some(Sin::DrainNeverEnds), ..Model::default() };
+    let j = judged(model.lines(), &model.expect());
+    let i3 = scale_in(&j).invariants.iter().find(|i| i.id == "I3").unwrap();
+    assert_eq!((i3.verdict, i3.why.as_str()), (Verdict::Pass, "1 was told to end, and no call fell by that"));
 }
 
 #[test]

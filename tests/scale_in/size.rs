@@ -245,6 +245,7 @@ fn write(w: &mut Writer) {
                 joining: 0,
                 servers: servers.collect(),
                 paths: None,
+                relays: Vec::new(),
             }),
         );
         let health = Health {

@@ -6,7 +6,7 @@
 mod disturbed;
 mod support;
 
-use roomful::history::{Event, FailReason, LegCause, Line, Phase, Relay, RelayWhat};
+use roomful::history::{Event, FailReason, LegCause, Line, Phase, Relay, RelayWhat, StepStage};
 use roomful::sfu::TurnReady;
 use roomful::types::LegId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use support::coturn::{Coturn, Credentials, PASSWORD, SECRET, USER};
 use support::janus::Janus;
+use support::redis::Redis;
 use support::roomful::{Ended, Run, own_profile};
 use support::{artifacts, netns, program, until};
 
@@ -227,14 +228,16 @@ fn a_killed_coturn_is_a_gap_for_its_own_legs_alone() {
             match rooms[&end.room] {
                 "turn-1" => {
                     hit += 1;
-                    assert!(end.longest_gap_ms > 1000.0, "{end:?}");
+                    // Ten seconds without an answer, and the way through the other one.
+                    assert!((1000.0..20_000.0).contains(&end.longest_gap_ms), "{end:?}");
                     assert_eq!(end.cause, LegCause::Left, "{end:?}");
                 }
                 _ => assert_eq!((end.ice_restarts, end.cause), (0, LegCause::Left), "{end:?}"),
             }
         }
         assert_eq!(hit, 2 * before.0);
-        assert!(run.number("legs.clean") <= (20 - hit) as f64, "{}", run.summary["legs"]);
+        let classes = (run.number("legs.glitched"), run.number("legs.clean"));
+        assert_eq!(classes, (hit as f64, (20 - hit) as f64), "{}", run.summary["legs"]);
         assert_eq!(run.number("legs.dropped"), 0.0, "{}", run.summary["legs"]);
         two.is_empty().await;
         two.stop().await;
@@ -324,11 +327,15 @@ fn allocations_that_are_not_given_back_stay_behind() {
 #[test]
 fn a_coturn_is_drained() {
     netns::inside("a_coturn_is_drained", async || {
-        let mut one = Coturn::start(0, Credentials::LongTerm, &[]).await;
+        let redis = Redis::start_at((netns::address(1), 6379).into());
+        let statsdb = format!("redis-statsdb=\"ip={} dbname=2 port=6379\"", netns::address(1));
+        let mut one = Coturn::start(0, Credentials::LongTerm, &[&statsdb]).await;
         let two = Coturn::start(1, Credentials::LongTerm, &[]).await;
+        let statsdb = format!("target_file.turn.turn-1.statsdb=redis://{}/2", redis.address);
         let pid_files: Vec<String> =
             [&one, &two].map(|c| format!("target_file.turn.{}.pid_file={}", c.name, c.pid_file().display())).into();
-        let sets: Vec<&str> = BUSY_MACHINE.iter().copied().chain(pid_files.iter().map(String::as_str)).collect();
+        let mut sets: Vec<&str> = BUSY_MACHINE.iter().copied().chain(pid_files.iter().map(String::as_str)).collect();
+        sets.push(&statsdb);
         let run = Run::alone("coturn-drain", "profiles/turn-drain.toml", &sets).ended().await;
         print_figures(&run);
         println!("scale_in {:#}", run.summary["scale_in"]);
@@ -341,8 +348,75 @@ fn a_coturn_is_drained() {
             .map(|(_, r)| r.turn.as_str())
             .collect();
         assert_eq!(late, ["turn-2"; 4]);
+        // Written after the fact, but by the same allocations: it follows what the CLI says.
+        let audit = run.summary["scale_in"]["audit"]["exported"].as_array().unwrap();
+        let of = |metric: &str| audit.iter().find(|a| a["metric"] == metric && a["server"] == "turn-1").unwrap();
+        let [listed, hint] = ["sessions", "sessions_hint"].map(|m| of(m)["exported"].as_f64().unwrap());
+        println!("{} beside {}", of("sessions"), of("sessions_hint"));
+        assert!(listed > 0.5 && (hint - listed).abs() <= 0.35 * listed, "{listed} {hint}");
         assert!(count(&run, RelayWhat::Redirected, Some(300)) >= 1, "somebody asked turn-1 first");
         two.stop().await;
+    });
+}
+
+/// A coturn that can drains by itself; one that can't says so, and the run does not take that for a drain.
+#[test]
+fn a_coturn_that_can_drains_by_itself() {
+    netns::inside("a_coturn_that_can_drains_by_itself", async || {
+        let mut one = Coturn::start(0, Credentials::LongTerm, &[]).await;
+        let two = Coturn::start(1, Credentials::LongTerm, &[]).await;
+        let can = one.cli("?").contains("drain");
+        println!("this coturn {} drain", if can { "can" } else { "cannot" });
+        let sets = with(&["target_file.turn.turn-1.drain=true"]);
+        let run = Run::alone("coturn-own-drain", &own_profile("turn-own-drain.toml"), &sets).ended().await;
+        print_figures(&run);
+        println!("scale_in {:#}", run.summary["scale_in"]["invariants"]);
+        if can {
+            one.ended().await;
+            assert_eq!(run.code, 0, "{}", run.printed);
+            let (cordon, _) = run.operation("cordon");
+            let late: BTreeSet<&str> = relays(&run.history)
+                .filter(|(t, r)| *t > cordon.done && r.what == RelayWhat::Allocated)
+                .map(|(_, r)| r.turn.as_str())
+                .collect();
+            assert_eq!(late.into_iter().collect::<Vec<_>>(), ["turn-2"]);
+            assert!(count(&run, RelayWhat::Refused, Some(403)) >= 1, "somebody asked turn-1 first");
+        } else {
+            assert_ne!(run.code, 0, "{}", run.printed);
+            let why = run.history.iter().find_map(|l| match &l.event {
+                Event::Step(s) if s.stage == StepStage::Failed => Some(s.detail.clone()),
+                _ => None,
+            });
+            assert!(why.as_ref().is_some_and(|why| why.contains("knows no drain")), "{why:?}: {}", run.printed);
+            one.stop().await;
+        }
+        two.stop().await;
+    });
+}
+
+/// The load at which a coturn's own quota refuses is found, and told apart from quality.
+#[test]
+fn a_quota_bounds_the_search_of_allocations() {
+    netns::inside("a_quota_bounds_the_search_of_allocations", async || {
+        let coturn = Coturn::start(0, Credentials::LongTerm, &["total-quota=17"]).await;
+        let sets = with(&[
+            "search.range=8..80",
+            "search.join=40/s",
+            "search.first_trial=2s",
+            "search.trial=4s",
+            "search.trial_sum=6s",
+            "search.settle=1s",
+            "search.budget=80s",
+        ]);
+        let run = Run::alone("coturn-allocations", "profiles/turn-allocations.toml", &sets).ended().await;
+        print_figures(&run);
+        let capacity = &run.summary["capacity"];
+        assert_eq!(run.code, 0, "{}", run.printed);
+        assert_eq!((&capacity["lower"], &capacity["upper"]), (&34.into(), &36.into()), "{}", run.summary["sentence"]);
+        assert_eq!((&capacity["allocations"], &capacity["broke_first"]), (&17.into(), &"admission limit".into()));
+        assert!(run.summary["sentence"].as_str().unwrap().contains("(17 allocations"), "{}", run.summary["sentence"]);
+        coturn.is_empty().await;
+        coturn.stop().await;
     });
 }
 
@@ -363,24 +437,31 @@ fn capacity_agrees_with_coturns_own_client() {
         let run = run.ended_within(Duration::from_secs(700)).await;
         print_figures(&run);
         println!("capacity {:#}", run.summary["capacity"]);
-        // What coturn spends on a packet is what can be compared: no client of one core fills another one by itself.
-        let cost = |what: &str, before: f64, packets: f64| {
-            let us = (cpu_seconds(coturn.pid()) - before) / packets * 1e6;
-            println!("{what}: {us:.2} us of coturn's CPU a relayed packet");
-            us
+        // What coturn spends on a packet is what can be compared: no client of one core fills another one by itself. At a
+        // low rate it spends more, since a wake-up is for fewer of them: the trial is the one of most packets.
+        let trials = run.summary["capacity"]["trials"].as_array().unwrap();
+        let of = |t: &serde_json::Value| {
+            let server = &t["servers"][0];
+            let (pps, cores) = (server["relay"]["pps"].as_f64()?, server["cost"]["cpu_cores"].as_f64()?);
+            (t["outcome"] == "held").then_some((pps, cores / pps * 1e6))
         };
-        let before = cpu_seconds(coturn.pid());
-        let steady = ["rooms.call.count=60", "load.hold=20s", "load.join=40/s"];
-        let run = Run::alone("coturn-cost", "profiles/turn-coturn.toml", &with(&steady)).ended().await;
-        let packets: i64 = run.leg_ends().map(|e| e.audio.sent + e.video.sent).sum();
-        let ours = cost("roomful", before, packets as f64);
-        let before = cpu_seconds(coturn.pid());
+        let (pps, ours) = trials.iter().filter_map(of).max_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
+        println!(
+            "roomful: {pps:.0} packets/s, {ours:.2} us of coturn's CPU each, so {:.0} a second fill a core",
+            1e6 / ours
+        );
+        let (cpu, began) = (cpu_seconds(coturn.pid()), std::time::Instant::now());
         let mut client =
-            Uclient::start(SocketAddr::new(coturn.address, 3478), 100, 2000, &["-u", USER, "-w", PASSWORD, "-z", "10"]);
+            Uclient::start(SocketAddr::new(coturn.address, 3478), 100, 4000, &["-u", USER, "-w", PASSWORD, "-z", "4"]);
         client.0.wait().unwrap();
-        let theirs = cost("turnutils_uclient", before, 2.0 * 100.0 * 2000.0);
-        println!("roomful's packets cost coturn {:.0} % of uclient's", ours / theirs * 100.0);
-        assert!(ours > 0.0 && theirs > 0.0);
+        let (cpu, packets) = (cpu_seconds(coturn.pid()) - cpu, 2.0 * 100.0 * 4000.0);
+        let theirs = cpu / packets * 1e6;
+        println!(
+            "turnutils_uclient: {:.0} packets/s, {theirs:.2} us each, so {:.0} a second fill a core",
+            packets / began.elapsed().as_secs_f64(),
+            1e6 / theirs
+        );
+        assert!((ours / theirs - 1.0).abs() <= 0.15, "{ours:.2} against {theirs:.2} us");
     });
 }
 

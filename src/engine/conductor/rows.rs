@@ -1,7 +1,7 @@
 //! The shards' seconds, put together into the history's rows.
 
 use super::super::shard::{RoomRow, ShardSecond};
-use crate::history::{Interval, Paths, ServerFlow, ShardHealth};
+use crate::history::{Interval, Paths, RelayFlow, ServerFlow, ShardHealth};
 use crate::measure::Flow;
 use crate::types::ServerId;
 use std::collections::BTreeMap;
@@ -47,6 +47,7 @@ fn whole(k: u64, mut all: Vec<ShardSecond>, count: usize, joining: u32) -> Secon
     let (mut connected, seconds) = (0, all.iter().map(|s| s.seconds).fold(0.0, f64::max));
     let (mut shards, mut rooms) = (vec![ShardHealth::default(); count], Vec::new());
     let mut paths: Option<Box<Paths>> = None;
+    let mut relays = Vec::new();
     for s in all {
         if let Some(of_shard) = s.paths {
             let paths = paths.get_or_insert_default();
@@ -65,10 +66,12 @@ fn whole(k: u64, mut all: Vec<ShardSecond>, count: usize, joining: u32) -> Secon
             f.audio.merge(&audio);
             f.video.merge(&video);
         }
+        s.relays.iter().for_each(|f| RelayFlow::of(&mut relays, &f.turn, f.via).add(f));
         rooms.extend(s.rooms);
         shards[s.shard] = s.health;
     }
-    let interval = Interval { seconds, connected, joining, servers: servers.into_values().collect(), paths };
+    relays.sort_by(|a, b| (&a.turn, a.via).cmp(&(&b.turn, b.via)));
+    let interval = Interval { seconds, connected, joining, servers: servers.into_values().collect(), paths, relays };
     Second { second: k, rooms, interval, shards }
 }
 
@@ -87,6 +90,7 @@ mod tests {
             health: ShardHealth { packets_in: shard as u64, ..Default::default() },
             servers: vec![(ServerId(0), [flow, Flow::default()])],
             paths: None,
+            relays: vec![],
             present: present.iter().map(|(s, p, r)| (ServerId(*s), *p, *r)).collect(),
             rooms: vec![RoomRow {
                 room: RoomId(shard as u32),

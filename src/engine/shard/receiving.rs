@@ -81,7 +81,7 @@ impl Shard {
             upwards = Some(Upwards { link: &mut a.up, held: &mut h.up, whose, epoch });
             downwards = Some(Downwards {
                 link: &mut a.down,
-                held: &mut h.down,
+                held: if s.eager { &mut h.down_eager } else { &mut h.down },
                 copy: &mut h.copy,
                 whose,
                 now_ns: since(epoch, now),

@@ -55,6 +55,11 @@ impl Shard {
             .map_or(0, |r| r.elsewhere(&self.config.turn, &behind.planned));
         let opened = Relayed::open(&self.config.turn, &behind.planned, nth, source, seed);
         let leg = e.participant.leg();
+        if e.access.is_some() && matches!(&opened, Ok((_, Wire::Stream(_)))) {
+            let text =
+                "an impaired network is one of datagrams: it does nothing to a connection to a TURN server".into();
+            let _ = self.config.out.send(FromShard::Note { leg, code: "network_idle", text });
+        }
         self.let_go(leg, slot, before);
         self.begin(ix, slot, opened);
     }
@@ -182,7 +187,12 @@ impl Shard {
     /// A socket is not needed any more. What it has at a TURN server goes back first, unless the profile says otherwise.
     pub(super) fn let_go(&mut self, leg: LegId, slot: u8, s: Option<SlotSocket>) {
         let Some(SlotSocket { socket, relay: Some(relay), .. }) = s else { return };
+        relay.report(&mut self.relays, false);
         let now = Instant::now();
+        // Lost before: nothing is there to be given back, and no answer would ever come.
+        if relay.is_over() {
+            return;
+        }
         if self.config.turn.release {
             relay.release(now);
             self.releasing.push(Releasing { leg, slot, socket, relay });
@@ -206,11 +216,12 @@ impl Shard {
                 }
                 Wire::Stream(stream) => {
                     let mut s = stream.borrow_mut();
-                    if s.read().is_err() {
-                        r.relay.disconnected();
-                    }
+                    let gone = s.read().is_err();
                     while let Ok(Some(m)) = s.deframer.next_message() {
                         let _: Unwrapped = r.relay.unwrap(now, m);
+                    }
+                    if gone {
+                        r.relay.disconnected();
                     }
                 }
             }
@@ -225,7 +236,7 @@ impl Shard {
                     return false;
                 }
             }
-            true
+            !r.relay.is_over()
         });
         self.releasing = all;
     }

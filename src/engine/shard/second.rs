@@ -18,6 +18,9 @@ impl Shard {
             let Some(e) = self.entries[ix as usize].as_deref() else { continue };
             let (room, server, relayed, told) = (e.room, e.server, e.relay.is_some(), e.silent_since);
             sockets += e.sockets.iter().flatten().count() as u32;
+            for relay in e.sockets.iter().flatten().filter_map(|s| s.relay.as_deref()) {
+                relay.report(&mut self.relays, relay.is_ready());
+            }
             let mut flows = <[Flow; 2]>::default();
             let sampled = self.with(ix, |p, w| (p.sample(w, &mut flows), p.silent_since(), w.now_ns));
             let Some((delta, silent_since, now_ns)) = sampled else { continue };
@@ -65,6 +68,7 @@ impl Shard {
             rooms: Vec::new(),
             servers: Vec::new(),
             paths: None,
+            relays: std::mem::take(&mut self.relays),
         };
         let second = self.rows(second);
         let _ = self.config.out.send(FromShard::Second(Box::new(second)));

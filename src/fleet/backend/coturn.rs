@@ -1,74 +1,128 @@
 //! `coturn`: its telnet CLI (`cli` of a [[turn]], secret `coturn_cli`). A session is an allocation. The cordon of a coturn
-//! is the word that sends new allocations to another one (300 Try Alternate); signals are backend `process`'s.
+//! is the word that sends new allocations to another one (300 Try Alternate), or its own drain where it has one; signals are
+//! backend `process`'s. What it writes to a Redis (`statsdb`) is a hint.
 
 use super::{ANSWER_WITHIN, ActError, Backend, Look};
 use crate::history::{ServerSeen, StepAction};
 use crate::profile::{ExternalTarget, Secret};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use futures_util::future::{BoxFuture, join_all};
+use redis::AsyncCommands as _;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// What the CLI says when it waits for a command.
 const PROMPT: &str = "> ";
 const PASSWORD: &str = "password:";
+const DRAIN: &str = "drain";
 /// An answer longer than this is none.
 const ANSWER_MAX: usize = 16 << 20;
 
 pub(super) struct Coturn {
     servers: BTreeMap<String, Server>,
     password: Option<Secret>,
-    /// Cordoned server → where its new allocations are sent.
-    redirects: Mutex<BTreeMap<String, SocketAddr>>,
+    /// Cordoned server → where its new allocations are sent; `None`: it drains.
+    cordoned: Mutex<BTreeMap<String, Option<SocketAddr>>>,
 }
 
 struct Server {
-    cli: String,
+    cli: Option<String>,
+    drain: bool,
+    statsdb: Option<Statsdb>,
     host: String,
     port: u16,
     /// It has answered once: nobody at its port means that it has ended, and not that the port is wrong.
     answered: AtomicBool,
 }
 
+/// Where a coturn keeps the state of its allocations: a key for each, `turn/realm/…/user/…/allocation/…/status`.
+struct Statsdb {
+    url: String,
+    client: redis::Client,
+}
+
+impl Statsdb {
+    fn new(url: &str, target: &ExternalTarget) -> Result<Statsdb> {
+        Ok(Statsdb { url: url.to_owned(), client: super::redis::client(url, target)? })
+    }
+
+    /// `None` where it does not say.
+    async fn allocations(&self) -> Option<u64> {
+        let count = async {
+            let mut c = self.client.get_multiplexed_async_connection().await?;
+            let mut scan = c.scan_match::<_, String>("turn/*allocation/*/status").await?;
+            let mut keys = std::collections::HashSet::new();
+            // SCAN may give a key twice.
+            while let Some(key) = scan.next_item().await {
+                keys.insert(key?);
+            }
+            anyhow::Ok(keys.len() as u64)
+        };
+        match tokio::time::timeout(ANSWER_WITHIN, count).await {
+            Ok(Ok(n)) => Some(n),
+            Ok(Err(e)) => {
+                tracing::debug!("statsdb {}: {e:#}", self.url);
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}
+
 impl Coturn {
-    pub fn new(target: &ExternalTarget) -> Coturn {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    /// A `statsdb` that is no address of a Redis.
+    pub fn new(target: &ExternalTarget) -> Result<Coturn> {
         let mut servers = BTreeMap::new();
         for t in &target.turn {
-            let Some(cli) = &t.cli else { continue };
+            let statsdb = t.statsdb.as_deref().map(|url| Statsdb::new(url, target)).transpose()?;
+            if t.cli.is_none() && statsdb.is_none() {
+                continue;
+            }
+            let Entry::Vacant(new) = servers.entry(t.id.clone()) else { continue };
             // Of several ways to one server, the first: UDP where there is no reason for another.
-            servers.entry(t.id.clone()).or_insert_with(|| Server {
-                cli: cli.clone(),
+            new.insert(Server {
+                cli: t.cli.clone(),
+                drain: t.drain,
+                statsdb,
                 host: t.host.clone(),
                 port: t.port,
                 answered: AtomicBool::new(false),
             });
         }
-        Coturn { servers, password: target.secrets.get("coturn_cli").cloned(), redirects: Mutex::default() }
+        Ok(Coturn { servers, password: target.secrets.get("coturn_cli").cloned(), cordoned: Mutex::default() })
     }
 
     async fn see(&self, name: &str, server: &Server) -> Result<ServerSeen> {
-        let mut seen = ServerSeen { server: name.to_owned(), alive: Some(true), ..ServerSeen::default() };
-        match self.ask(server, "ps").await {
-            Ok(text) => seen.sessions = Some(sessions(&text).with_context(|| format!("{}: ps", server.cli))?),
+        let mut seen = ServerSeen { server: name.to_owned(), ..ServerSeen::default() };
+        if let Some(statsdb) = &server.statsdb {
+            seen.sessions_hint = statsdb.allocations().await;
+        }
+        let Some(cli) = &server.cli else { return Ok(seen) };
+        seen.alive = Some(true);
+        match self.ask(cli, "ps").await {
+            Ok(text) => seen.sessions = Some(sessions(&text).with_context(|| format!("{cli}: ps"))?),
             Err(e) if is_refused(&e) && server.answered.load(Ordering::Relaxed) => seen.alive = Some(false),
             Err(e) => return Err(e),
         }
         server.answered.store(true, Ordering::Relaxed);
-        let redirects = self.redirects.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.cordoned = Some(redirects.contains_key(name));
+        let cordoned = self.cordoned.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.cordoned = Some(cordoned.contains_key(name));
         Ok(seen)
     }
 
-    async fn ask(&self, server: &Server, command: &str) -> Result<String> {
-        let answer = tokio::time::timeout(ANSWER_WITHIN, self.talk(&server.cli, command)).await;
+    async fn ask(&self, cli: &str, command: &str) -> Result<String> {
+        let answer = tokio::time::timeout(ANSWER_WITHIN, self.talk(cli, command)).await;
         match answer {
-            Ok(answer) => answer.with_context(|| format!("CLI {}", server.cli)),
-            Err(_) => bail!("CLI {}: no answer within {} s", server.cli, ANSWER_WITHIN.as_secs()),
+            Ok(answer) => answer.with_context(|| format!("CLI {cli}")),
+            Err(_) => bail!("CLI {cli}: no answer within {} s", ANSWER_WITHIN.as_secs()),
         }
     }
 
@@ -83,6 +137,9 @@ impl Coturn {
             ensure!(!answer.trim_end().ends_with(PASSWORD), "it does not take the password");
         }
         stream.write_all(format!("{command}\r\n").as_bytes()).await?;
+        if command == DRAIN {
+            return said_last(&mut stream).await;
+        }
         let answer = until(&mut stream, &[PROMPT]).await?;
         // It closes the connection; if that fails it has ended already.
         let _ = stream.write_all(b"q\r\n").await;
@@ -91,28 +148,37 @@ impl Coturn {
 
     /// Another server that is not cordoned itself, the next by name.
     fn elsewhere(&self, name: &str) -> Result<(&String, &Server)> {
-        let redirects = self.redirects.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = |(other, _): &(&String, &Server)| *other != name && !redirects.contains_key(*other);
+        let cordoned = self.cordoned.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = |(other, _): &(&String, &Server)| *other != name && !cordoned.contains_key(*other);
         let behind = self.servers.range(name.to_owned()..).find(free);
         let found = behind.or_else(|| self.servers.iter().find(free));
         found.ok_or_else(|| anyhow!("no other coturn to send new allocations to, and it refuses none"))
     }
 
-    async fn cordon(&self, name: &str, server: &Server) -> Result<String> {
+    async fn cordon(&self, name: &str, server: &Server, cli: &str) -> Result<String> {
+        if server.drain {
+            let said = self.ask(cli, DRAIN).await?;
+            // It says so, or it closes the connection over it; one that does not know the word waits for another.
+            let knows = said.contains("draining") || !said.trim_end().ends_with(PROMPT.trim_end());
+            ensure!(knows, "{cli} knows no drain, which coturn has since 4.6.3: {:?}", head(&said));
+            self.cordoned.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), None);
+            return Ok("drain".to_owned());
+        }
         let (other, to) = self.elsewhere(name)?;
         let host = tokio::net::lookup_host((to.host.as_str(), to.port)).await;
         let host = host.with_context(|| format!("{other}: {}", to.host))?.next();
         let address = host.with_context(|| format!("{other}: {} has no address", to.host))?;
-        self.ask(server, &format!("aas {}", written(address))).await?;
-        self.redirects.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), address);
+        self.ask(cli, &format!("aas {}", written(address))).await?;
+        self.cordoned.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), Some(address));
         Ok(format!("aas {address} ({other})"))
     }
 
-    async fn uncordon(&self, name: &str, server: &Server) -> Result<String> {
-        let address = self.redirects.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied();
+    async fn uncordon(&self, name: &str, cli: &str) -> Result<String> {
+        let address = self.cordoned.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied();
         let address = address.context("it was not cordoned by this run")?;
-        self.ask(server, &format!("das {}", written(address))).await?;
-        self.redirects.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        let address = address.context("it drains, and nothing takes that back")?;
+        self.ask(cli, &format!("das {}", written(address))).await?;
+        self.cordoned.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         Ok(format!("das {address}"))
     }
 }
@@ -144,6 +210,28 @@ async fn until(stream: &mut TcpStream, ends: &[&str]) -> Result<String> {
     }
 }
 
+/// Up to a prompt, or to the end of the connection, which such a word may be.
+async fn said_last(stream: &mut TcpStream) -> Result<String> {
+    let (mut text, mut chunk) = (Vec::new(), [0; 1024]);
+    loop {
+        let n = match stream.read(&mut chunk).await {
+            Ok(n) => n,
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => 0,
+            Err(e) => return Err(e.into()),
+        };
+        text.extend_from_slice(&chunk[..n]);
+        let so_far = String::from_utf8_lossy(&text);
+        if n == 0 || text.len() > ANSWER_MAX || so_far.ends_with(PROMPT) {
+            return Ok(so_far.into_owned());
+        }
+    }
+}
+
+/// What a CLI said, without its greeting's length.
+fn head(text: &str) -> String {
+    text.trim().chars().take(80).collect()
+}
+
 fn tail(text: &[u8]) -> String {
     String::from_utf8_lossy(&text[text.len().saturating_sub(80)..]).into_owned()
 }
@@ -173,9 +261,10 @@ impl Backend for Coturn {
             }
             let name = server.ok_or_else(|| anyhow!("which server?"))?;
             let server = self.servers.get(name).ok_or(ActError::Unsupported)?;
+            let cli = server.cli.as_deref().ok_or(ActError::Unsupported)?;
             Ok(match action {
-                StepAction::Cordon => self.cordon(name, server).await?,
-                _ => self.uncordon(name, server).await?,
+                StepAction::Cordon => self.cordon(name, server, cli).await?,
+                _ => self.uncordon(name, cli).await?,
             })
         })
     }

@@ -186,7 +186,7 @@ fn backend(name: BackendName, target: &ExternalTarget) -> Result<Arc<dyn Backend
         BackendName::Redis => Arc::new(redis::Registry::new(f.redis.clone().with_context(settings)?, target)?),
         BackendName::Process => Arc::new(process::Processes::new(target)),
         BackendName::Janus => Arc::new(janus::Admin::new(target)?),
-        BackendName::Coturn => Arc::new(coturn::Coturn::new(target)),
+        BackendName::Coturn => Arc::new(coturn::Coturn::new(target)?),
         BackendName::Embedded => {
             let url = &target.servers.first().context("the target file names no server")?.url;
             Arc::new(embedded::Director::new(url)?)

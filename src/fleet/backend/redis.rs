@@ -35,15 +35,7 @@ impl Registry {
     /// # Errors
     /// A URL that is none.
     pub fn new(settings: RedisBackend, target: &ExternalTarget) -> Result<Registry> {
-        let info = settings.url.as_str().into_connection_info().with_context(|| settings.url.clone())?;
-        let mut login = info.redis_settings().clone();
-        if let Some(user) = target.secrets.get("redis_user") {
-            login = login.set_username(&user.0);
-        }
-        if let Some(password) = target.secrets.get("redis_password") {
-            login = login.set_password(&password.0);
-        }
-        let client = redis::Client::open(info.set_redis_settings(login)).with_context(|| settings.url.clone())?;
+        let client = client(&settings.url, target)?;
         let servers = target.servers.iter().map(|s| s.id.clone()).collect();
         Ok(Registry { settings, servers, client, connection: Mutex::new(None) })
     }
@@ -168,6 +160,22 @@ impl Registry {
             }
         }
     }
+}
+
+/// Connects to nothing yet. User and password are those of the target's secrets.
+///
+/// # Errors
+/// A URL that is none.
+pub(super) fn client(url: &str, target: &ExternalTarget) -> Result<redis::Client> {
+    let info = url.into_connection_info().with_context(|| url.to_owned())?;
+    let mut login = info.redis_settings().clone();
+    if let Some(user) = target.secrets.get("redis_user") {
+        login = login.set_username(&user.0);
+    }
+    if let Some(password) = target.secrets.get("redis_password") {
+        login = login.set_password(&password.0);
+    }
+    redis::Client::open(info.set_redis_settings(login)).with_context(|| url.to_owned())
 }
 
 /// Key and, where the value is a member or a field in it, that one's name.

@@ -46,6 +46,7 @@ pub(super) fn look(text: &str) -> Result<Look> {
         listed: s.listed,
         cordoned: s.cordoned,
         sessions: s.sessions,
+        sessions_hint: None,
         participants: s.participants,
         headroom: s.headroom,
         loss: s.loss,

@@ -1,6 +1,6 @@
 //! The texts of `/proc`, of cgroups (v2) and of Prometheus endpoints, as counters; two readings make a usage.
 
-use super::prometheus::sum;
+use super::prometheus::{sum, sum_of_container};
 use crate::history::Usage;
 use std::collections::BTreeMap;
 use std::fs::read_to_string;
@@ -63,9 +63,9 @@ impl Counters {
                 out.threads_s.insert(tid, s);
             }
         }
-        // The process's own sum holds threads that have ended, at the price of coarse ticks.
+        // The process's own sum has coarse ticks.
         let stat = read_to_string(format!("/proc/{pid}/stat"))?;
-        out.cpu_s = if out.threads_s.is_empty() { ticks(&stat) } else { Some(out.threads_s.values().sum()) };
+        out.cpu_s = if out.threads_s.is_empty() { ticks(&stat) } else { None };
         if let Some(path) = read_to_string(format!("/proc/{pid}/cgroup")).ok().as_deref().and_then(unified) {
             let file = |name: &str| read_to_string(format!("/sys/fs/cgroup{path}/{name}")).unwrap_or_default();
             if let Some(quota) = quota(&file("cpu.max")) {
@@ -90,7 +90,7 @@ impl Counters {
 
     /// The names that Prometheus clients give a process (and cAdvisor a container).
     pub fn add_prometheus(&mut self, text: &str) {
-        let first = |names: [&str; 2]| names.into_iter().find_map(|name| sum(text, name, &[]));
+        let first = |[own, container]: [&str; 2]| sum(text, own, &[]).or_else(|| sum_of_container(text, container));
         self.cpu_s = first(["process_cpu_seconds_total", "container_cpu_usage_seconds_total"]).or(self.cpu_s);
         let memory = first(["process_resident_memory_bytes", "container_memory_working_set_bytes"]);
         self.memory_bytes = memory.map(|b| b as u64).or(self.memory_bytes);
@@ -104,13 +104,19 @@ impl Counters {
     pub fn since(&self, old: &Counters, seconds: f64) -> Usage {
         let rate = |new: Option<f64>, old: Option<f64>| Some((new? - old?) / seconds).filter(|r| *r >= 0.0);
         let busiest = self.threads_s.iter().filter_map(|(tid, s)| rate(Some(*s), old.threads_s.get(tid).copied()));
+        // Thread by thread: one that ended takes its sum along.
+        let threads = || {
+            let spent = |(tid, s): (&u32, &f64)| (s - old.threads_s.get(tid).unwrap_or(&0.0)).max(0.0);
+            let some = !self.threads_s.is_empty() && !old.threads_s.is_empty();
+            some.then(|| self.threads_s.iter().map(spent).sum::<f64>() / seconds)
+        };
         let steal = self.machine.zip(old.machine).and_then(|((stolen, all), (stolen_old, all_old))| {
             (all > all_old).then(|| ((stolen - stolen_old) / (all - all_old)).max(0.0))
         });
         let read = Usage {
             server: String::new(),
             seconds,
-            cpu_cores: rate(self.cpu_s, old.cpu_s),
+            cpu_cores: rate(self.cpu_s, old.cpu_s).or_else(threads),
             cores: self.cores,
             busiest_thread: busiest.reduce(f64::max),
             memory_bytes: self.memory_bytes,

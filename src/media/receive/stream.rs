@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 const VIDEO_GAPS: usize = 32;
 const AUDIO_GAPS: usize = 8;
 
+/// See [`RxStream::key_request`].
+const KEY_FRAME_ANSWER: Duration = Duration::from_secs(1);
+
 /// A stream in which no key frame is complete after this is asked for one (Chromium's kMaxWaitForKeyFrame).
 const KEY_FRAME_WAIT: Duration = Duration::from_millis(200);
 
@@ -122,6 +125,9 @@ struct Video {
     fillers: Option<Box<Bits>>,
     first_frame_ns: Option<u64>,
     asked_key_frame: Option<Instant>,
+    /// Number of the request under way, modulo 256, and since when; `None` once it was answered.
+    key_request: u8,
+    key_request_since: Option<Instant>,
 }
 
 impl Video {
@@ -168,6 +174,8 @@ impl RxStream {
                 fillers: None,
                 first_frame_ns: None,
                 asked_key_frame: None,
+                key_request: 0,
+                key_request_since: None,
             })
         });
         RxStream {
@@ -337,7 +345,17 @@ impl RxStream {
             return false;
         }
         video.asked_key_frame = Some(now);
+        if video.key_request_since.is_none_or(|at| now.saturating_duration_since(at) >= KEY_FRAME_ANSWER) {
+            video.key_request = video.key_request.wrapping_add(1);
+            video.key_request_since = Some(now);
+        }
         true
+    }
+
+    /// Number of the last request for a key frame, modulo 256 (RFC 5104 4.3.1.1): what is repeated keeps its number. A
+    /// request without an answer for a second is over: a server that has answered it, in vain, heeds only a new one.
+    pub fn key_request(&self) -> u8 {
+        self.video.as_ref().map_or(0, |v| v.key_request)
     }
 
     /// Muted, paused and ended media is neither frozen nor has gaps. What was open at `at_ns` is judged up to there.
@@ -554,6 +572,7 @@ impl RxStream {
             }
         }
         if let Some(n) = progress.key_frame_at {
+            video.key_request_since = None;
             self.nack.forget_before(n, self.seq.highest());
         }
     }

@@ -1,8 +1,12 @@
 //! One leg's life on the embedded fleet: joins, follows its server's word to another one, leaves.
 
 use super::events::{Ear, Told};
-use super::{EmbeddedDriver, JOIN_TIMEOUT, LEAVE_TIMEOUT, below, describe, failed_request, left_early, refused, want};
+use super::{
+    BODY_MAX, EmbeddedDriver, JOIN_TIMEOUT, LEAVE_TIMEOUT, below, describe, describe_body, failed_body, left_early,
+    refused, want,
+};
 use crate::history::{FailReason, LegCause};
+use crate::outside::{self, BodyError};
 use crate::signaling::{BoxFuture, Call, Ended, OfferWant, Order, Progress, TransportState, reason_of};
 use reqwest::{StatusCode, Url, header};
 use std::time::{Duration, Instant};
@@ -210,7 +214,7 @@ impl<'a> Leg<'a> {
             let location = response.headers().get(header::LOCATION).and_then(|l| l.to_str().ok());
             let session = location.and_then(|l| base.join(l).ok());
             let status = response.status();
-            let answer = response.text().await.map_err(|e| describe(&e))?;
+            let answer = outside::text(response, BODY_MAX).await.map_err(describe_body)?;
             let session = match (status, session) {
                 (StatusCode::CREATED, Some(session)) => session,
                 _ => return Err(format!("the other server answered with {status}")),
@@ -315,7 +319,7 @@ impl<'a> Leg<'a> {
         let response = async {
             let response = request.timeout(JOIN_TIMEOUT).send().await?;
             let (status, headers) = (response.status(), response.headers().clone());
-            Ok::<_, reqwest::Error>((status, headers, response.text().await?))
+            Ok::<_, BodyError>((status, headers, outside::text(response, BODY_MAX).await?))
         };
         tokio::pin!(response);
         let mut leave_by = None;
@@ -327,7 +331,7 @@ impl<'a> Leg<'a> {
                 }
             };
             tokio::select! {
-                done = &mut response => break done.map_err(|e| failed_request(&e))?,
+                done = &mut response => break done.map_err(failed_body)?,
                 () = deadline => return Err(left_early()),
                 order = self.call.orders.recv(), if leave_by.is_none() => match order {
                     Some(Order::Leave) | None => leave_by = Some(tokio::time::Instant::now() + LEAVE_TIMEOUT / 2),
@@ -371,7 +375,7 @@ impl<'a> Leg<'a> {
                 if !response.status().is_success() {
                     return Err(format!("the server answered an ICE restart with {}", response.status()));
                 }
-                let answer = response.text().await.map_err(|e| describe(&e))?;
+                let answer = outside::text(response, BODY_MAX).await.map_err(describe_body)?;
                 media.accept_answer(slot, answer).await.map_err(|e| e.to_string())
             };
             tokio::pin!(exchange);

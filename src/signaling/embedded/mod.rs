@@ -7,6 +7,7 @@ mod leg; // one leg's life
 
 use super::{BoxFuture, Call, Driver, Ended, OfferWant};
 use crate::history::FailReason;
+use crate::outside::{self, BodyError};
 use crate::plan::{PlannedLeg, PlannedRoom, TransportsPer};
 use crate::profile::ExternalTarget;
 use crate::types::Client;
@@ -23,6 +24,8 @@ use std::time::Duration;
 const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// A leave must be over within 5 s of its order.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(4500);
+/// A longer answer is none: no description is.
+const BODY_MAX: usize = 1 << 20;
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) const TRANSPORTS: TransportsPer = TransportsPer::Participant;
@@ -65,7 +68,11 @@ impl EmbeddedDriver {
         let answer = self.client.get(url.clone()).timeout(PREPARE_TIMEOUT).send().await;
         let answer = answer.and_then(reqwest::Response::error_for_status);
         let answer = answer.with_context(|| format!("the director of the embedded fleet does not answer at {url}"))?;
-        let registry: Registry = answer.json().await.with_context(|| format!("{url} is no registry of a fleet"))?;
+        let text = outside::text(answer, BODY_MAX).await;
+        let registry: Registry = text
+            .map_err(anyhow::Error::from)
+            .and_then(|text| Ok(serde_json::from_str(&text)?))
+            .with_context(|| format!("{url} is no registry of a fleet"))?;
         anyhow::ensure!(registry.servers.iter().any(|s| s.alive), "{url}: no server of the fleet is alive");
         // The fleet's own registry vouches for the addresses of its servers.
         let mut hosts: BTreeSet<IpAddr> = registry.servers.iter().map(|s| s.media.ip()).collect();
@@ -124,8 +131,12 @@ impl Driver for EmbeddedDriver {
         true
     }
 
+    /// Before `prepare`: where the director is.
     fn hosts(&self) -> Vec<IpAddr> {
-        self.hosts.get().cloned().unwrap_or_default()
+        self.hosts.get().cloned().unwrap_or_else(|| {
+            let found = self.director.socket_addrs(|| None);
+            found.into_iter().flatten().map(|a| a.ip()).collect()
+        })
     }
 }
 
@@ -175,6 +186,20 @@ fn failed_request(error: &reqwest::Error) -> Ended {
         FailReason::Closed
     };
     Ended::failed(reason, describe(error))
+}
+
+fn failed_body(error: BodyError) -> Ended {
+    match error {
+        BodyError::Broken(error) => failed_request(&error),
+        BodyError::TooLong { .. } => Ended::failed(FailReason::BadAnswer, error.to_string()),
+    }
+}
+
+fn describe_body(error: BodyError) -> String {
+    match error {
+        BodyError::Broken(error) => describe(&error),
+        BodyError::TooLong { .. } => error.to_string(),
+    }
 }
 
 /// Known by its words only: reqwest does not tell, and hyper, which does, is not ours to ask.

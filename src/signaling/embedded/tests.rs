@@ -513,3 +513,24 @@ async fn a_server_whose_api_is_gone_has_lost_its_legs() {
     server.shutdown_background();
     assert_eq!(cause(&run.end().await), LegCause::SignalingLost);
 }
+
+/// An answer that never ends.
+fn endless() -> axum::body::Body {
+    let more = futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 64 << 10]));
+    axum::body::Body::from_stream(more)
+}
+
+#[tokio::test]
+async fn a_server_that_streams_without_end_fills_no_memory() {
+    let server = server(|method| match *method {
+        Method::POST => (StatusCode::CREATED, [("location", "/sessions/7")], endless()).into_response(),
+        _ => endless().into_response(),
+    })
+    .await;
+    let driver = EmbeddedDriver::new(&server.url).unwrap();
+    let error = format!("{:#}", driver.prepare(&[]).await.unwrap_err());
+    assert!(error.contains("is no registry of a fleet: answered more than 1024 KiB"), "{error}");
+    let ended = run(&server.url, Ok(())).end().await;
+    assert!(matches!(&ended, Ended::Failed { detail, .. } if detail == "answered more than 1024 KiB"), "{ended:?}");
+    assert_eq!(reason(&ended), FailReason::BadAnswer);
+}

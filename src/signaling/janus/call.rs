@@ -43,7 +43,7 @@ pub async fn run(
         Ok(Ok(socket)) => socket,
         Ok(Err(e)) => return Ended::failed(e.reason, e.detail),
         Err(_) => {
-            let detail = format!("{}: no connection within {join_timeout:?}", endpoint.url());
+            let detail = format!("{}: no connection within {join_timeout:?}", endpoint.shown());
             return Ended::failed(FailReason::TimeoutSignaling, detail);
         }
     };
@@ -118,22 +118,25 @@ impl Conversation {
 
     fn perform(&mut self) {
         while let Some(output) = self.machine.poll_output() {
-            let media = self.media.clone();
+            let media = &self.media;
             match output {
                 Output::Send(text) => {
                     if let Err(e) = self.socket.send(text) {
                         self.machine.handle_closed(&e);
                     }
                 }
-                Output::MakeOffer { ice_restart } => self.replies.push(Box::pin(async move {
+                Output::MakeOffer { ice_restart } => {
                     let want = OfferWant { send: true, ice_restart, ..OfferWant::default() };
-                    Reply::Offer(media.offer(PUBLISH, want).await)
-                })),
-                Output::ApplyAnswer(sdp) => self
-                    .replies
-                    .push(Box::pin(async move { Reply::AnswerApplied(media.accept_answer(PUBLISH, sdp).await) })),
+                    let offer = media.offer(PUBLISH, want);
+                    self.replies.push(Box::pin(async move { Reply::Offer(offer.await) }));
+                }
+                Output::ApplyAnswer(sdp) => {
+                    let applied = media.accept_answer(PUBLISH, sdp);
+                    self.replies.push(Box::pin(async move { Reply::AnswerApplied(applied.await) }));
+                }
                 Output::AcceptOffer(sdp) => {
-                    self.replies.push(Box::pin(async move { Reply::Answer(media.accept_offer(SUBSCRIBE, sdp).await) }))
+                    let answer = media.accept_offer(SUBSCRIBE, sdp);
+                    self.replies.push(Box::pin(async move { Reply::Answer(answer.await) }));
                 }
                 Output::Candidate { slot, candidate } => media.candidate(slot, candidate),
                 Output::CloseMedia => {

@@ -41,7 +41,7 @@ impl Control {
     ) -> anyhow::Result<(Control, ServerInfo)> {
         let socket = timeout(ANSWER_WITHIN, Socket::connect(endpoint, tls))
             .await
-            .map_err(|_| anyhow!("{}: no connection within {} s", endpoint.url(), ANSWER_WITHIN.as_secs()))??;
+            .map_err(|_| anyhow!("{}: no connection within {} s", endpoint.shown(), ANSWER_WITHIN.as_secs()))??;
         let mut control = Control { socket, credentials, admin_key, transactions: 0, session: None, handle: 0 };
         let info = match control.request(json!({"janus": "info"})).await?.body {
             Body::ServerInfo(info) => info,

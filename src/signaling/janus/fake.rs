@@ -302,6 +302,27 @@ async fn rooms_are_made_and_removed_and_no_session_stays() {
 }
 
 #[tokio::test]
+async fn a_start_that_fails_on_the_second_server_leaves_no_room_on_the_first() {
+    let fake = Fake::start(Fault::None).await;
+    let entry = |id: &str, url: &str| ServerEntry {
+        id: id.into(),
+        url: url.into(),
+        admin: None,
+        pid_file: None,
+        metrics: None,
+        observe: vec![],
+    };
+    let servers = vec![entry("janus-1", &fake.url), entry("janus-2", "ws://127.0.0.1:1")];
+    let driver = JanusDriver::new(servers, &BTreeMap::new(), Client::Chrome, true, PATIENCE).unwrap();
+    let error = format!("{:#}", driver.prepare(&[room(), PlannedRoom { id: RoomId(1), ..room() }]).await.unwrap_err());
+    assert!(error.contains("janus-2"), "{error}");
+    driver.finish().await;
+    let of_rooms = |asked: &Value| asked["body"]["request"].as_str().map(str::to_owned);
+    let asked: Vec<String> = fake.heard.lock().unwrap().iter().filter_map(of_rooms).collect();
+    assert_eq!(asked, ["create", "listparticipants", "destroy"]);
+}
+
+#[tokio::test]
 async fn an_unreachable_server_is_refused_by_prepare_and_by_a_leg() {
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let driver = driver(&format!("ws://127.0.0.1:{port}"), &[], PATIENCE);

@@ -24,7 +24,7 @@ use crate::profile::{ExternalTarget, Secret, ServerEntry};
 use crate::types::{Client, RoomId};
 use anyhow::{Context, anyhow, bail};
 use control::{Control, RoomSpec};
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 use machine::Part;
 use rustls::ClientConfig;
 use socket::{ConnectError, Endpoint};
@@ -253,8 +253,9 @@ impl Driver for JanusDriver {
             let seats = if self.behind_hook { BTreeMap::new() } else { place(rooms, &names, self.room_base) };
             // Known before they are made, so that `finish` removes what a failed start has left.
             self.seats.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&seats);
-            try_join_all((0..self.servers.len()).map(|index| self.make_rooms(index, rooms, &seats))).await?;
-            Ok(())
+            // All of them to their end, also behind the first error: no room may come after `finish` has looked.
+            let made = join_all((0..self.servers.len()).map(|index| self.make_rooms(index, rooms, &seats))).await;
+            made.into_iter().collect()
         })
     }
 

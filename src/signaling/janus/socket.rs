@@ -1,6 +1,7 @@
 //! A WebSocket to Janus: opened as a browser opens it, with small buffers, and every way of not opening named.
 
 use crate::history::FailReason;
+use crate::outside;
 use futures_util::{Sink, Stream};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -31,6 +32,7 @@ const UNSENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     url: String,
+    shown: String,
     host: String,
     port: u16,
     tls: bool,
@@ -39,20 +41,27 @@ pub struct Endpoint {
 impl Endpoint {
     /// Reads `ws://host[:port][/path]` or `wss://…`.
     pub fn parse(url: &str) -> Result<Endpoint, String> {
-        let uri: Uri = url.parse().map_err(|e| format!("{url}: {e}"))?;
+        let shown = outside::public(url);
+        let uri: Uri = url.parse().map_err(|e| format!("{shown}: {e}"))?;
         let tls = match uri.scheme_str() {
             Some("ws") => false,
             Some("wss") => true,
-            _ => return Err(format!("{url}: a Janus URL begins with ws:// or wss://")),
+            _ => return Err(format!("{shown}: a Janus URL begins with ws:// or wss://")),
         };
-        let host = uri.host().filter(|h| !h.is_empty()).ok_or(format!("{url}: no host"))?;
+        let host = uri.host().filter(|h| !h.is_empty()).ok_or(format!("{shown}: no host"))?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        Ok(Endpoint { url: url.to_owned(), host, port, tls })
+        Ok(Endpoint { url: url.to_owned(), shown, host, port, tls })
     }
 
+    /// As it is connected to: it may hold a token.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// For people and files.
+    pub fn shown(&self) -> &str {
+        &self.shown
     }
 
     /// Host and port, for a server without a name.
@@ -103,7 +112,7 @@ pub enum Heard {
 impl Socket {
     /// Opens it. No time-out of its own: the caller has the join's.
     pub async fn connect(endpoint: &Endpoint, tls: Arc<ClientConfig>) -> Result<Socket, ConnectError> {
-        let url = &endpoint.url;
+        let url = &endpoint.shown;
         let handshake =
             |detail: String| ConnectError { reason: FailReason::Handshake, detail: format!("{url}: {detail}") };
         let tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port))
@@ -112,7 +121,7 @@ impl Socket {
         // Requests are small and wait for answers; Nagle's delay would count as the server's.
         tcp.set_nodelay(true)
             .map_err(|e| ConnectError { reason: FailReason::Local, detail: format!("{url}: TCP_NODELAY: {e}") })?;
-        let mut request = url.as_str().into_client_request().map_err(|e| handshake(e.to_string()))?;
+        let mut request = endpoint.url.as_str().into_client_request().map_err(|e| handshake(e.to_string()))?;
         request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static(SUBPROTOCOL));
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER_BYTES)
@@ -236,9 +245,66 @@ mod tests {
         }
     }
 
-    #[test]
-    fn both_tls_settings_can_be_built() {
-        assert!(tls_config(true).is_ok());
-        assert!(tls_config(false).is_ok());
+    /// A token may be in the URL; errors end in the history.
+    #[tokio::test]
+    async fn errors_name_the_server_and_no_token() {
+        for bad in ["http://h/?token=s3cret", "wss:///?token=s3cret"] {
+            let error = Endpoint::parse(bad).unwrap_err();
+            assert!(!error.contains("s3cret"), "{error}");
+        }
+        let endpoint = Endpoint::parse("ws://127.0.0.1:1/janus?token=s3cret").unwrap();
+        let error = Socket::connect(&endpoint, tls_config(true).unwrap()).await.err().unwrap();
+        assert_eq!(error.reason, FailReason::Refused);
+        assert!(error.detail.starts_with("ws://127.0.0.1:1/janus: "), "{error}");
+    }
+
+    /// A server with a certificate that nobody has signed: says each text back.
+    fn echo_over_tls() -> std::net::SocketAddr {
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.der().clone()], key)
+            .unwrap();
+        let config = Arc::new(config);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for tcp in listener.incoming() {
+                let tls = rustls::ServerConnection::new(config.clone()).unwrap();
+                let stream = rustls::StreamOwned::new(tls, tcp.unwrap());
+                use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+                #[expect(clippy::result_large_err, reason = "the library's callback type")]
+                let subprotocol = |request: &Request, mut response: Response| {
+                    let protocol = request.headers()["sec-websocket-protocol"].clone();
+                    response.headers_mut().insert("sec-websocket-protocol", protocol);
+                    Ok(response)
+                };
+                // Who does not trust us hangs up.
+                let Ok(mut ws) = tokio_tungstenite::tungstenite::accept_hdr(stream, subprotocol) else { continue };
+                while let Ok(message) = ws.read() {
+                    if message.is_text() {
+                        ws.send(message).unwrap();
+                    }
+                }
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn an_untrusted_certificate_is_refused_unless_the_target_file_says_otherwise() {
+        let endpoint = Endpoint::parse(&format!("wss://{}/?token=s3cret", echo_over_tls())).unwrap();
+        let error = Socket::connect(&endpoint, tls_config(true).unwrap()).await.err().unwrap();
+        assert_eq!(error.reason, FailReason::Handshake);
+        assert!(error.detail.contains("certificate") && !error.detail.contains("s3cret"), "{error}");
+
+        let mut socket = Socket::connect(&endpoint, tls_config(false).unwrap()).await.unwrap();
+        socket.send("hello".to_owned()).unwrap();
+        assert_eq!(socket.hear().await, Heard::Text("hello".to_owned()));
+        socket.close().await;
     }
 }

@@ -29,6 +29,24 @@ fn a_refused_candidate_gets_not_one_datagram_and_is_reported_once() {
     assert_eq!(p.a.counts().sends_refused, 0, "nothing even tried");
 }
 
+/// A TURN server would carry our datagrams anywhere: what goes to a peer through it is held to the list, too.
+#[test]
+fn a_refused_peer_is_not_reached_through_a_turn_server() {
+    let now = Instant::now();
+    let relayed = Place::Relayed { relayed: address(1), base: address(9) };
+    let shared = Shared::new(GCM, quick()).unwrap();
+    let a = Transport::new(now, &shared, &allow(), relayed, 1).unwrap();
+    let mut p = unstarted(now, a, transport(now, GCM, 2));
+    let (offer, mut answer) = (remote_of(&p.a, Setup::Actpass), remote_of(&p.b, Setup::Active));
+    answer.candidates.insert(0, OUTSIDE.into());
+    p.b.start(now, &offer, false, true).unwrap();
+    p.a.start(now, &answer, true, false).unwrap();
+    assert!(p.run_until(Duration::from_secs(1), |a, b| a.is_connected() && b.is_connected()));
+    p.run(Duration::from_secs(60));
+    assert!(p.stray.is_empty(), "{:?}", p.stray);
+    assert_eq!((p.a.counts().candidates_refused, p.a.counts().sends_refused), (1, 0));
+}
+
 #[test]
 fn start_fails_when_all_candidates_are_refused() {
     let now = Instant::now();

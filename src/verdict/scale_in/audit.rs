@@ -16,7 +16,7 @@ pub struct Audit {
     pub rooms_stale: u64,
     /// Looks that failed, by backend: they say nothing about the fleet.
     pub failed_looks: Vec<FailedLooks>,
-    /// Servers that answer where another one did before.
+    /// Servers that answer where another one did before, or that a join API calls by another one's name.
     pub renamed: Vec<String>,
 }
 
@@ -25,7 +25,7 @@ pub struct Audit {
 pub struct AuditRow {
     pub backend: String,
     pub server: String,
-    /// `sessions`, `participants`, `loss` (percent), `jitter` (ms), `headroom`.
+    /// `sessions`, `sessions_hint`, `participants`, `loss` (percent), `jitter` (ms), `headroom`.
     pub metric: &'static str,
     pub exported: f64,
     /// Ours at the same moments; for headroom, participants.
@@ -61,6 +61,7 @@ pub(super) fn audit(scene: &Scene<'_>) -> Audit {
             out.renamed.push(format!("{other} and {server} answer at {url}: one server under two ids"));
         }
     }
+    out.renamed.extend(scene.record.misnamed.iter().cloned());
     out
 }
 
@@ -68,7 +69,9 @@ fn rows(scene: &Scene<'_>, backend: &Backend, server: &str, out: &mut Vec<AuditR
     let id = scene.id(server);
     let seconds = id.and_then(|id| scene.record.seconds.get(&id)).map_or(&[][..], Vec::as_slice);
     let mut sums: Vec<(&'static str, f64, f64, f64, u64)> =
-        ["sessions", "participants", "loss", "jitter", "headroom"].map(|m| (m, 0.0, 0.0, 0.0, 0)).to_vec();
+        ["sessions", "sessions_hint", "participants", "loss", "jitter", "headroom"]
+            .map(|m| (m, 0.0, 0.0, 0.0, 0))
+            .to_vec();
     for look in &backend.looks {
         let Some(seen) = backend.at(server, look.t).filter(|s| s.known) else { continue };
         // The second that ended last, if that was just now.
@@ -78,8 +81,14 @@ fn rows(scene: &Scene<'_>, backend: &Backend, server: &str, out: &mut Vec<AuditR
         let ours = f64::from(second.participants);
         let loss = (second.expected > 0)
             .then(|| second.expected.saturating_sub(second.received).max(0) as f64 / second.expected as f64 * 100.0);
+        // A TURN server's session is an allocation.
+        let sessions = match scene.allocations.get(server) {
+            Some(all) => all.iter().filter(|a| a.from <= look.t && look.t < a.until).count() as f64,
+            None => ours * scene.expect.sessions_per_leg,
+        };
         let pairs = [
-            (seen.is.sessions.map(|n| n as f64), Some(ours * scene.expect.sessions_per_leg)),
+            (seen.is.sessions.map(|n| n as f64), Some(sessions)),
+            (seen.is.sessions_hint.map(|n| n as f64), Some(sessions)),
             (seen.is.participants.map(|n| n as f64), Some(ours)),
             (seen.is.loss.map(|l| l * 100.0), loss),
             (seen.is.jitter_ms, second.jitter_ms),

@@ -1,16 +1,15 @@
 //! I3, I4 and I7: a server that is taken away outlives its calls, its calls end clean, and then it ends in time.
 
-use super::incident::{CordonSource, Incident, last_seen_alive, life_observed, observe_only};
+use super::faults::{Fault, Share};
+use super::incident::{CordonSource, FELL_WITH_MS, Incident, last_seen_alive, life_observed, observe_only};
 use super::scene::{Scene, ms};
 use super::{Evidence, Finding};
 use crate::types::LegId;
 use crate::verdict::legs::{Classed, LegClass, noticed};
 use crate::verdict::words::{count, number};
 use crate::verdict::{Window, clock};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// What fell within so much of a server's end fell with it: consent takes 30 s to be given up (RFC 7675).
-const FELL_WITH_MS: f64 = 35_000.0;
 /// A server that was asked to end closes its calls within so much of its end.
 const CLOSING_MS: f64 = 10_000.0;
 /// A fall so shortly before the first look that misses the server is its end too.
@@ -24,9 +23,9 @@ fn moved_well(scene: &Scene<'_>, classed: &Classed) -> bool {
 
 pub(super) fn outlives_its_calls(scene: &Scene<'_>, incidents: &[Incident]) -> Finding {
     let mut finding = Finding::default();
-    let mut ended = 0;
+    let (mut ended, mut told) = (0, 0);
     for i in incidents.iter().filter(|i| i.removes()) {
-        ended += 1;
+        *(if i.ended(scene).is_some() { &mut ended } else { &mut told }) += 1;
         let hit = i.kill.into_iter().chain(i.terminate).map(|a| a.t).reduce(f64::min);
         // One that drains after SIGTERM may still close calls for other reasons; what falls near its end falls with it.
         let near = i.gone.map(|g| g.not_before - if hit.is_some() { CLOSING_MS } else { JUST_BEFORE_MS });
@@ -43,7 +42,9 @@ pub(super) fn outlives_its_calls(scene: &Scene<'_>, incidents: &[Incident]) -> F
                 && (lower..=upper).contains(&stay.until);
             let live =
                 gone.is_some_and(|g| stay.from <= g && stay.until > g && stay.media_until >= lower - JUST_BEFORE_MS);
-            let well = scene.all.classes.get(&stay.leg).is_some_and(|c| moved_well(scene, c));
+            // Whoever went on, and whose leave was acknowledged later, lost nothing with it.
+            let well =
+                scene.all.classes.get(&stay.leg).is_some_and(|c| c.class == LegClass::Clean || moved_well(scene, c));
             if (fell || live) && stay.from <= upper && !well {
                 victims.push(stay.leg);
             }
@@ -84,10 +85,12 @@ pub(super) fn outlives_its_calls(scene: &Scene<'_>, incidents: &[Incident]) -> F
                 .noticed(worst_noticed(scene, &victims)),
         );
     }
-    if ended == 0 {
-        return Finding::untested("no server was terminated, killed or gone");
+    if ended + told == 0 {
+        return Finding::untested("no server ended");
     }
-    finding.basis = format!("{} ended without a call on them", count(ended, "server", "servers"));
+    let ended = (ended > 0).then(|| format!("{} ended without a call on them", count(ended, "server", "servers")));
+    let told = (told > 0).then(|| format!("{} told to end, and no call fell by that", count(told, "was", "were")));
+    finding.basis = ended.into_iter().chain(told).collect::<Vec<_>>().join("; ");
     finding
 }
 
@@ -124,22 +127,38 @@ pub(super) fn worst_noticed(scene: &Scene<'_>, legs: &[LegId]) -> String {
     if legs.len() == 1 { text } else { format!("at worst ({}): {text}", scene.leg_name(leg)) }
 }
 
-pub(super) fn calls_end_clean(scene: &Scene<'_>, incidents: &[Incident]) -> Finding {
+pub(super) fn calls_end_clean(scene: &Scene<'_>, incidents: &[Incident], faults: &[Fault]) -> Finding {
     let mut finding = Finding::default();
-    let mut seen = 0u64;
-    let (mut open, mut inconclusive) = (0u64, 0u64);
+    let mut seen: BTreeSet<LegId> = BTreeSet::new();
+    let (mut open, mut inconclusive, mut gaps) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     // By server and class, so that forty that fell alike are one piece of evidence.
     let mut bad: BTreeMap<(&str, LegClass), Vec<LegId>> = BTreeMap::new();
     for i in incidents.iter().filter(|i| i.cordon.is_some() || i.removes()) {
         for leg in i.exposed.iter().chain(&i.admitted) {
-            seen += 1;
+            seen.insert(*leg);
             match scene.all.classes.get(leg) {
-                None => open += 1,
-                Some(c) if c.class == LegClass::Inconclusive => inconclusive += 1,
+                None => drop(open.insert(*leg)),
+                Some(c) if c.class == LegClass::Inconclusive => drop(inconclusive.insert(*leg)),
                 Some(c) if c.class == LegClass::Clean || moved_well(scene, c) => {}
                 // What ended before anything was done is no matter of this.
                 Some(c) if c.evidence.until_ms < i.from() && c.class != LegClass::UncleanLeave => {}
                 Some(c) => bad.entry((&i.server, c.class)).or_default().push(*leg),
+            }
+        }
+    }
+    for f in faults {
+        let Some(server) = &f.server else { continue };
+        for leg in f.exposed.iter().chain(&f.admitted) {
+            seen.insert(*leg);
+            match scene.all.classes.get(leg) {
+                None => drop(open.insert(*leg)),
+                Some(c) if c.class == LegClass::Inconclusive => drop(inconclusive.insert(*leg)),
+                Some(c) if c.class == LegClass::Clean || moved_well(scene, c) => {}
+                Some(c) => match f.share(scene, c) {
+                    Share::None => {}
+                    Share::Gap => drop(gaps.insert(*leg)),
+                    Share::Bad => bad.entry((server, c.class)).or_default().push(*leg),
+                },
             }
         }
     }
@@ -165,16 +184,22 @@ pub(super) fn calls_end_clean(scene: &Scene<'_>, incidents: &[Incident]) -> Find
     }
     let severity = |e: &Evidence| std::cmp::Reverse(e.legs_total);
     finding.evidence.sort_by_key(severity);
-    if open > 0 {
-        finding.open.push(format!("{} still up when the history ends", count(open, "leg was", "legs were")));
+    if !open.is_empty() {
+        finding
+            .open
+            .push(format!("{} still up when the history ends", count(open.len() as u64, "leg was", "legs were")));
     }
-    if inconclusive > 0 {
-        finding.open.push(format!("{} inconclusive", count(inconclusive, "leg is", "legs are")));
+    if !inconclusive.is_empty() {
+        finding.open.push(format!("{} inconclusive", count(inconclusive.len() as u64, "leg is", "legs are")));
     }
-    if seen == 0 {
-        return Finding::untested("no leg was on a server that was taken away");
+    if seen.is_empty() {
+        return Finding::untested("no leg was on a server that was taken away, paused or cut off");
     }
-    finding.basis = format!("{} ended clean", count(seen, "leg", "legs"));
+    finding.basis = format!("{} ended clean", count((seen.len() - gaps.len()) as u64, "leg", "legs"));
+    if !gaps.is_empty() {
+        finding.basis +=
+            &format!("; {} the gap of the fault itself, and went on", count(gaps.len() as u64, "had", "had"));
+    }
     finding
 }
 
@@ -196,8 +221,17 @@ pub(super) fn ends_in_time(scene: &Scene<'_>, incidents: &[Incident]) -> Finding
             continue;
         }
         // A cordon without a terminate, or one that was taken back in time, is no drain.
-        let meant = observe_only || i.terminate.is_some() || i.terminate_skipped || i.gone.is_some();
         let given_up = i.uncordon.is_some_and(|u| !u.rollback);
+        if let Some((_, action)) = i.vain.filter(|_| i.gone.is_none() && i.terminate.is_none() && !given_up) {
+            judged += 1;
+            finding.open.push(format!(
+                "the {} of {} failed or did nothing, so it was not to end",
+                action.as_str(),
+                i.server
+            ));
+            continue;
+        }
+        let meant = observe_only || i.terminate.is_some() || i.terminate_skipped || i.gone.is_some();
         if !meant || (given_up && !i.terminate_skipped) {
             continue;
         }
@@ -207,6 +241,8 @@ pub(super) fn ends_in_time(scene: &Scene<'_>, incidents: &[Incident]) -> Finding
             continue;
         }
         let last = i.last_leave(scene).unwrap_or(cordon.at.t).max(i.from());
+        // After one that failed, it was asked only by the next.
+        let last = i.vain.and(i.terminate).map_or(last, |again| last.max(again.t));
         let line = |a: super::At| a.line;
         let evidence = |what: String, until_ms: f64| {
             Evidence::new(what, Window { from_ms: cordon.at.t, until_ms })

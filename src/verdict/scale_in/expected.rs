@@ -1,6 +1,7 @@
 //! What `[expect]` asks for beside the invariants: that anything was removed or added at all, and enough was at risk.
 
-use super::incident::{Incident, exposed, life_observed};
+use super::faults::{self, Fault};
+use super::incident::{Incident, exposed};
 use super::scene::{Scene, ms};
 use super::{Evidence, Finding, Invariant};
 use crate::history::FailReason;
@@ -8,11 +9,11 @@ use crate::verdict::words::{count, number};
 use crate::verdict::{Window, clock};
 use std::collections::BTreeMap;
 
-pub(super) fn rows(scene: &Scene<'_>, incidents: &[Incident]) -> Vec<Invariant> {
+pub(super) fn rows(scene: &Scene<'_>, incidents: &[Incident], faults: &[Fault]) -> Vec<Invariant> {
     let of = |finding: Finding, id, title| finding.invariant(id, title, scene.expect);
     let mut out = vec![
         of(removed(scene, incidents), "removed", "servers were taken away"),
-        of(at_risk(scene, incidents), "exposed", "enough calls were at risk"),
+        of(at_risk(scene, incidents, faults), "exposed", "enough calls were at risk"),
     ];
     if scene.expect.scale_out.is_some() {
         out.push(of(scale_out(scene), "scale_out", "servers were added, and joins went there"));
@@ -22,13 +23,7 @@ pub(super) fn rows(scene: &Scene<'_>, incidents: &[Incident]) -> Vec<Invariant> 
 
 /// Servers that ended in the hold, with when.
 pub(super) fn taken_away<'a>(scene: &Scene<'_>, incidents: &'a [Incident]) -> Vec<(&'a Incident, f64)> {
-    let ended = |i: &'a Incident| {
-        let asked = i.terminate.filter(|_| !life_observed(scene, &i.server));
-        let t =
-            i.gone.map(|g| g.at.t).into_iter().chain(i.kill.map(|k| k.t)).chain(asked.map(|a| a.t)).reduce(f64::min)?;
-        Some((i, t))
-    };
-    incidents.iter().filter_map(ended).collect()
+    incidents.iter().filter_map(|i| Some((i, i.ended(scene)?))).collect()
 }
 
 fn removed(scene: &Scene<'_>, incidents: &[Incident]) -> Finding {
@@ -44,19 +39,29 @@ fn removed(scene: &Scene<'_>, incidents: &[Incident]) -> Finding {
     if n < wanted {
         let time = clock(within.unwrap_or(hold.until_ms.min(scene.end_t()) - hold.from_ms));
         let what = if all.is_empty() { "nothing was".into() } else { format!("{n} of {wanted} servers were") };
-        return Finding::unknown(format!("{what} removed in {time}"));
+        let vain = incidents.iter().filter_map(|i| Some(format!("{} of {}", i.vain?.1.as_str(), i.server)));
+        let vain: Vec<String> = vain.collect();
+        let why = if vain.is_empty() { String::new() } else { format!(" ({} failed or did nothing)", vain.join(", ")) };
+        return Finding::unknown(format!("{what} removed in {time}{why}"));
     }
     Finding { basis: format!("{} removed", count(u64::from(n), "server", "servers")), ..Finding::default() }
 }
 
-fn at_risk(scene: &Scene<'_>, incidents: &[Incident]) -> Finding {
-    let (n, wanted) = (exposed(incidents).len() as u64, u64::from(scene.expect.exposed_legs));
-    if incidents.is_empty() {
-        return Finding::untested("nothing was taken away");
+fn at_risk(scene: &Scene<'_>, incidents: &[Incident], faults: &[Fault]) -> Finding {
+    let mut at_risk = exposed(incidents);
+    // Where a server is to be removed, those who were on others prove nothing of that.
+    let removes = scene.expect.removed != Some(0);
+    if !removes {
+        at_risk.extend(faults::exposed(faults));
+    }
+    let (n, wanted) = (at_risk.len() as u64, u64::from(scene.expect.exposed_legs));
+    if !removes && incidents.is_empty() && faults.is_empty() && scene.expect.scale_out.is_some() {
+        return Finding::untested("servers were to be added, none taken away");
     }
     if n < wanted {
+        let which = if removes { "taken away" } else { "taken away, paused or cut off" };
         let text =
-            format!("only {} up on servers that were taken away (at least {wanted})", count(n, "leg was", "legs were"));
+            format!("only {} up on servers that were {which} (at least {wanted})", count(n, "leg was", "legs were"));
         return Finding::unknown(text);
     }
     Finding { basis: format!("{} exposed", count(n, "leg", "legs")), ..Finding::default() }

@@ -2,15 +2,12 @@
 
 use super::incident::{Incident, alive_at, offers, touched};
 use super::record::Backend;
-use super::scene::{Scene, ms};
+use super::scene::{LOOK_MS, Scene, ms};
 use super::{Evidence, Finding};
 use crate::types::{LegId, RoomId};
 use crate::verdict::words::{count, number};
 use crate::verdict::{Window, clock};
-use std::collections::BTreeMap;
-
-/// A look is stamped when it is asked for; what it tells may be so much younger.
-const LOOK_MS: f64 = 1000.0;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How many there were, as it changed.
 struct Steps(Vec<(f64, i64)>);
@@ -183,8 +180,14 @@ pub(super) fn registry(scene: &Scene<'_>, incidents: &[Incident]) -> Finding {
     let ttl = ms(scene.expect.registry_ttl);
     let mut finding = Finding::default();
     let mut registries = 0;
+    let (mut compared, mut silent) = (BTreeSet::new(), Vec::new());
     for backend in scene.record.backends.iter().filter(|b| b.is_discovery() && !b.looks.is_empty()) {
         registries += 1;
+        let before = compared.len();
+        compared.extend(compares(backend));
+        if compared.len() == before {
+            silent.push(backend.name.clone());
+        }
         dead_entries(scene, incidents, backend, ttl, &mut finding);
         missing_entries(scene, incidents, backend, ttl, &mut finding);
         rooms(scene, incidents, backend, ttl, &mut finding);
@@ -209,8 +212,26 @@ pub(super) fn registry(scene: &Scene<'_>, incidents: &[Incident]) -> Finding {
         let why = if failed.is_empty() { String::new() } else { format!(" ({})", super::some(&failed)) };
         return Finding::unknown(format!("no backend shows a registry{why}"));
     }
-    finding.basis = "it lists who is there, and nobody else".into();
+    if compared.is_empty() && finding.evidence.is_empty() {
+        let text = "names servers, and says nothing of them that could be wrong: no registry is shown";
+        return Finding::untested(format!("{} {text}", silent.join(", ")));
+    }
+    finding.basis = compared.into_iter().collect::<Vec<_>>().join("; ");
     finding
+}
+
+/// What of a registry can be held against what else is known.
+fn compares(backend: &Backend) -> Vec<&'static str> {
+    let all = [
+        (backend.tells(|s| s.listed.is_some()), "it lists who is there, and nobody else"),
+        (
+            backend.tells(|s| s.cordoned.is_some()) && !backend.tells(|s| s.listed.is_some()),
+            "it offers nobody who is gone",
+        ),
+        (!backend.rooms.is_empty(), "it has rooms where they are"),
+        (backend.tells(|s| s.headroom.is_some()), "no headroom below 0"),
+    ];
+    all.into_iter().filter(|(told, _)| *told).map(|(_, what)| what).collect()
 }
 
 /// Servers that are offered although they are gone.

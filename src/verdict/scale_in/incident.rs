@@ -1,7 +1,7 @@
 //! When each server was cordoned, by whom we know it, and when it ended.
 
 use super::record::{Op, Seen};
-use super::scene::Scene;
+use super::scene::{LOOK_MS, Scene, ms};
 use super::{At, Window};
 use crate::history::{ServerSeen, StepAction, StepStage};
 use crate::types::LegId;
@@ -10,6 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// For so long after an uncordon a view may still be an old one.
 const ECHO_MS: f64 = 5000.0;
+/// Who calls a server dead while calls go on there for so long, or until they call it alive again, is wrong.
+const WRONG_MS: f64 = 5000.0;
+/// What falls so soon after a server was killed fell with it: consent takes 30 s to be given up (RFC 7675).
+pub(super) const FELL_WITH_MS: f64 = 35_000.0;
 
 /// Who told that a server was cordoned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -76,6 +80,8 @@ pub(super) struct Incident {
     /// SIGTERM or SIGKILL by a step.
     pub terminate: Option<At>,
     pub kill: Option<At>,
+    /// It was to be ended, and that failed or did nothing: no end, and nothing that the fleet did.
+    pub vain: Option<(At, StepAction)>,
     /// A step was to terminate it, and did not come to that.
     pub terminate_skipped: bool,
     pub gone: Option<Gone>,
@@ -100,6 +106,12 @@ impl Incident {
     /// It was, or was to be, ended for good.
     pub fn removes(&self) -> bool {
         self.terminate.is_some() || self.kill.is_some() || self.gone.is_some()
+    }
+
+    /// When it had ended by all that is known: seen gone, killed, or asked to end where nobody can see it.
+    pub fn ended(&self, scene: &Scene<'_>) -> Option<f64> {
+        let asked = self.terminate.filter(|_| !life_observed(scene, &self.server));
+        self.gone.map(|g| g.at.t).into_iter().chain(self.kill.map(|k| k.t)).chain(asked.map(|a| a.t)).reduce(f64::min)
     }
 
     pub fn last_leave(&self, scene: &Scene<'_>) -> Option<f64> {
@@ -160,8 +172,8 @@ pub(super) fn first_touch(scene: &Scene<'_>, all: &[Incident]) -> Option<f64> {
 enum What {
     Cordon { ack: At, source: CordonSource },
     Uncordon { not_before: f64, rollback: bool },
-    Terminate,
-    Kill,
+    Terminate { failed: bool },
+    Kill { failed: bool },
     Skipped,
     Gone { not_before: f64 },
     Back,
@@ -178,8 +190,8 @@ pub(super) fn incidents(scene: &Scene<'_>) -> Vec<Incident> {
         let what = match action {
             StepAction::Cordon => What::Cordon { ack: *at, source: CordonSource::Mark },
             StepAction::Uncordon => What::Uncordon { not_before: at.t, rollback: false },
-            StepAction::Terminate => What::Terminate,
-            StepAction::Kill => What::Kill,
+            StepAction::Terminate => What::Terminate { failed: false },
+            StepAction::Kill => What::Kill { failed: false },
             _ => continue,
         };
         all.entry(server.clone()).or_default().push((*at, what));
@@ -196,6 +208,11 @@ pub(super) fn incidents(scene: &Scene<'_>) -> Vec<Incident> {
         out.extend(walk(scene, &server, &events));
     }
     for incident in &mut out {
+        weigh_hits(scene, incident);
+    }
+    // A server that was only tried at was not touched.
+    out.retain(|i| i.cordon.is_some() || i.removes());
+    for incident in &mut out {
         attach_legs(scene, incident);
     }
     out.sort_by(|a, b| a.from().total_cmp(&b.from()).then_with(|| a.server.cmp(&b.server)));
@@ -211,8 +228,8 @@ fn of_op(op: &Op) -> Option<(At, What)> {
         // One that failed may have taken effect all the same: nothing is held against the fleet by it.
         StepAction::Cordon => What::Cordon { ack: op.done?, source: CordonSource::Step },
         StepAction::Uncordon => What::Uncordon { not_before: at.t, rollback: op.rollback },
-        StepAction::Terminate => What::Terminate,
-        StepAction::Kill => What::Kill,
+        StepAction::Terminate => What::Terminate { failed: op.undone.is_some() },
+        StepAction::Kill => What::Kill { failed: op.undone.is_some() },
         _ => return None,
     };
     // Uncordon holds from its acknowledgement on.
@@ -241,8 +258,11 @@ fn cordons_told(scene: &Scene<'_>, server: &str) -> Vec<(At, What)> {
         };
         for pair in seen.windows(2) {
             match (says(&pair[0]), says(&pair[1])) {
-                // Gone altogether is an end, not a cordon.
-                (Some(false), Some(true)) if alive_at(scene, server, pair[1].at.t) != Some(false) => {
+                // Gone altogether is an end, not a cordon; and gone while calls go on, an error.
+                (Some(false), Some(true))
+                    if alive_at(scene, server, pair[1].at.t) != Some(false)
+                        && proven(scene, server, pair[1].at.t).is_none() =>
+                {
                     let ack = pair[1].at;
                     out.push((ack, What::Cordon { ack, source: CordonSource::Fleet }));
                 }
@@ -266,11 +286,56 @@ fn life_backends<'a>(scene: &'a Scene<'_>, server: &'a str) -> impl Iterator<Ite
     scene.record.backends.iter().filter(move |b| tells(b) && (!others || !b.is_discovery()))
 }
 
-/// Whether the fleet says that a server runs.
+/// Whether a server runs: as the fleet says, unless its calls' media prove that wrong.
 pub(super) fn alive_at(scene: &Scene<'_>, server: &str, t: f64) -> Option<bool> {
     let mut said = life_backends(scene, server).filter_map(|b| b.at(server, t)?.is.alive);
     let first = said.next()?;
-    Some(first && said.all(|a| a))
+    Some(first && said.all(|a| a) || proven(scene, server, t).is_some())
+}
+
+/// The time around this moment in which somebody called a server dead that lived.
+fn proven<'a>(scene: &'a Scene<'_>, server: &str, t: f64) -> Option<&'a Proof> {
+    scene.proven.get(server)?.iter().find(|p| p.w.from_ms <= t && t < p.w.until_ms)
+}
+
+/// A time in which a server that is called dead lives.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Proof {
+    w: Window,
+    /// What was said is plainly wrong, not early.
+    wrong: bool,
+}
+
+/// Times in which a server is called dead, or is missing from what alone tells of life, while calls that were on it go on
+/// with their media. An end that these only delay stays one.
+pub(super) fn proofs_of_life(scene: &Scene<'_>) -> BTreeMap<String, Vec<Proof>> {
+    let names: BTreeSet<&String> = scene.record.backends.iter().flat_map(|b| b.servers.keys()).collect();
+    let mut out: BTreeMap<String, Vec<Proof>> = BTreeMap::new();
+    for name in names {
+        for backend in life_backends(scene, name) {
+            let said = life_told(backend, name);
+            let mut from: Option<f64> = None;
+            let end = [(f64::INFINITY, true)];
+            for (t, alive) in said.iter().map(|(s, alive)| (s.at.t, *alive)).chain(end) {
+                if !alive {
+                    from.get_or_insert(t);
+                    continue;
+                }
+                let Some(dead) = from.take() else { continue };
+                let Some(heard) = scene.heard_until(name, dead).map(|h| h.min(t)) else { continue };
+                let wrong = heard - dead >= WRONG_MS || t - heard <= WRONG_MS;
+                let until_ms = if wrong { t } else { heard + LOOK_MS };
+                out.entry(name.clone()).or_default().push(Proof { w: Window { from_ms: dead, until_ms }, wrong });
+            }
+        }
+    }
+    out
+}
+
+/// What a backend says of a server's life, as it changes.
+fn life_told<'a>(backend: &'a super::record::Backend, server: &str) -> Vec<(&'a Seen, bool)> {
+    let told = |s: &'a Seen| Some((s, s.is.alive.or((!s.known && backend.is_discovery()).then_some(false))?));
+    backend.servers.get(server).into_iter().flatten().filter_map(told).collect()
 }
 
 /// The last look that saw it running, up to a time.
@@ -290,16 +355,21 @@ pub(super) fn life_observed(scene: &Scene<'_>, server: &str) -> bool {
 fn lives(scene: &Scene<'_>, server: &str) -> Vec<(At, What)> {
     let mut out = Vec::new();
     for backend in life_backends(scene, server) {
-        let seen: Vec<(&Seen, bool)> = backend.servers[server]
-            .iter()
-            .filter_map(|s| Some((s, s.is.alive.or((!s.known && backend.is_discovery()).then_some(false))?)))
-            .collect();
-        for pair in seen.windows(2) {
-            match (pair[0].1, pair[1].1) {
-                (true, false) => out.push((pair[1].0.at, What::Gone { not_before: pair[1].0.before })),
-                (false, true) => out.push((pair[1].0.at, What::Back)),
+        let mut was = None;
+        for (seen, alive) in life_told(backend, server) {
+            let proof = proven(scene, server, seen.at.t).filter(|_| !alive);
+            let alive = alive || proof.is_some_and(|p| p.wrong);
+            // It lived so much longer than was said.
+            let lived = proof.map_or(0.0, |p| p.w.until_ms);
+            match (was, alive) {
+                (Some(true), false) => {
+                    let at = At { t: seen.at.t.max(lived), ..seen.at };
+                    out.push((at, What::Gone { not_before: seen.before.max(lived - LOOK_MS) }));
+                }
+                (Some(false), true) => out.push((seen.at, What::Back)),
                 _ => {}
             }
+            was = Some(alive);
         }
     }
     out
@@ -327,17 +397,25 @@ fn walk(scene: &Scene<'_>, server: &str, events: &[(At, What)]) -> Vec<Incident>
                 incident.cordon.get_or_insert(Cordon { at, ack, source });
             }
             What::Uncordon { not_before, rollback } => {
-                if let Some(incident) = open.as_mut().filter(|_| !closed) {
+                // A mark that the rollback takes off a server which was to end leaves its end as it was.
+                let ends = |i: &&mut Incident| rollback && (i.terminate.is_some() || i.kill.is_some());
+                if let Some(incident) = open.as_mut().filter(|_| !closed).filter(|i| !ends(i)) {
                     incident.uncordon = Some(Uncordon { at, not_before, rollback });
                 }
             }
-            What::Terminate | What::Kill => {
+            What::Terminate { failed } | What::Kill { failed } => {
                 if closed {
                     done.extend(open.take());
                 }
                 let incident = open.get_or_insert_with(new);
-                let slot = if matches!(what, What::Kill) { &mut incident.kill } else { &mut incident.terminate };
-                slot.get_or_insert(at);
+                let killed = matches!(what, What::Kill { .. });
+                let slot = if killed { &mut incident.kill } else { &mut incident.terminate };
+                if failed {
+                    let action = if killed { StepAction::Kill } else { StepAction::Terminate };
+                    incident.vain.get_or_insert((at, action));
+                } else {
+                    slot.get_or_insert(at);
+                }
             }
             What::Skipped => {
                 if let Some(incident) = open.as_mut().filter(|_| !closed) {
@@ -362,6 +440,46 @@ fn walk(scene: &Scene<'_>, server: &str, events: &[(At, What)]) -> Vec<Incident>
     }
     done.extend(open);
     done
+}
+
+/// What was to end a server counts by its effect: what failed may have had one all the same, and what is said to be done
+/// had none where the server is seen alive well after.
+fn weigh_hits(scene: &Scene<'_>, incident: &mut Incident) {
+    let server = incident.server.clone();
+    let fell_with = |at: At| {
+        let fell = |s: &super::scene::Stay| {
+            let end = scene.all.tracks.legs.get(&s.leg).and_then(|t| t.end.as_ref());
+            end.is_some_and(|e| e.cause.is_drop() && e.at.t == s.until)
+        };
+        let near = at.t - LOOK_MS..=at.t + FELL_WITH_MS;
+        scene.on(&server).iter().any(|s| near.contains(&s.until) && near.contains(&s.media_until) && fell(s))
+    };
+    let well_after = ms(scene.expect.allowance).max(LOOK_MS) + slow_to_tell(scene, &server);
+    let lived_on = |at: At| {
+        let seen = last_seen_alive(scene, &server, f64::INFINITY).is_some_and(|t| t > at.t + well_after);
+        seen || scene.heard_until(&server, at.t).is_some_and(|t| t > at.t + well_after)
+    };
+    if let Some(kill) = incident.kill.filter(|k| incident.gone.is_none() && !fell_with(*k) && lived_on(*k)) {
+        (incident.kill, incident.vain) = (None, Some((kill, StepAction::Kill)));
+        return;
+    }
+    let Some((at, action)) = incident.vain.filter(|_| incident.kill.is_none() && incident.terminate.is_none()) else {
+        return;
+    };
+    let worked = match incident.gone {
+        Some(gone) => gone.not_before <= at.t + FELL_WITH_MS,
+        None => action == StepAction::Kill && fell_with(at) && !lived_on(at),
+    };
+    if worked {
+        let slot = if action == StepAction::Kill { &mut incident.kill } else { &mut incident.terminate };
+        (*slot, incident.vain) = (Some(at), None);
+    }
+}
+
+/// How long after a server's end those who tell of life may still call it alive: a registry lets entries expire.
+fn slow_to_tell(scene: &Scene<'_>, server: &str) -> f64 {
+    let by_registry = life_backends(scene, server).any(super::record::Backend::is_discovery);
+    if by_registry { ms(scene.expect.registry_ttl) } else { 0.0 }
 }
 
 fn attach_legs(scene: &Scene<'_>, incident: &mut Incident) {

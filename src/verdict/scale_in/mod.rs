@@ -4,6 +4,7 @@
 mod audit; // what the fleet says of itself, against what we saw
 mod drains; // I3, I4, I7
 mod expected; // servers that had to be removed or added
+mod faults; // servers that were paused or cut off
 mod fleet; // I5, I8
 mod incident; // when each server was cordoned, and when it ended
 mod oracle; // I0
@@ -46,12 +47,12 @@ pub struct ScaleIn {
     /// Why not pass.
     #[serde(skip)]
     pub reasons: Vec<String>,
-    /// Legs that were up on a server when it was cordoned.
+    /// Legs that were up on a server when it was cordoned, paused or cut off.
     pub exposed_legs: u64,
     pub removals: Vec<Removal>,
     pub invariants: Vec<Invariant>,
     pub drain: Drain,
-    /// Longest gap of a leg that was exposed, or admitted to a cordoned server later.
+    /// Longest gap of a leg that was exposed, or admitted to such a server later.
     pub longest_gap: Option<f64>,
     /// These legs by class.
     pub classes: BTreeMap<&'static str, u64>,
@@ -215,8 +216,9 @@ pub(super) fn judge(
     let record = recorder.finish(frame);
     let scene = Scene::new(frame, all, &record, expect);
     let incidents = incident::incidents(&scene);
-    let exposed = incident::exposed(&incidents);
-    let admitted = incident::admitted(&incidents);
+    let faults = faults::faults(&scene);
+    let exposed = &incident::exposed(&incidents) | &faults::exposed(&faults);
+    let admitted = &(&incident::admitted(&incidents) | &faults::admitted(&faults)) - &exposed;
     let (i5, ghosts) = fleet::sessions(&scene, &incidents);
     let (i6, split) = placement::affinity(&scene);
     let of = |finding: Finding, id, title| finding.invariant(id, title, expect);
@@ -225,7 +227,7 @@ pub(super) fn judge(
         of(placement::no_new_rooms(&scene, &incidents), "I1", "no room starts on a cordoned server"),
         of(placement::late_joiners(&scene, &incidents), "I2", "late joiners go where join_policy says"),
         of(drains::outlives_its_calls(&scene, &incidents), "I3", "a server lives until its last call is over"),
-        of(drains::calls_end_clean(&scene, &incidents), "I4", "every call on a removed server ends clean"),
+        of(drains::calls_end_clean(&scene, &incidents, &faults), "I4", "every call at risk ends clean"),
         of(i5, "I5", "the fleet counts who is there, and no ghosts"),
         of(i6, "I6", "a room is on one server"),
         of(drains::ends_in_time(&scene, &incidents), "I7", "a drained server ends in time"),
@@ -236,7 +238,7 @@ pub(super) fn judge(
         of(relays::outlive(&scene, &incidents), "I12", "TURN allocations live as long as their calls"),
         of(others::enough_servers(&scene, &incidents), "I13", "enough servers serve, and no accepted join fails"),
     ];
-    invariants.extend(expected::rows(&scene, &incidents));
+    invariants.extend(expected::rows(&scene, &incidents, &faults));
     let at_risk: Vec<LegId> = exposed.iter().chain(&admitted).copied().collect();
     let mut classes: BTreeMap<&'static str, u64> = BTreeMap::new();
     for leg in &at_risk {
@@ -270,6 +272,6 @@ pub(super) fn judge(
         audit: audit::audit(&scene),
         view: view::view(&scene, &incidents, &at_risk),
     };
-    (out.verdict, out.sentence, out.reasons) = sentence::sentence(&out, &scene, &incidents);
+    (out.verdict, out.sentence, out.reasons) = sentence::sentence(&out, &scene, &incidents, &faults);
     out
 }

@@ -9,7 +9,7 @@ use crate::types::{LegId, ServerId};
 use crate::verdict::LegClass;
 use crate::verdict::words::{count, number};
 use crate::verdict::{Window, clock};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is compared before and after.
 #[derive(Clone, Copy, Default, Debug)]
@@ -140,12 +140,16 @@ pub(super) fn herd(scene: &Scene<'_>) -> Finding {
         );
     }
     // Each fall with its way back: the successors of one leg are one way.
-    let fallen: BTreeSet<LegId> = tracks.values().filter_map(|t| t.rejoins).collect();
+    let mut fallen: BTreeMap<LegId, f64> = BTreeMap::new();
+    for track in tracks.values() {
+        let Some(id) = track.rejoins else { continue };
+        let back = fallen.entry(id).or_insert(f64::INFINITY);
+        *back = track.back_at().map_or(*back, |t| t.min(*back));
+    }
     let mut late: Vec<(f64, LegId)> = Vec::new();
-    for id in &fallen {
+    for (id, back) in &fallen {
         let Some(end) = tracks.get(id).and_then(|t| t.end.as_ref()) else { continue };
-        let back = tracks.values().filter(|t| t.rejoins == Some(*id)).filter_map(|t| t.back_at()).reduce(f64::min);
-        let took = back.map_or(f64::INFINITY, |b| b - end.at.t);
+        let took = back - end.at.t;
         if took > ms(limits.back_within) {
             late.push((took, *id));
         }

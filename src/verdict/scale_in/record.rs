@@ -1,9 +1,12 @@
 //! What a history says of the fleet and of what was done to it, line by line.
 
 use super::At;
-use crate::history::{Event, FleetRole, FleetView, Line, Relay, ServerSeen, StepAction, StepEvent, StepStage};
+use crate::history::{
+    Event, FleetRole, FleetView, Line, MISNAMED, Relay, ServerSeen, StepAction, StepEvent, StepStage,
+};
 use crate::types::ServerId;
 use crate::verdict::frame::Frame;
+use crate::verdict::words::count as times;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One operation: all stages of it.
@@ -116,6 +119,8 @@ pub(super) struct Second {
     pub expected: i64,
     pub received: i64,
     pub jitter_ms: Option<f64>,
+    /// Media came from it, of whatever kind.
+    pub heard: bool,
 }
 
 #[derive(Clone, Default, Debug)]
@@ -129,6 +134,8 @@ pub(super) struct Record {
     pub met: BTreeMap<String, f64>,
     /// Where joins went, by server's name: `host:port` of signalling.
     pub urls: BTreeMap<String, String>,
+    /// What a join API called by another name than the target file.
+    pub misnamed: Vec<String>,
     pub end_t: f64,
 }
 
@@ -155,6 +162,9 @@ impl Recorder {
                 let host = url.split("//").nth(1).unwrap_or(url).split('/').next().unwrap_or_default();
                 self.out.urls.entry(server.clone()).or_insert_with(|| host.to_owned());
             }
+            Event::Note { code, text, count, .. } if code == MISNAMED => {
+                self.out.misnamed.push(format!("{text} ({})", times(*count, "join", "joins")));
+            }
             Event::Interval(interval) => {
                 for s in &interval.servers {
                     let flowing = s.audio.count.e2e_expected > 0;
@@ -166,6 +176,7 @@ impl Recorder {
                         expected: s.audio.count.e2e_expected,
                         received: s.audio.count.e2e_received,
                         jitter_ms: s.audio.jitter.mean_ms(),
+                        heard: s.audio.count.rtp_received > 0 || s.video.count.rtp_received > 0,
                     });
                 }
             }

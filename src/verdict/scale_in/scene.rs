@@ -1,5 +1,6 @@
 //! Who was on which server when, by our own count, and where each room was.
 
+use super::incident::{Proof, proofs_of_life};
 use super::record::Record;
 use super::relays;
 use crate::profile::Expect;
@@ -8,6 +9,9 @@ use crate::verdict::frame::Frame;
 use crate::verdict::gather::Gathered;
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// A look is stamped when it is asked for; what it tells may be so much younger.
+pub(super) const LOOK_MS: f64 = 1000.0;
 
 /// A leg on one server, ms since the start of the run.
 #[derive(Clone, Debug)]
@@ -50,6 +54,8 @@ pub(super) struct Scene<'a> {
     pub starts: Vec<RoomStart>,
     /// Allocations on TURN servers, by their names.
     pub allocations: BTreeMap<String, Vec<Stay>>,
+    /// By server's name, when it lived although it was called dead.
+    pub proven: BTreeMap<String, Vec<Proof>>,
     ids: BTreeMap<String, ServerId>,
 }
 
@@ -69,10 +75,12 @@ impl<'a> Scene<'a> {
             rooms: BTreeMap::new(),
             starts: Vec::new(),
             allocations: relays::allocations(all, record),
+            proven: BTreeMap::new(),
             ids,
         };
         scene.find_stays();
         scene.find_starts();
+        scene.proven = proofs_of_life(&scene);
         scene
     }
 
@@ -101,6 +109,22 @@ impl<'a> Scene<'a> {
     /// Legs on a server at a time, by our own count.
     pub fn live(&self, server: &str, t: f64) -> Vec<LegId> {
         self.on(server).iter().filter(|s| s.from <= t && s.until > t).map(|s| s.leg).collect()
+    }
+
+    /// Until when calls that were up on a server at a time went on with media from it: proof that it lived. Whole seconds
+    /// that began `LOOK_MS` later count, because what a look tells may be so much younger than its time.
+    pub fn heard_until(&self, server: &str, since: f64) -> Option<f64> {
+        let id = self.id(server)?;
+        let there = self.stays.get(&id)?.iter().filter(|s| s.from <= since && s.until > since);
+        let media = there.map(|s| {
+            let end = self.all.tracks.legs.get(&s.leg).and_then(|t| t.end.as_ref());
+            end.map_or(s.media_until, |e| e.media_until().min(s.media_until))
+        });
+        let until = media.reduce(f64::max)?;
+        let begin = |s: &super::record::Second| s.t - s.seconds * 1000.0;
+        let seconds = self.record.seconds.get(&id)?;
+        let inside = |s: &&super::record::Second| s.heard && begin(s) >= since + LOOK_MS && begin(s) < until;
+        seconds.iter().rev().find(inside).map(begin)
     }
 
     /// The last thing that the history tells.

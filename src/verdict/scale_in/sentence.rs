@@ -1,10 +1,12 @@
 //! The verdict of a scale-in, and the one line that says it.
 
+use super::faults::Fault;
 use super::incident::Incident;
 use super::scene::Scene;
 use super::{Invariant, ScaleIn, expected};
 use crate::verdict::Verdict;
 use crate::verdict::words::{count, number};
+use std::collections::BTreeSet;
 
 /// The worst for those who are on a call comes first.
 const GRAVITY: [&str; 14] =
@@ -12,7 +14,12 @@ const GRAVITY: [&str; 14] =
 
 /// A broken invariant is a fail, whoever else could not be judged: evidence leaves out what may be the generator's. A pass
 /// needs I0, every judged invariant, something removed and enough at risk.
-pub(super) fn sentence(s: &ScaleIn, scene: &Scene<'_>, incidents: &[Incident]) -> (Verdict, String, Vec<String>) {
+pub(super) fn sentence(
+    s: &ScaleIn,
+    scene: &Scene<'_>,
+    incidents: &[Incident],
+    faults: &[Fault],
+) -> (Verdict, String, Vec<String>) {
     let rank = |i: &Invariant| GRAVITY.iter().position(|g| *g == i.id).unwrap_or(usize::MAX);
     let mut failed: Vec<&Invariant> = s.invariants.iter().filter(|i| i.judged && i.verdict == Verdict::Fail).collect();
     failed.sort_by_key(|i| rank(i));
@@ -40,11 +47,16 @@ pub(super) fn sentence(s: &ScaleIn, scene: &Scene<'_>, incidents: &[Incident]) -
     if let Some(first) = reasons.first() {
         return (Verdict::Unknown, format!("Unknown: {first}."), reasons);
     }
-    (Verdict::Pass, pass(s, scene, incidents), Vec::new())
+    (Verdict::Pass, pass(s, scene, incidents, faults), Vec::new())
 }
 
-fn pass(s: &ScaleIn, scene: &Scene<'_>, incidents: &[Incident]) -> String {
+fn pass(s: &ScaleIn, scene: &Scene<'_>, incidents: &[Incident], faults: &[Fault]) -> String {
     let n = expected::taken_away(scene, incidents).len() as u64;
+    let disturbed: BTreeSet<&str> = faults.iter().filter_map(|f| f.server.as_deref()).collect();
+    let disturbed = match disturbed.len() as u64 {
+        0 => String::new(),
+        n => format!(", {n} paused or cut off"),
+    };
     let clean = s.classes.get("clean").copied().unwrap_or(0);
     let all: u64 = s.classes.values().sum();
     let classes = if clean == all {
@@ -68,8 +80,13 @@ fn pass(s: &ScaleIn, scene: &Scene<'_>, incidents: &[Incident]) -> String {
         s.invariants.iter().filter(|i| !i.judged && i.id.starts_with('I') && i.id != "I12").map(|i| i.id).collect();
     let untested =
         if untested.is_empty() { String::new() } else { format!("; not put to the test: {}", untested.join(", ")) };
+    if let (Some(want), true) = (scene.expect.scale_out, all == 0 && n == 0) {
+        let first = s.invariants.iter().find(|i| i.id == "scale_out").map_or("", |i| i.why.as_str());
+        let added = count(u64::from(want.servers), "server", "servers");
+        return format!("{added} added, {first}; none removed, no leg at risk{untested}.");
+    }
     format!(
-        "{} removed, {}{late} {classes}{gap}{drains}{untested}.",
+        "{} removed{disturbed}, {}{late} {classes}{gap}{drains}{untested}.",
         count(n, "server", "servers"),
         count(s.exposed_legs, "exposed leg", "exposed legs")
     )

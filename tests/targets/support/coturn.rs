@@ -61,6 +61,10 @@ impl Coturn {
             Credentials::LongTerm => format!("lt-cred-mech\nuser={USER}:{PASSWORD}"),
             Credentials::TimeLimited => format!("use-auth-secret\nstatic-auth-secret={SECRET}"),
         };
+        // Later ones have the CLI only where it is asked for.
+        let help = Command::new(program("turnserver")).arg("--help").output().unwrap();
+        let help = [help.stdout, help.stderr].concat();
+        let cli = if String::from_utf8_lossy(&help).contains(" --cli\t") { "cli\n" } else { "" };
         let own = |key: &str| lines.iter().any(|l| l.split('=').next() == Some(key));
         let ports = if own("min-port") { "" } else { "min-port=20000\nmax-port=60000" };
         let configuration = format!(
@@ -68,7 +72,7 @@ impl Coturn {
              realm=test.local\nfingerprint\n{credentials}\nno-multicast-peers\nno-dtls\n\
              cert={}\npkey={}\ncli-ip={address}\ncli-port=5766\ncli-password={CLI_PASSWORD}\n\
              cli-max-output-sessions=100000\nuserdb={}\npidfile={}\nlog-file={}\nsimple-log\nno-software-attribute\n\
-             relay-threads=1\n{}\n",
+             relay-threads=1\n{cli}{}\n",
             file("cert.pem"),
             file("key.pem"),
             file("turndb"),

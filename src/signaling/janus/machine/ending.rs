@@ -3,7 +3,7 @@
 use super::{Ask, LEAVE_LIMIT, LEAVE_PATIENCE, Machine, Output, PUBLISH, PUT_OUT_PATIENCE, Phase, SUBSCRIBE, Timer};
 use crate::history::{FailReason, LegCause};
 use crate::signaling::janus::wire;
-use crate::signaling::{Ended, TransportState};
+use crate::signaling::{Ended, TransportState, reason_of};
 use serde_json::json;
 
 impl Machine {
@@ -44,9 +44,15 @@ impl Machine {
                 self.lost(LegCause::ConsentExpired, format!("transport {slot}: {why}"));
             }
             TransportState::Failed { why } => {
-                let dtls = why.to_ascii_lowercase().contains("dtls");
-                let reason = if dtls { FailReason::Dtls } else { FailReason::TimeoutIce };
-                self.fail_or_lose(reason, LegCause::ClosedByServer, format!("transport {slot}: {why}"));
+                let reason = reason_of(&why);
+                // The one that receives, of a leg that had joined by the other: where no answer came, nobody closed it.
+                let cause = match reason {
+                    FailReason::TimeoutIce | FailReason::TimeoutDtls | FailReason::NotAllowed => {
+                        LegCause::ConsentExpired
+                    }
+                    _ => LegCause::ClosedByServer,
+                };
+                self.fail_or_lose(reason, cause, format!("transport {slot} never came up: {why}"));
             }
             // It follows, and Janus may still be busy with us.
             TransportState::PeerClosed if self.put_out.is_some() => {}

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::signaling::TransportState;
+use crate::transport::Failure;
 use crate::types::Suite;
 use rand::{RngExt as _, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -431,13 +432,26 @@ fn ends_of_a_transport_end_the_leg() {
     bench.order(Order::Transport { slot: PUBLISH, state: TransportState::IceConnected { remote } });
     assert_eq!(bench.ended(), None);
 
-    let mut bench = Bench::new(part(true));
-    bench.join(&[]);
-    bench.order(Order::Transport {
-        slot: PUBLISH,
-        state: TransportState::Failed { why: "DTLS: bad certificate".into() },
-    });
-    assert_eq!(bench.failed().0, FailReason::Dtls);
+    let address: SocketAddr = "192.0.2.1:9".parse().unwrap();
+    let failures = [
+        (Failure::Dtls("bad certificate".into()), FailReason::Dtls, LegCause::ClosedByServer),
+        (Failure::Fingerprint, FailReason::Dtls, LegCause::ClosedByServer),
+        (Failure::DtlsTimeout, FailReason::TimeoutDtls, LegCause::ConsentExpired),
+        (Failure::IceTimeout, FailReason::TimeoutIce, LegCause::ConsentExpired),
+        (Failure::NoAllowedCandidate(vec![address]), FailReason::NotAllowed, LegCause::ConsentExpired),
+    ];
+    for (failure, reason, cause) in failures {
+        let state = TransportState::Failed { why: failure.to_string() };
+        let mut joining = Bench::new(part(true));
+        joining.join(&[]);
+        joining.order(Order::Transport { slot: PUBLISH, state: state.clone() });
+        assert_eq!(joining.failed().0, reason, "{failure}");
+        // One that sends, and whose receiving transport never comes up.
+        let mut joined = Bench::new(part(true));
+        joined.publish();
+        joined.order(Order::Transport { slot: SUBSCRIBE, state });
+        assert_eq!(joined.over().0, cause, "{failure}");
+    }
 }
 
 #[test]
