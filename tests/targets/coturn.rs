@@ -420,16 +420,52 @@ fn a_quota_bounds_the_search_of_allocations() {
     });
 }
 
+/// Keeps a process, and what it starts, on one core.
+fn pin(core: &str, pid: u32) {
+    let status = Command::new(program("taskset")).args(["-a", "-c", "-p", core, &pid.to_string()]).status();
+    assert!(status.unwrap().success());
+}
+
+/// A thousand pairs, both of each with an allocation, from one core through a coturn on the other one.
+#[test]
+#[ignore = "is about speed; make test-long runs it"]
+fn two_thousand_allocations_live_in_one_process() {
+    netns::inside("two_thousand_allocations_live_in_one_process", async || {
+        let coturn = Coturn::start(0, Credentials::LongTerm, &[]).await;
+        pin("0", coturn.pid());
+        let sets = with(&[
+            "target_file.peer=relayed",
+            "rooms.0.count=1000",
+            "rooms.0.send=0",
+            "load.join=700/s",
+            "load.hold=10s",
+            "shards=1",
+        ]);
+        let mut run = Run::alone("coturn-2000", &own_profile("turn-pair.toml"), &sets);
+        pin("1", run.pid());
+        run.holds().await;
+        let before = coturn.sessions().len();
+        let run = run.ended().await;
+        print_figures(&run);
+        println!(
+            "{before} listed; most given in a second {}, latency {}; coturn used {:.1} s of CPU",
+            run.summary["relays"]["rate_max"],
+            run.summary["relays"]["latency"],
+            cpu_seconds(coturn.pid())
+        );
+        assert_eq!((run.number("participants.joined"), run.number("relays.open_max")), (2000.0, 2000.0));
+        assert_eq!((before, count(&run, RelayWhat::Released, None)), (2000, 2000));
+        coturn.is_empty().await;
+        coturn.stop().await;
+    });
+}
+
 /// How many packets a second a coturn on one core relays, by its own client and by a search of ours.
 #[test]
 #[ignore = "takes a quarter of an hour; make test-long runs it"]
 fn capacity_agrees_with_coturns_own_client() {
     netns::inside("capacity_agrees_with_coturns_own_client", async || {
         let coturn = Coturn::start(0, Credentials::LongTerm, &[]).await;
-        let pin = |core: &str, pid: u32| {
-            let status = Command::new(program("taskset")).args(["-a", "-c", "-p", core, &pid.to_string()]).status();
-            assert!(status.unwrap().success());
-        };
         pin("0", coturn.pid());
         let pid_file = format!("target_file.turn.turn-1.pid_file={}", coturn.pid_file().display());
         let sets = [&pid_file, "shards=1", "search.budget=8m"];
