@@ -335,7 +335,8 @@ fn a_coturn_is_drained() {
         let pid_files: Vec<String> =
             [&one, &two].map(|c| format!("target_file.turn.{}.pid_file={}", c.name, c.pid_file().display())).into();
         let mut sets: Vec<&str> = BUSY_MACHINE.iter().copied().chain(pid_files.iter().map(String::as_str)).collect();
-        sets.push(&statsdb);
+        // Of the late ones some begin at the drained server.
+        sets.extend([&*statsdb, "seed=7"]);
         let run = Run::alone("coturn-drain", "profiles/turn-drain.toml", &sets).ended().await;
         print_figures(&run);
         println!("scale_in {:#}", run.summary["scale_in"]);
@@ -420,16 +421,52 @@ fn a_quota_bounds_the_search_of_allocations() {
     });
 }
 
+/// Keeps a process, and what it starts, on one core.
+fn pin(core: &str, pid: u32) {
+    let status = Command::new(program("taskset")).args(["-a", "-c", "-p", core, &pid.to_string()]).status();
+    assert!(status.unwrap().success());
+}
+
+/// A thousand pairs, both of each with an allocation, from one core through a coturn on the other one.
+#[test]
+#[ignore = "is about speed; make test-long runs it"]
+fn two_thousand_allocations_live_in_one_process() {
+    netns::inside("two_thousand_allocations_live_in_one_process", async || {
+        let coturn = Coturn::start(0, Credentials::LongTerm, &[]).await;
+        pin("0", coturn.pid());
+        let sets = with(&[
+            "target_file.peer=relayed",
+            "rooms.0.count=1000",
+            "rooms.0.send=0",
+            "load.join=700/s",
+            "load.hold=10s",
+            "shards=1",
+        ]);
+        let mut run = Run::alone("coturn-2000", &own_profile("turn-pair.toml"), &sets);
+        pin("1", run.pid());
+        run.holds().await;
+        let before = coturn.sessions().len();
+        let run = run.ended().await;
+        print_figures(&run);
+        println!(
+            "{before} listed; most given in a second {}, latency {}; coturn used {:.1} s of CPU",
+            run.summary["relays"]["rate_max"],
+            run.summary["relays"]["latency"],
+            cpu_seconds(coturn.pid())
+        );
+        assert_eq!((run.number("participants.joined"), run.number("relays.open_max")), (2000.0, 2000.0));
+        assert_eq!((before, count(&run, RelayWhat::Released, None)), (2000, 2000));
+        coturn.is_empty().await;
+        coturn.stop().await;
+    });
+}
+
 /// How many packets a second a coturn on one core relays, by its own client and by a search of ours.
 #[test]
 #[ignore = "takes a quarter of an hour; make test-long runs it"]
 fn capacity_agrees_with_coturns_own_client() {
     netns::inside("capacity_agrees_with_coturns_own_client", async || {
         let coturn = Coturn::start(0, Credentials::LongTerm, &[]).await;
-        let pin = |core: &str, pid: u32| {
-            let status = Command::new(program("taskset")).args(["-a", "-c", "-p", core, &pid.to_string()]).status();
-            assert!(status.unwrap().success());
-        };
         pin("0", coturn.pid());
         let pid_file = format!("target_file.turn.turn-1.pid_file={}", coturn.pid_file().display());
         let sets = [&pid_file, "shards=1", "search.budget=8m"];
@@ -452,9 +489,9 @@ fn capacity_agrees_with_coturns_own_client() {
         );
         let (cpu, began) = (cpu_seconds(coturn.pid()), std::time::Instant::now());
         let mut client =
-            Uclient::start(SocketAddr::new(coturn.address, 3478), 100, 4000, &["-u", USER, "-w", PASSWORD, "-z", "4"]);
+            Uclient::start(SocketAddr::new(coturn.address, 3478), 100, 8000, &["-u", USER, "-w", PASSWORD, "-z", "2"]);
         client.0.wait().unwrap();
-        let (cpu, packets) = (cpu_seconds(coturn.pid()) - cpu, 2.0 * 100.0 * 4000.0);
+        let (cpu, packets) = (cpu_seconds(coturn.pid()) - cpu, 2.0 * 100.0 * 8000.0);
         let theirs = cpu / packets * 1e6;
         println!(
             "turnutils_uclient: {:.0} packets/s, {theirs:.2} us each, so {:.0} a second fill a core",

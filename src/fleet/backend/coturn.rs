@@ -203,10 +203,19 @@ async fn until(stream: &mut TcpStream, ends: &[&str]) -> Result<String> {
         ensure!(n > 0, "closed the connection after {:?}", tail(&text));
         text.extend_from_slice(&chunk[..n]);
         ensure!(text.len() < ANSWER_MAX, "said more than {} MiB", ANSWER_MAX >> 20);
-        let so_far = String::from_utf8_lossy(&text[text.len().saturating_sub(32)..]);
-        if ends.iter().any(|end| so_far.ends_with(end) || so_far.trim_end().ends_with(end.trim_end())) {
+        if ends.iter().any(|end| waits(&text, end)) {
             return Ok(String::from_utf8_lossy(&text).into_owned());
         }
+    }
+}
+
+/// True where the text ends in this prompt: the one for a command is a line of its own. A list of sessions has other lines
+/// that end as it does, and arrives in pieces.
+fn waits(text: &[u8], prompt: &str) -> bool {
+    let tail = String::from_utf8_lossy(&text[text.len().saturating_sub(64)..]);
+    match prompt {
+        PASSWORD => tail.trim_end().ends_with(PASSWORD),
+        _ => tail.rsplit('\n').next().is_some_and(|last| last.trim() == prompt.trim()),
     }
 }
 
@@ -220,9 +229,8 @@ async fn said_last(stream: &mut TcpStream) -> Result<String> {
             Err(e) => return Err(e.into()),
         };
         text.extend_from_slice(&chunk[..n]);
-        let so_far = String::from_utf8_lossy(&text);
-        if n == 0 || text.len() > ANSWER_MAX || so_far.ends_with(PROMPT) {
-            return Ok(so_far.into_owned());
+        if n == 0 || text.len() > ANSWER_MAX || waits(&text, PROMPT) {
+            return Ok(String::from_utf8_lossy(&text).into_owned());
         }
     }
 }
@@ -267,5 +275,24 @@ impl Backend for Coturn {
                 _ => self.uncordon(name, cli).await?,
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_is_a_line_of_its_own() {
+        for text in ["Type '?' for help\r\n> ", "> ", "\n>", "a\r\n> \r"] {
+            assert!(waits(text.as_bytes(), PROMPT), "{text:?}");
+        }
+        // A piece of `ps`.
+        for text in ["1) id=1, user <alice>", "client addr <", "\n  user <alice> ", "", "> \n"] {
+            assert!(!waits(text.as_bytes(), PROMPT), "{text:?}");
+        }
+        assert!(waits(b"Type '?' for help\r\nEnter password: \r\n", PASSWORD) && !waits(b"password: \n> ", PASSWORD));
+        assert_eq!(sessions("1) id=1, user <a>:\n\n  Total sessions: 7\n\n> ").unwrap(), 7);
+        assert!(sessions("1) id=1, user <a>").is_err());
     }
 }

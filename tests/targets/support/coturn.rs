@@ -150,8 +150,18 @@ impl Coturn {
         let mut ask = |said: &str, end: &str| {
             stream.write_all(said.as_bytes()).unwrap();
             let (mut text, mut chunk) = (Vec::new(), [0; 4096]);
-            while !String::from_utf8_lossy(&text).trim_end().ends_with(end) {
-                let n = stream.read(&mut chunk).unwrap();
+            // A list of sessions has other lines that end as the prompt does.
+            let waits = |text: &[u8]| {
+                let text = String::from_utf8_lossy(text);
+                match end {
+                    ">" => text.rsplit('\n').next().unwrap_or_default().trim() == end,
+                    _ => text.trim_end().ends_with(end),
+                }
+            };
+            while !waits(&text) {
+                let tail = |text: &[u8]| String::from_utf8_lossy(&text[text.len().saturating_sub(200)..]).into_owned();
+                let n = stream.read(&mut chunk);
+                let n = n.unwrap_or_else(|e| panic!("the CLI says {e} after {} bytes, {:?}", text.len(), tail(&text)));
                 assert!(n > 0, "the CLI closed after {:?}", String::from_utf8_lossy(&text));
                 text.extend_from_slice(&chunk[..n]);
             }
