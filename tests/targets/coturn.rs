@@ -196,6 +196,49 @@ fn thirty_relayed_participants_meet_in_janus() {
     });
 }
 
+/// What the fleet's own TURN server is tested with (`--test embedded_turn`): pairs that come and go, from allocation to
+/// allocation, and relayed participants beside direct ones.
+#[test]
+fn what_holds_on_our_own_turn_server_holds_on_coturn() {
+    netns::inside("what_holds_on_our_own_turn_server_holds_on_coturn", async || {
+        let coturn = Coturn::start(0, Credentials::LongTerm, &[]).await;
+        let ways = "target=tests/targets/profiles/turn-ways-target.toml";
+        for (name, more) in [
+            ("coming-and-going", ["rooms.0.stay=2s..4s", "target_file.peer=direct"]),
+            ("from-allocation-to-allocation", ["rooms.0.stay=1m", "target_file.peer=relayed"]),
+        ] {
+            let sets = with(&[&[ways, "load.hold=8s", "rooms.0.video=vp8@150kbit/s"], &more[..]].concat());
+            let run = Run::alone(&format!("coturn-{name}"), &own_profile("turn-pair.toml"), &sets).ended().await;
+            print_figures(&run);
+            assert_eq!(run.code, 0, "{name}: {}", run.printed);
+            for kind in ["audio", "video"] {
+                assert_eq!(run.number(&format!("{kind}.e2e.loss")), 0.0, "{name}");
+                assert!(run.number(&format!("{kind}.e2e.expected")) > 500.0, "{name}");
+            }
+            let (made, back) = (count(&run, RelayWhat::Allocated, None), count(&run, RelayWhat::Released, None));
+            assert!(made == back && made >= 16, "{name}: {made} {back}");
+            let ways: BTreeSet<String> = relays(&run.history).map(|(_, r)| r.via.to_string()).collect();
+            assert!(ways.len() >= 2, "{name}: {ways:?}");
+            assert!(run.number("relays.pps") > 500.0, "{name}");
+            coturn.is_empty().await;
+        }
+        let janus = Janus::start(0).await;
+        let sets = with(&["ice.relay=50%", "load.join=8/s", "load.warmup=2s", "load.hold=6s"]);
+        let run = Run::start(&janus, "coturn-half", "profiles/janus-behind-turn.toml", &sets).ended().await;
+        print_figures(&run);
+        assert_eq!((run.number("participants.joined"), run.number("legs.dropped")), (30.0, 0.0), "{}", run.printed);
+        let expected = ["direct", "relayed"].map(|way| {
+            assert_eq!(run.number(&format!("relays.{way}.audio.loss")), 0.0, "{way}");
+            assert!(run.number(&format!("relays.{way}.audio.delay.p50")) > 0.0, "{way}");
+            run.number(&format!("relays.{way}.audio.e2e.expected"))
+        });
+        assert!((0.35..0.65).contains(&(expected[0] / (expected[0] + expected[1]))), "{expected:?}");
+        coturn.is_empty().await;
+        coturn.stop().await;
+        janus.stop().await;
+    });
+}
+
 /// Calls through one of two coturns stand still when it is killed, and go on through the other one; those that were there
 /// notice nothing.
 #[test]
