@@ -337,6 +337,20 @@ fn an_allocation_lives_for_hours() {
     }
 }
 
+/// No lifetime asked for leaves it to the server; a Refresh of none would be a release.
+#[test]
+fn an_allocation_of_the_servers_own_lifetime_lives_on() {
+    let mut p = Pair::new();
+    p.client = Allocation::new(p.now, login(), Duration::ZERO, false, None, 7);
+    for _ in 0..30 {
+        p.run(Duration::from_mins(2));
+        p.media(peer(5), b"x");
+    }
+    assert_eq!((p.server.relayed.len(), p.server.dropped), (30, 0));
+    assert!(matches!(p.events[..], [Event::Allocated { .. }]), "{:?}", p.events);
+    assert!(p.server.requests.iter().filter(|m| **m == METHOD_REFRESH).count() >= 5);
+}
+
 #[test]
 fn lost_requests_are_sent_again() {
     let mut p = Pair::new();
