@@ -154,7 +154,7 @@ impl Leg {
                 told = progress.recv() => signaled = matches!(told.expect("the driver lives"), Progress::Signaled(_)),
             }
         }
-        let connected = TransportState::Connected { suite: Suite::AeadAes128Gcm };
+        let connected = TransportState::Connected { suite: Suite::AeadAes128Gcm, certificate: 0 };
         orders.send(Order::Transport { slot: 0, state: connected }).unwrap();
         // The receiving half goes on meanwhile.
         tokio::spawn(async move {

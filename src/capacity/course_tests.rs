@@ -118,7 +118,7 @@ impl World {
         self.present.insert(id, server);
         let setup = Setup { total_ms: 120.0, ..Setup::default() };
         let server = ServerId(server as u32);
-        self.write(t, Event::Joined { leg: id, room, server, suite: None, remote: None, setup });
+        self.write(t, Event::Joined { leg: id, room, server, suite: None, remote: None, certificate: None, setup });
     }
 
     fn leave(&mut self, leg: LegId, t: f64, cause: LegCause) {

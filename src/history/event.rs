@@ -42,8 +42,17 @@ pub enum Event {
     },
     /// The user's own join API, or the fleet's router, said where a leg goes, so many ms after its planned start.
     Routed { leg: LegId, server: Option<String>, url: String, after_ms: f64 },
-    /// The participant is connected.
-    Joined { leg: LegId, room: RoomId, server: ServerId, suite: Option<Suite>, remote: Option<String>, setup: Setup },
+    /// The participant is connected. `certificate`: the first eight bytes of the SHA-256 of the server's, in hex.
+    Joined {
+        leg: LegId,
+        room: RoomId,
+        server: ServerId,
+        suite: Option<Suite>,
+        remote: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        certificate: Option<String>,
+        setup: Setup,
+    },
     /// The participant gave up.
     JoinFailed(JoinFailure),
     /// First media of one expected stream, in ms since the later of the two participants' planned joins.

@@ -207,6 +207,7 @@ impl Synthetic {
             server: ServerId(leg.server),
             suite: Some(Suite::AeadAes128Gcm),
             remote: Some("127.0.0.1:40000".into()),
+            certificate: Some(format!("{:016x}", leg.server)),
             setup,
         };
         lines.push(Line { t: leg.joined_at, event });

@@ -107,6 +107,13 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// Halves the resolution of what need not be told to 1 % ([`Hist::thin`]): all but delays and scores.
+    pub fn thin(&mut self) {
+        for h in [&mut self.jitter, &mut self.frame_jitter, &mut self.rtt] {
+            h.thin();
+        }
+    }
+
     pub fn merge(&mut self, o: &Flow) {
         self.count += &o.count;
         self.jitter.merge(&o.jitter);

@@ -131,6 +131,8 @@ pub enum TransportState {
     /// Keys are there, media flows.
     Connected {
         suite: Suite,
+        /// First eight bytes of the SHA-256 of the peer's certificate.
+        certificate: u64,
     },
     /// ICE or DTLS failed for good.
     Failed {

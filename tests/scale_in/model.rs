@@ -509,7 +509,8 @@ impl Sim {
         };
         let (leg, room) = (planned.id, planned.room);
         let remote = Some(format!("10.77.0.{}:5004", server + 1));
-        self.push(Event::Joined { leg, room, server: ServerId(server as u32), suite: None, remote, setup });
+        let (server_id, certificate) = (ServerId(server as u32), Some(format!("{server:016x}")));
+        self.push(Event::Joined { leg, room, server: server_id, suite: None, remote, certificate, setup });
         for other in self.up(room.index()).into_iter().filter(|o| *o != n) {
             if self.legs[other].server != Some(server) {
                 continue;

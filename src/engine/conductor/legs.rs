@@ -58,6 +58,7 @@ pub(super) struct Leg {
     server: Option<ServerId>,
     suite: Option<Suite>,
     remote: Option<SocketAddr>,
+    certificate: Option<u64>,
     orders: Option<UnboundedSender<Order>>,
     task: Option<AbortHandle>,
     restarts: u32,
@@ -78,6 +79,7 @@ impl Leg {
             server: None,
             suite: None,
             remote: None,
+            certificate: None,
             orders: None,
             task: None,
             restarts: 0,
@@ -377,9 +379,10 @@ impl Run<'_> {
         let Some(server) = l.server else { return };
         l.state = State::In;
         let (suite, remote) = (l.suite, l.remote.map(|r| r.to_string()));
+        let certificate = l.certificate.map(|c| format!("{c:016x}"));
         self.joining.remove(&leg);
         let room = self.planned[leg.index()].room;
-        self.note_event(Event::Joined { leg, room, server, suite, remote, setup });
+        self.note_event(Event::Joined { leg, room, server, suite, remote, certificate, setup });
     }
 
     /// What the media path says of a transport goes to the join's milestones and to the driver.
@@ -407,8 +410,9 @@ impl Run<'_> {
                 let text = "a transport's checks went unanswered, so ICE was to restart".to_owned();
                 note = Some(("ice_restart", text));
             }
-            TransportState::Connected { suite } => {
+            TransportState::Connected { suite, certificate } => {
                 l.milestones.keys.get_or_insert(at);
+                l.certificate.get_or_insert(*certificate);
                 l.suite.get_or_insert(*suite);
             }
             _ => {}

@@ -126,7 +126,7 @@ impl Run {
     }
 }
 
-const CONNECTED: TransportState = TransportState::Connected { suite: Suite::AeadAes128Gcm };
+const CONNECTED: TransportState = TransportState::Connected { suite: Suite::AeadAes128Gcm, certificate: 0 };
 
 fn reason(ended: &Ended) -> FailReason {
     match ended {

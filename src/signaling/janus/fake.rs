@@ -234,7 +234,7 @@ impl Leg {
     async fn connect(&mut self) {
         while let Some(progress) = self.progress.recv().await {
             if matches!(progress, Progress::Signaled(_)) {
-                let state = TransportState::Connected { suite: Suite::Aes128CmSha1_80 };
+                let state = TransportState::Connected { suite: Suite::Aes128CmSha1_80, certificate: 0 };
                 self.orders.send(Order::Transport { slot: 0, state }).unwrap();
                 return;
             }
