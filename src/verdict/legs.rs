@@ -287,7 +287,10 @@ impl Judge<'_> {
             let long = gap.length_ms() > ms(self.limits.glitch);
             return if long { or_ours(LegClass::Migrated, gap) } else { of(LegClass::Migrated, gap) };
         }
-        let longest = self.longest(end);
+        // Who never heard anybody has no gap, only silence; before somebody is heard a call takes its time.
+        let long = |w: &Window| w.length_ms() >= ms(self.limits.one_way) && !self.peers_fell(end, w);
+        let silent = end.silences.iter().map(span).filter(long);
+        let longest = silent.fold(self.longest(end), |a, b| if b.length_ms() > a.length_ms() { b } else { a });
         if longest.length_ms() > ms(self.limits.glitch) {
             return or_ours(LegClass::Glitched, longest);
         }

@@ -84,6 +84,21 @@ fn one_way_needs_the_other_way_to_work() {
 }
 
 #[test]
+fn who_never_heard_anybody_is_not_clean() {
+    let silent = |until_ms: f64| {
+        classes(|leg, line| {
+            if leg == A {
+                end(line).silences = vec![Silence { from_ms: 30_000.0, until_ms }];
+            }
+        })
+    };
+    let all = silent(36_000.0);
+    assert_eq!((class(&all, A), all[&LegId(A)].ms(), class(&all, 1)), (LegClass::Glitched, 6000.0, LegClass::Clean));
+    assert_eq!(class(&silent(34_000.0), A), LegClass::Clean, "a call that begins");
+    assert_eq!(class(&silent(50_000.0), A), LegClass::Dropped);
+}
+
+#[test]
 fn whom_nobody_hears_is_not_clean() {
     let deaf = |from_s: f64, until_s: f64| gap(1, Kind::Audio, from_s, until_s);
     let all = classes(|leg, line| match leg {

@@ -143,6 +143,59 @@ fn media_alone_is_cut_off() {
     });
 }
 
+/// A registry that is paused, cut off from a server and emptied, and a server whose signalling is cut off: no call ends. But
+/// this router forgets with its registry where rooms are, and who comes late is alone on another server.
+#[test]
+fn faults_of_the_registry_are_judged() {
+    netns::inside_beside("faults_of_the_registry_are_judged", async || {
+        let fleet = JanusFleet::start(&[]).await;
+        let sets = [BUSY_MACHINE, &["target_file.fleet.redis.pause=3s"]].concat();
+        let run = fleet.run("janus_fleet-registry", &own_profile("janus-registry.toml"), &sets).ended().await;
+        print_figures(&run);
+        let views = |backend: &str, from: &str, until: &str| {
+            let (from, until) = (run.operation(from).0.done, run.operation(until).0.done);
+            let all = run.history.iter().filter(move |l| l.t > from && l.t < until);
+            let views = all.filter_map(|l| if let Event::Fleet(v) = &l.event { Some(v) } else { None });
+            views.filter(|v| v.backend == backend).cloned().collect::<Vec<_>>()
+        };
+        // A pause is a failed look, no empty fleet; what is cut off is not offered, and what is emptied says so.
+        let paused = views("redis", "pause", "resume");
+        assert!(paused.iter().any(|v| v.error.is_some() && v.servers.is_empty()), "{paused:?}");
+        let cut = views("redis", "cut-registry", "heal-registry");
+        let unlisted = |v: &roomful::history::FleetView| {
+            v.servers.iter().any(|s| s.server == "janus-2" && s.listed == Some(false) && s.alive == Some(false))
+        };
+        assert!(cut.iter().any(unlisted), "{cut:?}");
+        // New rooms start where the registry still knows somebody, and the late one not where its room is.
+        let landed = run.landed();
+        let (new, flush) = (run.operation("new").0, run.operation("flush").0);
+        let of_new: Vec<_> = landed.values().filter(|(_, t)| *t > new.begun && *t < flush.begun).collect();
+        assert!(of_new.len() == 2 && of_new.iter().all(|(s, _)| s != "janus-2"), "{landed:?}");
+        let late: Vec<_> = landed.values().filter(|(_, t)| *t > flush.done).collect();
+        assert!(late.len() == 1 && late[0].0 != "janus-3", "{landed:?}");
+
+        assert_eq!(run.code, 3, "{}", run.printed);
+        let failed: Vec<String> = run.invariants().into_iter().filter(|(_, v)| v == "fail").map(|(i, _)| i).collect();
+        // That those in the split room do not hear each other is harm, too, and nobody else was harmed.
+        assert_eq!(failed, ["I6", "I9"], "{}", run.summary["scale_in"]["invariants"]);
+        let rooms = |id: &str| {
+            let all = run.summary["scale_in"]["invariants"].as_array().unwrap();
+            let evidence = all.iter().find(|i| i["id"] == id).unwrap()["evidence"].as_array().unwrap();
+            evidence.iter().flat_map(|e| e["rooms"].as_array().unwrap().clone()).collect::<Vec<_>>()
+        };
+        let split = rooms("I6").remove(0);
+        assert!(rooms("I9").iter().all(|r| *r == split), "{:?}", rooms("I9"));
+        assert_eq!(["judged", "clean", "glitched"].map(|c| run.number(&format!("legs.{c}"))), [9.0, 8.0, 1.0]);
+        assert_eq!(run.number("legs.reconnected") + run.number("participants.failed"), 0.0);
+        let landings = &run.summary["scale_in"]["audit"]["landings"];
+        assert!(landings["compared"].as_u64() >= Some(6), "{landings}");
+        assert_eq!(
+            (landings["elsewhere"].as_array().unwrap().len(), landings["alike"].as_array().unwrap().len()),
+            (0, 0)
+        );
+    });
+}
+
 /// The fleet's own autoscaler acts, and roomful only looks.
 #[test]
 fn an_autoscaler_is_watched() {
