@@ -269,6 +269,42 @@ fn legs_that_media_says_are_elsewhere_are_told() {
     assert_eq!(with(scale_in(&j), Verdict::Fail), BTreeSet::new(), "{}", j.sentence);
 }
 
+/// An autoscaler acts on what is exported: loss in percent and jitter in ms stand beside ours, with how far they are apart.
+#[test]
+fn exported_loss_and_jitter_stand_beside_ours() {
+    let model = Model::default();
+    let mut lines = model.lines();
+    let (mut n, mut lossy) = (0, 0);
+    for line in &mut lines {
+        if let Event::Fleet(v) = &mut line.event {
+            let two = v.servers.iter_mut().filter(|s| s.server == "s2" && s.sessions.is_some());
+            for s in two {
+                (s.loss, s.jitter_ms) = (Some(if n == 0 { 0.05 } else { 0.01 }), Some(7.0));
+                n += 1;
+            }
+        }
+        if let Event::Interval(i) = &mut line.event {
+            for s in i.servers.iter_mut().filter(|s| s.server.0 == 1 && s.audio.count.e2e_expected > 0) {
+                s.audio.count.e2e_received = s.audio.count.e2e_expected * 98 / 100;
+                lossy += 1;
+            }
+        }
+    }
+    assert!(n > 3 && lossy > 3);
+    let j = judged(lines, &model.expect());
+    let rows = &scale_in(&j).audit.exported;
+    let row = |metric: &str| {
+        rows.iter().find(|r| r.server == "s2" && r.metric == metric).unwrap_or_else(|| panic!("{metric}: {rows:?}"))
+    };
+    let (loss, jitter) = (row("loss"), row("jitter"));
+    assert!(loss.looks > 3 && (1.0..2.0).contains(&loss.exported) && (1.5..2.7).contains(&loss.ours), "{loss:?}");
+    assert!(
+        (0.3..=3.5).contains(&loss.off_max) && loss.off_max >= (loss.exported - loss.ours).abs() - 0.01,
+        "{loss:?}"
+    );
+    assert!((jitter.exported - 7.0).abs() < 1e-9 && jitter.ours < 1.0 && jitter.off_max > 6.0, "{jitter:?}");
+}
+
 #[test]
 fn judging_again_from_a_file_gives_the_same_bytes() {
     let model = Model { sin: Some(Sin::KillsNonEmpty), ..Model::default() };

@@ -106,6 +106,11 @@ fn faults_are_classed_as_they_are() {
             for (t, end) in there {
                 println!("{name}: {} {:?} {:.0} ms after: {}", end.leg, end.cause, t - fault.begun, end.detail);
                 assert!(end.cause.is_drop() && t < fault.done + 1000.0, "{name}: {end:?} at {t}");
+                // A killed server is silent at once; one that ends says so while it still sends.
+                let silent = end.silences.iter().map(|s| s.from_ms).find(|from| *from > fault.begun - GAP_MS);
+                let silent = silent.unwrap_or(t);
+                let until = if name == "kill" { fault.done } else { t };
+                assert!(silent < until + GAP_MS, "{name}: silent from {silent}, {fault:?}, ended {t}");
                 let (home, back) = &landed[&successors[&end.leg]];
                 assert_ne!(*home, server);
                 assert!(*back < fault.done + 10_000.0, "back at {back}");
