@@ -148,6 +148,33 @@ fn media_alone_is_cut_off() {
     });
 }
 
+/// `accept_new_sessions` of the admin API: who comes to a room on a cordoned Janus is refused, and after its uncordon nobody is.
+#[test]
+fn janus_is_cordoned_by_its_own_api() {
+    netns::inside_beside("janus_is_cordoned_by_its_own_api", async || {
+        let janus = support::janus::Janus::start(0).await;
+        let profile = own_profile("janus-own-cordon.toml");
+        let run = support::roomful::Run::start(&janus, "janus_own_cordon", &profile, BUSY_MACHINE).ended().await;
+        print_figures(&run);
+        assert_eq!(run.code, 0, "{}", run.printed);
+        let (cordon, uncordon) = (run.operation("cordon").0, run.operation("uncordon").0);
+        let cordoned = |from: f64, until: f64, wanted: bool| {
+            let views = run.history.iter().filter(|l| l.t > from && l.t < until).filter_map(|l| match &l.event {
+                Event::Fleet(v) if v.backend == "janus" => Some(v),
+                _ => None,
+            });
+            views.flat_map(|v| &v.servers).any(|s| s.cordoned == Some(wanted))
+        };
+        assert!(cordoned(cordon.done, uncordon.begun, true) && cordoned(uncordon.done, f64::INFINITY, false));
+        let refused = run.history.iter().find_map(|l| if let Event::JoinFailed(f) = &l.event { Some(f) } else { None });
+        assert!(refused.is_some_and(|f| f.detail.contains("472")), "{refused:?}");
+        let after: Vec<f64> = run.landed().values().map(|(_, t)| *t).filter(|t| *t > cordon.begun).collect();
+        assert!(after.len() == 2 && after.iter().all(|t| *t > uncordon.done), "{after:?}");
+        let invariants = run.invariants();
+        assert_eq!([invariants["I2"].as_str(), invariants["I11"].as_str()], ["pass"; 2], "{invariants:?}");
+    });
+}
+
 /// A registry that is paused, cut off from a server and emptied, and a server whose signalling is cut off: no call ends. But
 /// this router forgets with its registry where rooms are, and who comes late is alone on another server.
 #[test]

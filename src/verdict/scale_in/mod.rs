@@ -226,11 +226,11 @@ pub(super) fn judge(
     let landings = landing::landings(&scene);
     let of = |finding: Finding, id, title| finding.invariant(id, title, expect);
     let mut invariants = vec![
-        of(oracle::healthy(&scene, &incidents, generator_healthy), "I0", "the judge can be trusted"),
+        of(oracle::healthy(&scene, &incidents, &split, generator_healthy), "I0", "the judge can be trusted"),
         of(placement::no_new_rooms(&scene, &incidents), "I1", "no room starts on a cordoned server"),
         of(placement::late_joiners(&scene, &incidents), "I2", "late joiners go where join_policy says"),
         of(drains::outlives_its_calls(&scene, &incidents), "I3", "a server lives until its last call is over"),
-        of(drains::calls_end_clean(&scene, &incidents, &faults), "I4", "every call at risk ends clean"),
+        of(drains::calls_end_clean(&scene, &incidents, &faults, &split), "I4", "every call at risk ends clean"),
         of(i5, "I5", "the fleet counts who is there, and no ghosts"),
         of(i6, "I6", "a room is on one server"),
         of(drains::ends_in_time(&scene, &incidents), "I7", "a drained server ends in time"),
