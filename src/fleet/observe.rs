@@ -188,6 +188,15 @@ async fn look(source: &Source, client: &reqwest::Client) -> Result<Counters> {
     Ok(all)
 }
 
+/// Anything as the text of a Prometheus endpoint.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_any(text: &str) {
+    let mut counters = Counters::default();
+    counters.add_prometheus(text);
+    counters.since(&Counters::default(), 1.0);
+    prometheus::sum_of_container(text, "sfu_sessions");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

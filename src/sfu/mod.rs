@@ -25,6 +25,20 @@ mod terms; // what goes into the core and comes out of it
 mod tests;
 pub mod turn; // TURN servers beside them
 
+/// Anything as what clients, peers and other servers send.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn take_any(bytes: &[u8]) {
+    if let Some(frame) = frame::Frame::decode(bytes) {
+        assert_eq!(frame::Frame::decode(&frame.encode()), Some(frame));
+    }
+    if stun::is_stun(bytes) {
+        stun::local_ufrag(bytes);
+    }
+    keyframe::starts_key_frame(str0m::format::Codec::H264, bytes, None);
+    red::newest(bytes);
+    turn::take_any(bytes);
+}
+
 pub use api::{Cascade, Controlled, DirectorReady, RegistryView, ServerReady, ServerStats, ServerView};
 pub use client::Joining;
 pub(crate) use process::first_line;

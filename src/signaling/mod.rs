@@ -6,6 +6,8 @@ mod hook; // the user's own join API in front of a driver
 pub mod janus; // Janus VideoRoom over WebSocket
 mod turn; // TURN servers themselves: pairs, signalled in process
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use hook::read_any_answer;
 pub use janus::tls_config;
 
 use crate::history::{FailReason, LegCause};
