@@ -175,6 +175,30 @@ fn janus_is_cordoned_by_its_own_api() {
     });
 }
 
+/// Its sessions vanish from Janus by themselves, and what its history has until then is judged.
+#[test]
+fn a_killed_roomful_leaves_no_session() {
+    netns::inside_beside("a_killed_roomful_leaves_no_session", async || {
+        let janus = support::janus::Janus::start(0).await;
+        let profile = own_profile("janus-own-cordon.toml");
+        let mut run = support::roomful::Run::start(&janus, "janus_killed_roomful", &profile, BUSY_MACHINE);
+        run.holds().await;
+        assert_eq!(janus.admin.list_sessions().await.len(), 2);
+        let out = run.kill();
+        support::until("Janus ends the sessions", Duration::from_secs(20), async || {
+            janus.admin.list_sessions().await.is_empty().then_some(())
+        })
+        .await;
+        let report = support::roomful::binary().arg("report").arg(&out).output().unwrap();
+        let said = String::from_utf8_lossy(&report.stdout).into_owned() + &String::from_utf8_lossy(&report.stderr);
+        assert_eq!(report.status.code(), Some(4), "{said}");
+        assert!(said.contains("crashed or was killed"), "{said}");
+        let summary = std::fs::read_to_string(out.join("summary.json")).unwrap();
+        let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+        assert_eq!(summary["participants"]["joined"], 2, "{summary:#}");
+    });
+}
+
 /// A registry that is paused, cut off from a server and emptied, and a server whose signalling is cut off: no call ends. But
 /// this router forgets with its registry where rooms are, and who comes late is alone on another server.
 #[test]

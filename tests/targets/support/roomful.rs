@@ -30,7 +30,7 @@ fn against(janus: &Janus) {
     assert_eq!(janus.url, "ws://10.77.0.1:8188", "as profiles/targets/janus.toml says");
 }
 
-fn binary() -> Command {
+pub fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_roomful"));
     // As from the repository's root, where users start it.
     command
@@ -114,6 +114,13 @@ impl Run {
         let code = status.code().unwrap_or_else(|| panic!("ended by a signal: {}", self.printed()));
         let summary = serde_json::from_str(&summary).unwrap();
         Ended { code, summary, history: self.history(), printed: self.printed() }
+    }
+
+    /// SIGKILL; its run folder.
+    pub fn kill(mut self) -> PathBuf {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.out.clone()
     }
 
     fn printed(&self) -> String {
