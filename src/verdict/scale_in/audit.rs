@@ -49,7 +49,9 @@ pub struct FailedLooks {
 pub(super) fn audit(scene: &Scene<'_>, landings: Landings) -> Audit {
     let mut out = Audit { landings, ..Audit::default() };
     for backend in &scene.record.backends {
-        for server in backend.servers.keys() {
+        // One that discovers and observes tells the same twice.
+        let twice = scene.record.backends.iter().any(|b| b.name == backend.name && !b.is_discovery());
+        for server in backend.servers.keys().filter(|_| !(backend.is_discovery() && twice)) {
             rows(scene, backend, server, &mut out.exported);
         }
         if let Some((_, error)) = backend.errors.first() {
