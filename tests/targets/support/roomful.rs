@@ -2,7 +2,7 @@
 
 use super::coturn;
 use super::janus::{ADMIN_KEY, ADMIN_SECRET, Janus};
-use super::{artifacts, folder, until};
+use super::{artifacts, folder, program, until};
 use roomful::history::{Event, Line, Phase};
 use serde_json::Value;
 use std::fs;
@@ -60,14 +60,28 @@ impl Run {
         Run::alone(name, profile, sets)
     }
 
+    /// The same on one core.
+    pub fn start_on(core: &str, janus: &Janus, name: &str, profile: &str, sets: &[&str]) -> Run {
+        against(janus);
+        let mut pinned = Command::new(program("taskset"));
+        let ours = binary();
+        pinned.args(["-c", core]).arg(ours.get_program()).current_dir(ours.get_current_dir().unwrap());
+        pinned.envs(ours.get_envs().filter_map(|(k, v)| Some((k, v?)))).env_remove("RUST_LOG").stdin(Stdio::null());
+        Run::by(pinned, name, profile, sets)
+    }
+
     /// The same, with no Janus in it.
     pub fn alone(name: &str, profile: &str, sets: &[&str]) -> Run {
+        Run::by(binary(), name, profile, sets)
+    }
+
+    fn by(mut command: Command, name: &str, profile: &str, sets: &[&str]) -> Run {
         let out = artifacts().join(name);
         // Left by an earlier test run.
         let _ = fs::remove_dir_all(&out);
         let log = artifacts().join(format!("{name}.log"));
         let printed = fs::File::create(&log).unwrap();
-        let child = binary()
+        let child = command
             .args(["run", profile, "--out"])
             .arg(&out)
             .args(sets.iter().flat_map(|set| ["--set", set]))
