@@ -130,6 +130,8 @@ pub struct Cost {
     pub memory_bytes: Option<f64>,
     /// Percent of the time.
     pub cpu_pressure: Option<f64>,
+    /// Its threads that stood ready to run and had no core, mean.
+    pub run_queue: Option<f64>,
     pub steal: Option<f64>,
     pub throttled: Option<f64>,
     pub egress_pps: Option<f64>,
@@ -637,6 +639,7 @@ impl Cost {
             busiest_thread: percent(|u| u.busiest_thread),
             memory_bytes: all(&|u| u.memory_bytes.map(|b| b as f64)).last().copied(),
             cpu_pressure: percent(|u| u.cpu_pressure),
+            run_queue: mean(all(&|u| u.run_queue)),
             steal: percent(|u| u.steal),
             throttled: percent(|u| u.throttled),
             egress_pps: mean(all(&|u| u.egress_pps)),

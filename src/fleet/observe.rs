@@ -218,7 +218,7 @@ mod tests {
         let usage = two.since(&one, 1.0);
         // What the command tells stands above what we read.
         assert_eq!((usage.cpu_cores, usage.memory_bytes), (Some(0.5), Some(7)));
-        assert!(usage.cores.unwrap() >= 1.0 && usage.busiest_thread.is_some());
+        assert!(usage.cores.unwrap() >= 1.0 && usage.busiest_thread.is_some() && usage.run_queue.is_some());
     }
 
     #[tokio::test]

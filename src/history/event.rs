@@ -497,6 +497,9 @@ pub struct Usage {
     /// Share (0..1) of the time in which something waited for a CPU (PSI some).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_pressure: Option<f64>,
+    /// How many of its threads stood ready to run and had no core, on average.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_queue: Option<f64>,
     /// Share (0..1) of the machine's CPU that the hypervisor took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steal: Option<f64>,
