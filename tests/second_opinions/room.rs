@@ -1,7 +1,7 @@
 //! One room of two of roomful's participants, watched by a browser and a stock peer, all through one impairer in front of
 //! the server, whose log is the truth.
 
-use crate::signalling::Signalling;
+use crate::signalling::{BROWSER, Signalling};
 use crate::stock::{Said, Seen, Stock};
 use crate::support::{PATIENCE, Place, Process, ROOMFUL, signal};
 use crate::targets::chromium::{Chromium, serve_pages};
@@ -12,6 +12,7 @@ use roomful::history::Line;
 use roomful::impair::Record;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -66,12 +67,23 @@ impl Drop for Impairer {
 }
 
 impl Impairer {
-    async fn start(ports: [u16; 2], network: &str) -> Impairer {
+    /// At the second address, in front of these ports of `to`.
+    async fn start(ports: [u16; 2], to: IpAddr, network: &str) -> Impairer {
         let folder = tempfile::tempdir().unwrap();
-        let range = |n| format!("{}:{}-{}", netns::address(n), ports[0], ports[1]);
+        let range = |address| format!("{address}:{}-{}", ports[0], ports[1]);
         let file = |name| std::fs::File::create(folder.path().join(name)).unwrap();
         let mut command = Command::new(ROOMFUL);
-        command.args(["impair", "--listen", &range(2), "--to", &range(1), "--network", network, "--for", "10m"]);
+        command.args([
+            "impair",
+            "--listen",
+            &range(netns::address(2)),
+            "--to",
+            &range(to),
+            "--network",
+            network,
+            "--for",
+            "10m",
+        ]);
         command.arg("--log").arg(folder.path().join("log")).stdin(Stdio::null());
         let child = command.stdout(file("stdout")).stderr(file("stderr")).spawn().unwrap();
         let impairer = Impairer { child, folder };
@@ -124,7 +136,12 @@ async fn watch(
     let stock = Stock::join(&mut signalling, SENDERS).await;
     let mut interrupted = false;
     let end = Instant::now() + PATIENCE;
+    let mut kept = Instant::now();
     while !run.is_over() {
+        if kept.elapsed() > Duration::from_secs(10) {
+            signalling.keep_alive().await;
+            kept = Instant::now();
+        }
         let had = |of: &mut dyn Iterator<Item = u64>| of.collect::<Vec<_>>();
         assert!(
             Instant::now() < end,
@@ -201,7 +218,7 @@ pub async fn run(target: Target, network: &str, packets: u64, chromium: &Chromiu
             };
             let fleet = EmbeddedFleet::start(1, 20, &options).await.unwrap();
             let port = fleet.servers()[0].media.port();
-            let impairer = Impairer::start([port, port], network).await;
+            let impairer = Impairer::start([port, port], netns::address(1), network).await;
             let url = fleet.base_url();
             place.write("target.toml", &target_file("embedded", url, ""));
             let mut run = place.start(command);
@@ -219,7 +236,7 @@ pub async fn run(target: Target, network: &str, packets: u64, chromium: &Chromiu
         }
         Target::Janus => {
             let janus = Janus::start_behind(netns::address(2)).await;
-            let impairer = Impairer::start(RTP_PORTS, network).await;
+            let impairer = Impairer::start(RTP_PORTS, netns::BEHIND, network).await;
             let admin = "admin = \"http://10.77.0.1:7088/admin\"\n\
                 [secrets]\nadmin_key = { env = \"JANUS_ADMIN_KEY\" }\n";
             place.write("target.toml", &target_file("janus", &janus.url, admin));
@@ -229,7 +246,7 @@ pub async fn run(target: Target, network: &str, packets: u64, chromium: &Chromiu
             let room = rooms["list"].as_array().unwrap().iter().find(|r| r["description"] == "pair-1").unwrap();
             let room = room["room"].as_u64().unwrap();
             let pages = serve_pages().await;
-            let page = format!("http://{pages}/janus.html?ws={}&room={room}&people=browser&codec=vp8", janus.url);
+            let page = format!("http://{pages}/janus.html?ws={}&room={room}&people={BROWSER}&codec=vp8", janus.url);
             let client = Client::connect(&janus.url).await.unwrap();
             let signalling = Signalling::Janus { client, room };
             let stats = "window.stats().then(all => all[0])";
