@@ -35,18 +35,28 @@ impl Target {
     }
 }
 
+/// What somebody said of a flow each time: packets that came by themselves until then, and their jitter.
+pub type Looks = Vec<(i64, f64)>;
+
 /// What all said.
+#[derive(Clone)]
 pub struct Heard {
     /// Roomful's history.
     pub lines: Vec<Line>,
     /// getStats' inbound-rtp of the browser, by SSRC, as it was last.
     pub browser: BTreeMap<u32, Value>,
+    /// In ms.
+    pub browser_jitter: BTreeMap<u32, Looks>,
     /// SSRCs of what the browser sends.
     pub browser_sends: Vec<u32>,
     pub stock: BTreeMap<u32, Seen>,
     pub stock_said: BTreeMap<u32, Said>,
+    /// In thousandths of a unit of the RTP clock.
+    pub stock_jitter: BTreeMap<u32, Looks>,
     /// Janus's handle_info of what is published, by SSRC: one entry a medium, as it was last.
     pub janus: BTreeMap<u32, Value>,
+    /// In ms.
+    pub janus_jitter: BTreeMap<u32, Looks>,
     /// The impairer's log: up and down, by client.
     pub records: BTreeMap<String, [Vec<Record>; 2]>,
     /// Datagrams that the impairer said this machine lost, and that the kernel did for want of buffers: in no log.
@@ -153,13 +163,21 @@ async fn watch(
         assert_eq!(said["errors"], json!([]));
         for entry in said["inbound"].as_array().unwrap() {
             if entry["packetsReceived"].as_u64().is_some_and(|n| n > 0) {
-                heard.browser.insert(entry["ssrc"].as_u64().unwrap() as u32, entry.clone());
+                let ssrc = entry["ssrc"].as_u64().unwrap() as u32;
+                let n = |key: &str| entry[key].as_i64().unwrap_or(0);
+                let arrived = n("packetsReceived") - n("retransmittedPacketsReceived");
+                let jitter_ms = entry["jitter"].as_f64().unwrap() * 1000.0;
+                heard.browser_jitter.entry(ssrc).or_default().push((arrived, jitter_ms));
+                heard.browser.insert(ssrc, entry.clone());
             }
         }
         let sends = said["outbound"].as_array().unwrap().iter();
         heard.browser_sends = sends.map(|e| e["ssrc"].as_u64().unwrap() as u32).collect();
         if let Some(janus) = janus {
-            media_of(janus, &mut heard.janus).await;
+            media_of(janus, heard).await;
+        }
+        for (ssrc, said) in stock.said().await {
+            heard.stock_jitter.entry(ssrc).or_default().push((said.received, said.jitter_ms));
         }
         let audio =
             heard.browser.values().filter(|s| s["kind"] == "audio" && s["packetsReceived"].as_u64() >= Some(packets));
@@ -176,7 +194,7 @@ async fn watch(
 }
 
 /// What Janus receives of publishers, by their SSRCs.
-async fn media_of(janus: &Janus, into: &mut BTreeMap<u32, Value>) {
+async fn media_of(janus: &Janus, heard: &mut Heard) {
     for session in janus.admin.list_sessions().await {
         // It may end while we look.
         for handle in janus.admin.list_handles_if_there(session).await {
@@ -185,7 +203,12 @@ async fn media_of(janus: &Janus, into: &mut BTreeMap<u32, Value>) {
                 if let (Some(true), Some(ssrc)) =
                     (medium["direction"]["recv"].as_bool(), medium["ssrc"]["ssrc-peer"].as_u64())
                 {
-                    into.insert(ssrc as u32, medium.clone());
+                    let n = |value: &Value| value.as_i64().unwrap_or(0);
+                    let packets = &medium["stats"]["in"];
+                    let came = n(&packets["packets"]) - n(&packets["retransmissions"]);
+                    let jitter_ms = n(&medium["rtcp"]["main"]["jitter-local"]) as f64;
+                    heard.janus_jitter.entry(ssrc as u32).or_default().push((came, jitter_ms));
+                    heard.janus.insert(ssrc as u32, medium.clone());
                 }
             }
         }
@@ -197,10 +220,13 @@ pub async fn run(target: Target, network: &str, packets: u64, chromium: &Chromiu
     let mut heard = Heard {
         lines: Vec::new(),
         browser: BTreeMap::new(),
+        browser_jitter: BTreeMap::new(),
         browser_sends: Vec::new(),
         stock: BTreeMap::new(),
         stock_said: BTreeMap::new(),
+        stock_jitter: BTreeMap::new(),
         janus: BTreeMap::new(),
+        janus_jitter: BTreeMap::new(),
         records: BTreeMap::new(),
         machine_drops: [0; 2],
     };
