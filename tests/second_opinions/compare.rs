@@ -16,6 +16,13 @@ fn begun(walked: &[Upto]) -> i64 {
     after(walked, BEGINNING).map_or(0, |u| u.expected - u.received)
 }
 
+/// Lost, or late, among a flow's last arrivals: of which roomful may have left without having seen them.
+fn ended(walked: &[Upto], arrivals: i64) -> i64 {
+    let (Some(last), n) = (walked.last(), walked.len() as i64) else { return 0 };
+    let before = after(walked, n - arrivals.clamp(0, n)).unwrap_or_default();
+    (last.expected - last.received - before.expected + before.received).max(0) + last.late - before.late
+}
+
 /// A report of Janus is no older than this; it may be late by one on a busy machine.
 const REPORTS_NS: u64 = 2_000_000_000;
 
@@ -27,6 +34,9 @@ const BETWEEN_COUNTERS: i64 = 3;
 
 /// Frames that may wait in a browser to be decoded: half a second at 30 per second.
 const BUFFERED_FRAMES: f64 = 15.0;
+
+/// Frames that pass until a key frame comes that was asked for: a second at 30 per second.
+const KEY_FRAME_WAIT: f64 = 30.0;
 
 /// Of the frames that had to be repaired, how many a browser may skip because the repair came too late for it.
 const TOO_LATE: f64 = 0.2;
@@ -45,10 +55,10 @@ impl Check {
     }
 }
 
-/// Chromium and Janus give whole milliseconds, whichever way they round; and their clock is their process's, of which
-/// the median over all looks knows little, but something.
-fn whole_ms(log: f64, read: f64) -> Check {
-    Check { what: JITTER, log, read, within: 1.0 + 0.1 * log }
+/// Chromium and Janus give whole milliseconds, whichever way they round, and take the time when their process gets round to
+/// a packet, which a busy machine makes later by what a thread of the test woke late: at either of a difference's ends.
+fn process_time(log: f64, read: f64, late_ms: f64) -> Check {
+    Check { what: JITTER, log, read, within: 1.0 + 0.1 * log + 2.0 * late_ms }
 }
 
 const JITTER: &str = "jitter ms";
@@ -98,11 +108,11 @@ impl Row {
     }
 
     /// Medians of what the log and what the reader had at the same packets.
-    fn jitter(&mut self, looks: Option<&Looks>, walked: &[Upto], of: fn(&Upto) -> f64) {
+    fn jitter(&mut self, looks: Option<&Looks>, walked: &[Upto], late_ms: f64, of: fn(&Upto) -> f64) {
         let pairs = looks.into_iter().flatten().filter_map(|(n, ms)| Some((of(&after(walked, *n)?), *ms)));
         let (mut log, mut read): (Vec<f64>, Vec<f64>) = pairs.unzip();
         if let (Some(log), Some(read)) = (quantile(&mut log, 0.5), quantile(&mut read, 0.5)) {
-            self.checks.push(whole_ms(log, read));
+            self.checks.push(process_time(log, read, late_ms));
         }
     }
 }
@@ -156,7 +166,7 @@ fn browser<'a>(heard: &'a Heard, others: &mut BTreeSet<&'a str>) -> [Row; 2] {
         let Some(log) = after(&walked, arrived) else { continue };
         let row = &mut rows[usize::from(stream.pt != OPUS)];
         row.add(log, arrived, n("packetsLost"));
-        row.jitter(heard.browser_jitter.get(ssrc), &walked, |u| u.in_order_jitter_ms);
+        row.jitter(heard.browser_jitter.get(ssrc), &walked, heard.late_ms, |u| u.frames_jitter_ms);
         if stream.pt == OPUS {
             continue;
         }
@@ -164,17 +174,18 @@ fn browser<'a>(heard: &'a Heard, others: &mut BTreeSet<&'a str>) -> [Row; 2] {
         let frames = Frames::of(&stream, &again(&heard.records[client]));
         let shown = frames.in_order(log.at_ns);
         let (count, seconds) = freezes(&shown);
-        let (decoded, froze) = (n("framesDecoded") as f64, n("freezeCount") as f64);
+        // Some it drops where its machine is slow.
+        let (decoded, froze) = ((n("framesDecoded") + n("framesDropped")) as f64, n("freezeCount") as f64);
         // What nobody sent again until then holds the decoder up until the next key frame; so does a repair that comes later
         // than it waits.
         let missing = frames.sent_until(log.at_ns) - shown.len();
-        let within = BUFFERED_FRAMES + missing as f64 + TOO_LATE * frames.repaired(log.at_ns) as f64;
+        let within = BUFFERED_FRAMES + KEY_FRAME_WAIT * missing as f64 + TOO_LATE * frames.repaired(log.at_ns) as f64;
         row.checks.push(Check { what: FRAMES, log: shown.len() as f64, read: decoded, within });
         let hidden = 0.25 * count as f64 + 2.0;
         row.checks.push(Check { what: FREEZES, log: count as f64, read: froze, within: hidden });
         let frozen = s["totalFreezesDuration"].as_f64().unwrap_or(0.0);
         row.checks.push(Check { what: FROZEN, log: seconds, read: frozen, within: 0.25 * seconds + 1.0 });
-        for key in ["retransmittedPacketsReceived", "nackCount", "framesReceived"] {
+        for key in ["retransmittedPacketsReceived", "nackCount", "framesReceived", "framesDropped"] {
             *played.entry(key).or_default() += n(key);
         }
     }
@@ -204,7 +215,7 @@ fn stock<'a>(heard: &'a Heard, others: &mut BTreeSet<&'a str>) -> [Row; 2] {
             // In units of the clock, where webrtc-stats has seconds.
             let rate = f64::from(clock_rate(stream.pt));
             let looks = heard.stock_jitter.get(ssrc).map(|l| l.iter().map(|(n, units)| (*n, units / rate)).collect());
-            row.jitter(looks.as_ref(), &walked, |u| u.jitter_ms);
+            row.jitter(looks.as_ref(), &walked, heard.late_ms, |u| u.jitter_ms);
         }
     }
     rows
@@ -230,7 +241,7 @@ fn janus(heard: &Heard) -> [Row; 4] {
         let reported = walked.iter().rfind(|u| u.at_ns + REPORTS_NS < log.at_ns).copied().unwrap_or_default();
         let since = (log.expected - log.received) - (reported.expected - reported.received);
         row.bound += log.late + again + begun + since.max(0);
-        row.jitter(heard.janus_jitter.get(ssrc), &walked, |u| u.in_order_jitter_ms);
+        row.jitter(heard.janus_jitter.get(ssrc), &walked, heard.late_ms, |u| u.ahead_jitter_ms);
         let _ = write!(row.more, "nacks {} retransmissions {again} ", n(&medium["stats"]["out"]["nacks"]));
     }
     rows
@@ -259,6 +270,7 @@ fn ours(heard: &Heard, others: &BTreeSet<&str>) -> [Row; 2] {
         }
     }
     let mut jitters = [Vec::new(), Vec::new()];
+    let mut flows = [Vec::new(), Vec::new()];
     let (mut assembled, mut froze, mut frozen, mut beginning) = (0, 0, 0.0, 0);
     for (client, r) in heard.records.iter().filter(|(client, _)| !others.contains(client.as_str())) {
         for stream in streams(&r[1], &[OPUS, VP8]).values() {
@@ -267,17 +279,12 @@ fn ours(heard: &Heard, others: &BTreeSet<&str>) -> [Row; 2] {
             let row = &mut rows[video];
             row.add(walked.last().copied().unwrap_or_default(), 0, 0);
             row.bound += begun(&walked);
+            flows[video].push(walked);
             jitters[video].extend(stream.jitter_at(&ticks).into_iter().map(|ns| ns / 1e6));
             if video == 1 {
                 let frames = Frames::of(stream, &again(&heard.records[client]));
                 let times = frames.assembled(u64::MAX);
                 let (count, seconds) = freezes(&times);
-                println!(
-                    "DBG ours assembled {} in order {:?} assembled {:?}",
-                    times.len(),
-                    freezes(&frames.in_order(u64::MAX)),
-                    (count, seconds)
-                );
                 assembled += times.len();
                 froze += count;
                 frozen += seconds;
@@ -287,6 +294,8 @@ fn ours(heard: &Heard, others: &BTreeSet<&str>) -> [Row; 2] {
     }
     for (row, c) in rows.iter_mut().zip(&sums) {
         (row.received, row.lost) = (c.rtp_received, c.rtp_expected - c.rtp_received);
+        let unseen = row.log.received - row.received;
+        row.bound += flows[usize::from(row.kind == "video")].iter().map(|f| ended(f, unseen)).sum::<i64>();
         let (odd, kinds) =
             ([c.auth_failed, c.replayed, c.malformed, c.foreign_stamps], "unauthentic, replayed, malformed, foreign");
         if odd != [0; 4] {
@@ -298,7 +307,7 @@ fn ours(heard: &Heard, others: &BTreeSet<&str>) -> [Row; 2] {
     let _ = write!(rows[1].more, "recovered {} nacks {}", v.recovered, v.nacks_sent);
     for (row, (jitter, mut log)) in rows.iter_mut().zip(jitter.iter().zip(jitters)) {
         if let (Some(log), Some(read)) = (quantile(&mut log, 0.5), jitter.quantile_ms(0.5)) {
-            row.checks.push(Check { what: JITTER, log, read, within: 0.05 * log + 0.1 });
+            row.checks.push(Check { what: JITTER, log, read, within: 0.05 * log + 0.1 + heard.late_ms });
         }
     }
     let flows = rows[1].flows as f64;

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 type Injury = (&'static str, fn(&mut Heard));
 
 const INJURIES: &[Injury] = &[
-    ("roomful audio: lost", |h| ours(h, |c| c[0].rtp_received -= 40)),
-    ("roomful video: lost", |h| ours(h, |c| c[1].rtp_received -= 40)),
+    ("roomful audio: lost", |h| ours(h, |c| c[0].rtp_expected += 40)),
+    ("roomful video: lost", |h| ours(h, |c| c[1].rtp_expected += 40)),
     ("roomful video: frames", |h| ours(h, |c| c[1].frames -= 100)),
     ("roomful video: freezes", |h| ours(h, |c| c[1].freezes += 5)),
     ("roomful video: frozen s", |h| ours(h, |c| c[1].frozen_ms += 5000)),
@@ -20,7 +20,7 @@ const INJURIES: &[Injury] = &[
     ("roomful audio: jitter", |h| intervals(h, 0)),
     ("Chromium audio: lost", |h| chromium(h, "audio", "packetsLost", 1.0)),
     ("Chromium video: lost", |h| chromium(h, "video", "packetsLost", 10.0)),
-    ("Chromium video: frames", |h| chromium(h, "video", "framesDecoded", -100.0)),
+    ("Chromium video: frames", |h| chromium(h, "video", "framesDecoded", -500.0)),
     ("Chromium video: freezes", |h| chromium(h, "video", "freezeCount", 50.0)),
     ("Chromium video: frozen s", |h| chromium(h, "video", "totalFreezesDuration", 30.0)),
     ("Chromium video: jitter", |h| jitter(&mut h.browser_jitter)),

@@ -12,14 +12,16 @@ pub struct Upto {
     /// Arrivals behind a later number: the server's repair of what it missed itself.
     pub late: i64,
     pub jitter_ms: f64,
-    /// As libwebrtc has it: only of packets that are in order, where the timestamp differs from the packet's before.
-    pub in_order_jitter_ms: f64,
+    /// As Janus has it: only of packets ahead of all others.
+    pub ahead_jitter_ms: f64,
+    /// As libwebrtc has it: of these, only where the timestamp differs from the packet's before.
+    pub frames_jitter_ms: f64,
 }
 
 /// After each arrival.
 pub fn walk(stream: &Stream) -> Vec<Upto> {
     let (mut seen, mut first, mut highest) = (BTreeSet::new(), i64::MAX, i64::MIN);
-    let (mut u, mut before, mut in_order) = (Upto::default(), None::<(u64, u32)>, None::<(u64, u32)>);
+    let (mut u, mut before, mut ahead) = (Upto::default(), None::<(u64, u32)>, None::<(u64, u32)>);
     let mut out = Vec::new();
     let differs = |at: u64, timestamp: u32, (at0, timestamp0): (u64, u32)| {
         let media = f64::from(timestamp.wrapping_sub(timestamp0) as i32) * 1e3 / f64::from(clock_rate(stream.pt));
@@ -31,10 +33,14 @@ pub fn walk(stream: &Stream) -> Vec<Upto> {
         }
         before = Some((at, p.timestamp));
         if p.seq > highest {
-            if let Some(before) = in_order.filter(|(_, timestamp)| *timestamp != p.timestamp) {
-                u.in_order_jitter_ms += (differs(at, p.timestamp, before) - u.in_order_jitter_ms) / 16.0;
+            if let Some(before) = ahead {
+                let d = differs(at, p.timestamp, before);
+                u.ahead_jitter_ms += (d - u.ahead_jitter_ms) / 16.0;
+                if before.1 != p.timestamp {
+                    u.frames_jitter_ms += (d - u.frames_jitter_ms) / 16.0;
+                }
             }
-            in_order = Some((at, p.timestamp));
+            ahead = Some((at, p.timestamp));
         } else {
             u.late += 1;
         }

@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Roomful's participants; each sends audio and video and receives the others'.
@@ -61,6 +64,8 @@ pub struct Heard {
     pub records: BTreeMap<String, [Vec<Record>; 2]>,
     /// Datagrams that the impairer said this machine lost, and that the kernel did for want of buffers: in no log.
     pub machine_drops: [u64; 2],
+    /// How late a thread of the test woke meanwhile, in the mean.
+    pub late_ms: f64,
 }
 
 /// `roomful impair` in front of a server. Ends with the test.
@@ -229,7 +234,9 @@ pub async fn run(target: Target, network: &str, packets: u64, chromium: &Chromiu
         janus_jitter: BTreeMap::new(),
         records: BTreeMap::new(),
         machine_drops: [0; 2],
+        late_ms: 0.0,
     };
+    let sleeper = Sleeper::start();
     let drops_before = udp_drops();
     let place = Place::with(&profile());
     let mut command = Command::new(ROOMFUL);
@@ -285,6 +292,7 @@ pub async fn run(target: Target, network: &str, packets: u64, chromium: &Chromiu
     };
     (heard.records, heard.machine_drops[0]) = impairer.end();
     heard.machine_drops[1] = udp_drops() - drops_before;
+    heard.late_ms = sleeper.stop();
     heard
 }
 
@@ -306,4 +314,34 @@ fn udp_drops() -> u64 {
     let wanted = |n: &str| ["RcvbufErrors", "SndbufErrors"].contains(&n);
     let each = names.split(' ').zip(values.split(' ')).filter(|(n, _)| wanted(n));
     each.map(|(_, v)| v.parse::<u64>().unwrap()).sum()
+}
+
+/// Naps all the time, to see how late this machine's threads wake.
+struct Sleeper {
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<f64>,
+}
+
+impl Sleeper {
+    fn start() -> Sleeper {
+        let over = Arc::new(AtomicBool::new(false));
+        let until = over.clone();
+        let thread = std::thread::spawn(move || {
+            let (nap, mut naps, mut late) = (Duration::from_millis(5), 0.0, Duration::ZERO);
+            while !until.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                std::thread::sleep(nap);
+                late += began.elapsed().saturating_sub(nap);
+                naps += 1.0;
+            }
+            late.as_secs_f64() * 1e3 / naps
+        });
+        Sleeper { over, thread }
+    }
+
+    /// The mean, ms.
+    fn stop(self) -> f64 {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
 }
