@@ -20,7 +20,7 @@ const INJURIES: &[Injury] = &[
     ("roomful audio: jitter", |h| intervals(h, 0)),
     ("Chromium audio: lost", |h| chromium(h, "audio", "packetsLost", 1.0)),
     ("Chromium video: lost", |h| chromium(h, "video", "packetsLost", 10.0)),
-    ("Chromium video: frames", |h| chromium(h, "video", "framesDecoded", -500.0)),
+    ("Chromium video: frames", |h| chromium(h, "video", "framesDecoded", -40.0)),
     ("Chromium video: freezes", |h| chromium(h, "video", "freezeCount", 50.0)),
     ("Chromium video: frozen s", |h| chromium(h, "video", "totalFreezesDuration", 30.0)),
     ("Chromium video: jitter", |h| jitter(&mut h.browser_jitter)),

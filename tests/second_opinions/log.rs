@@ -71,11 +71,8 @@ pub struct Frames {
 struct Frame {
     /// Its last packet, counted from the flow's first.
     last: i64,
-    /// When that came to the impairer.
-    came: u64,
     /// When all its packets were there, those sent again included.
     there: Option<u64>,
-    repaired: bool,
 }
 
 impl Frames {
@@ -102,20 +99,10 @@ impl Frames {
                 None => Some(there),
                 Some(n) => repairs.get(&p.timestamp).and_then(|at| at.get(n)).map(|at| there.max(*at)),
             };
-            frames.push(Frame { last: seq - first, came: p.came_ns, there, repaired: missing > 0 });
+            frames.push(Frame { last: seq - first, there });
             from = seq + 1;
         }
         Frames { frames }
-    }
-
-    /// Frames that had come to the impairer by then.
-    pub fn sent_until(&self, at: u64) -> usize {
-        self.frames.iter().filter(|f| f.came <= at).count()
-    }
-
-    /// Of the frames that were there by then, those that had to be repaired.
-    pub fn repaired(&self, until: u64) -> usize {
-        self.frames.iter().filter(|f| f.repaired && f.there.is_some_and(|at| at <= until)).count()
     }
 
     /// Frames that begin among so many packets.
