@@ -134,7 +134,7 @@ impl Source {
     }
 
     /// One packet of a stream whose [`RxStream::owner_of`] is this source, after the stream has seen it. Returns the
-    /// one-way delay in µs if the packet carries it: stamped, new, and no retransmission.
+    /// one-way delay in µs if the packet carries it: stamped, come by itself for the first time, and no retransmission.
     pub fn on_packet(&mut self, rx: &RxStream, p: &Packet<'_>, outcome: Outcome) -> Option<u64> {
         let stamp = match p.stamp {
             StampSeen::Own(stamp) if (Owner { sender: stamp.sender, stream: stamp.stream }) == self.owner => {
@@ -148,6 +148,7 @@ impl Source {
                 self.on_jump(stamp, p.recv_ns);
                 return None;
             }
+            Outcome::AfterAll => return stamp.map(|stamp| p.recv_ns.saturating_sub(stamp.sent_ns) / 1000),
             Outcome::Duplicate => return None,
         };
         if self.kind == Kind::Video && !p.payload.is_empty() {
