@@ -25,7 +25,7 @@ use crate::plan::PlannedLeg;
 use crate::sdp::{LocalTrack, Negotiation};
 use crate::signaling::{MediaError, OfferWant, TransportState};
 use crate::transport::{AllowList, Place, Setup as DtlsSetup, Shared, Transport, TransportError};
-use crate::types::{Client, Kind, LegId, RoomId};
+use crate::types::{Client, Kind, LegId, RoomId, Simulcast};
 use adaptation::Adaptation;
 use flow_gaps::FlowGaps;
 use inbound::SourceEntry;
@@ -122,6 +122,7 @@ pub struct Common {
     pub transport: Arc<Shared>,
     pub allow: Arc<AllowList>,
     pub client: Client,
+    pub simulcast: Simulcast,
 }
 
 /// What a participant is made from.
@@ -215,8 +216,9 @@ impl Participant {
                 .zip(spec.lower_layers.into_iter().chain([clip]))
                 .map(|(stream, clip)| track(stream, clip))
                 .collect();
-            if let Some(highest) = video.last().map(|t| t.ssrc).filter(|_| layers > 1) {
-                (0..).zip(&mut video).for_each(|(index, t)| t.layer = Some(Layer { index, layers, highest }));
+            if let Some(ssrcs) = video.last().map(TxTrack::ssrcs).filter(|_| layers > 1) {
+                let layer = |index| Layer { index, layers, highest: ssrcs.0, simulcast: common.simulcast };
+                (0..).zip(&mut video).for_each(|(index, t)| t.set_layer(layer(index), ssrcs));
             }
             tracks.extend(video);
         }

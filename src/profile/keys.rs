@@ -346,6 +346,7 @@ pub const KEYS: &[Key] = &[
     key("target_file", "allow", Networks, Or("[]"), "Networks where media may go, besides the signalling hosts themselves."),
     key("target_file", "authorized", Flag, Or("false"), "Needed for addresses outside loopback and private ranges: you may load this target."),
     key("target_file", "tls_verify", Flag, Or("true"), "Check the target's certificates; reports say so when not."),
+    key("target_file", "simulcast", Word(&["rid", "ssrc-group"]), Or("\"rid\""), "How the target wants the layers of `simulcast` told apart: rid (RFC 8853), or ssrc-group (a=ssrc-group:SIM, for servers that read no rids)."),
     key("target_file", "servers", Tables, Optional, "The servers. Required, but for driver turn, whose servers are the [[turn]]."),
     key("target_file", "secrets", Secrets, Or("{}"), "Values that appear in no report: a literal, { env = \"NAME\" } or { file = \"path\" }; with optional = true it may be missing."),
     key("target_file", "turn", Tables, Optional, "Ways to TURN servers, for participants that [ice] has relayed. Several with one id are one server: over UDP, TCP and TLS."),

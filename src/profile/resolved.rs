@@ -4,7 +4,7 @@ use super::fleet::{FleetBackends, JoinHook};
 use super::scale_in::ScaleIn;
 use super::series::Series;
 use crate::impair::Conditions;
-use crate::types::{Autoscale, Client, Drain, Encoding, Placement, Sin, Via};
+use crate::types::{Autoscale, Client, Drain, Encoding, Placement, Simulcast, Sin, Via};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -182,6 +182,7 @@ pub struct ExternalTarget {
     pub authorized: bool,
     /// False only when the target file says `tls_verify = false`; the report says so then.
     pub tls_verify: bool,
+    pub simulcast: Simulcast,
 }
 
 impl Profile {
@@ -229,6 +230,7 @@ impl ExternalTarget {
             secrets: BTreeMap::new(),
             authorized: false,
             tls_verify: true,
+            simulcast: Simulcast::Rid,
         }
     }
 }

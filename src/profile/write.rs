@@ -213,12 +213,13 @@ fn direction(c: &Conditions) -> Vec<String> {
 
 fn target_file(t: &ExternalTarget, secrets: &BTreeMap<String, SecretSource>) -> String {
     let mut out = format!(
-        "\n[target_file]\ndriver = {}\npeer = {}\nallow = {}\nauthorized = {}\ntls_verify = {}\n",
+        "\n[target_file]\ndriver = {}\npeer = {}\nallow = {}\nauthorized = {}\ntls_verify = {}\nsimulcast = {}\n",
         quote(&t.driver),
         quote(if t.peer_relayed { "relayed" } else { "direct" }),
         array(t.allow.iter().map(|(ip, prefix)| format!("{ip}/{prefix}"))),
         t.authorized,
-        t.tls_verify
+        t.tls_verify,
+        quote(t.simulcast.as_str())
     );
     // Writing to a String cannot fail.
     for s in &t.servers {

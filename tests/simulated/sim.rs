@@ -11,7 +11,7 @@ use roomful::plan::PlannedLeg;
 use roomful::sfu::{Sfu, SfuConfig};
 use roomful::signaling::{OfferWant, TransportState};
 use roomful::transport::{AllowList, Shared, Timing};
-use roomful::types::{Bitrate, Client, Codec, Encoding, LegId, RoomId, Suite};
+use roomful::types::{Bitrate, Client, Codec, Encoding, LegId, RoomId, Simulcast, Suite};
 use std::cell::Cell;
 use std::collections::BinaryHeap;
 use std::net::SocketAddr;
@@ -49,6 +49,8 @@ pub struct Member {
     /// Up and down, with their records. What is no RTP passes beside them, unless all are impaired.
     pub links: [Link; 2],
     pub states: Vec<TransportState>,
+    /// Codes of what it told of.
+    pub notes: Vec<&'static str>,
     pub first: Vec<(LegId, Option<f64>, Option<f64>)>,
     /// By transport.
     pub sessions: Vec<String>,
@@ -120,6 +122,8 @@ pub struct Sim {
     pub lower_layers: Vec<Encoding>,
     /// What senders who join next may step down to.
     pub steps: Vec<Encoding>,
+    /// The SFU sees nothing of it in offers.
+    pub refuses_simulcast: bool,
     /// When participants were sampled, CLOCK_REALTIME in ns.
     pub sampled_ns: Vec<u64>,
 }
@@ -143,6 +147,7 @@ impl Sim {
             transport: Shared::new(suites, Timing::default()).unwrap(),
             allow: Arc::new(AllowList::new(vec![("10.0.0.0".parse().unwrap(), 8)])),
             client,
+            simulcast: Simulcast::Rid,
         });
         Sim {
             start: now,
@@ -165,8 +170,14 @@ impl Sim {
             talk: TalkSpec::default(),
             lower_layers: Vec::new(),
             steps: Vec::new(),
+            refuses_simulcast: false,
             sampled_ns: Vec::new(),
         }
+    }
+
+    /// How layers are told apart; before anybody joins.
+    pub fn layers_by(&mut self, simulcast: Simulcast) {
+        Arc::get_mut(&mut self.common).unwrap().simulcast = simulcast;
     }
 
     pub fn now_ns(&self) -> u64 {
@@ -213,6 +224,7 @@ impl Sim {
             addr,
             links: [0, 1].map(|way| Link::new(network[way], seed(link_seed, n as u64, way as u64)).recorded()),
             states: vec![],
+            notes: vec![],
             first: vec![],
             sessions: vec![],
             flows: Default::default(),
@@ -237,7 +249,9 @@ impl Sim {
         let addr = address(&self.members[n], slot);
         self.members[n].participant.open(now, slot, addr).unwrap();
         let offer = self.with(n, |p, w| p.offer(w, slot, want)).unwrap();
-        let joined = self.sfu.join(now, room, &format!("p{n}"), &offer).unwrap();
+        let of_layers = |l: &str| l.starts_with("a=rid:") || l.starts_with("a=simulcast:");
+        let heard: String = offer.split_inclusive('\n').filter(|l| !self.refuses_simulcast || !of_layers(l)).collect();
+        let joined = self.sfu.join(now, room, &format!("p{n}"), &heard).unwrap();
         self.with(n, |p, w| p.accept_answer(w, slot, &joined.answer)).unwrap();
         self.members[n].sessions.push(joined.session);
         self.drain_sfu();
@@ -315,7 +329,8 @@ impl Sim {
             match e {
                 Event::State { state, .. } => m.states.push(state),
                 Event::FirstMedia { from, rtp_ms, frame_ms } => m.first.push((from, rtp_ms, frame_ms)),
-                Event::Connect { .. } | Event::Disconnect { .. } | Event::Closed { .. } | Event::Note { .. } => {}
+                Event::Note { code, .. } => m.notes.push(code),
+                Event::Connect { .. } | Event::Disconnect { .. } | Event::Closed { .. } => {}
             }
         }
         for (slot, to, data) in out.0 {

@@ -319,42 +319,58 @@ fn ice_restarts_bring_legs_back_from_a_janus_that_stood_still() {
 /// Three layers go up, one comes down; the substream of a subscriber is configured, and its receiver sees the switch.
 #[test]
 fn janus_switches_layers_and_nothing_is_lost() {
-    netns::inside("janus_switches_layers_and_nothing_is_lost", async || {
-        let janus = Janus::start(0).await;
-        let sets = [
-            "rooms.meeting.count=1",
-            "rooms.meeting.size=3",
-            "rooms.meeting.video=vp8@1500kbit/s",
-            "rooms.meeting.simulcast=true",
-            "load.hold=14s",
-            BUSY_MACHINE,
-        ];
-        let mut run = Run::start(&janus, "janus_run-layers", PROFILE, &sets);
-        run.holds().await;
-        for substream in [0, 2, 1] {
-            tokio::time::sleep(Duration::from_secs(3)).await;
-            for (session, handle, mids) in video_subscribers(&janus).await {
-                let streams: Vec<Value> = mids.iter().map(|mid| json!({"mid": mid, "substream": substream})).collect();
-                janus.tell(session, handle, json!({"request": "configure", "streams": streams})).await;
-            }
+    netns::inside("janus_switches_layers_and_nothing_is_lost", async || layers_are_switched("rid").await);
+}
+
+/// The same with layers that their SSRCs tell apart.
+#[test]
+fn janus_switches_layers_of_an_ssrc_group() {
+    netns::inside("janus_switches_layers_of_an_ssrc_group", async || layers_are_switched("ssrc-group").await);
+}
+
+async fn layers_are_switched(simulcast: &str) {
+    let janus = Janus::start(0).await;
+    let by = format!("target_file.simulcast={simulcast}");
+    let sets = [
+        &*by,
+        "rooms.meeting.count=1",
+        "rooms.meeting.size=3",
+        "rooms.meeting.video=vp8@1500kbit/s",
+        "rooms.meeting.simulcast=true",
+        "load.hold=14s",
+        BUSY_MACHINE,
+    ];
+    let mut run = Run::start(&janus, &format!("janus_run-layers-{simulcast}"), PROFILE, &sets);
+    run.holds().await;
+    for substream in [0, 2, 1] {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        for (session, handle, mids) in video_subscribers(&janus).await {
+            let streams: Vec<Value> = mids.iter().map(|mid| json!({"mid": mid, "substream": substream})).collect();
+            janus.tell(session, handle, json!({"request": "configure", "streams": streams})).await;
         }
-        let run = run.ended().await;
-        print_figures(&run);
-        // Judged by what each leg counted, whatever else the machine had to do.
-        assert_eq!(run.number("participants.joined"), 3.0);
-        assert_eq!(run.summary["notes"].as_array().map(Vec::len), Some(0), "{}", run.summary["notes"]);
-        // Three receivers of two senders each, three times; Janus may change at the start, too.
-        let switches: i64 = run.leg_ends().map(|end| end.video.layer_switches).sum();
-        assert!((18..24).contains(&switches), "{switches}");
-        for end in run.leg_ends() {
-            assert!(end.video.layer_switches >= 6, "{end:?}");
-            assert_eq!((end.video.e2e_loss(), end.audio.e2e_loss()), (Some(0.0), Some(0.0)), "{end:?}");
-            assert_eq!((end.video.unstamped, end.video.foreign_stamps), (0, 0), "{end:?}");
-            // Two of them come in, in fewer packets than three layers go out in.
-            assert!(end.video.received < 2 * end.video.sent, "{end:?}");
-        }
-        janus.stop().await;
-    });
+    }
+    let publishers = publishers(&janus).await;
+    for (session, handle, name) in &publishers {
+        let info = janus.admin.handle_info(*session, *handle).await;
+        let video = info["webrtc"]["media"].as_object().unwrap().values().find(|m| m["type"] == "video").unwrap();
+        println!("{name}: ssrcs {} plugin {}", video["ssrc"], info["plugin_specific"]["streams"]);
+    }
+    let run = run.ended().await;
+    print_figures(&run);
+    // Judged by what each leg counted, whatever else the machine had to do.
+    assert_eq!(run.number("participants.joined"), 3.0);
+    assert_eq!(run.summary["notes"].as_array().map(Vec::len), Some(0), "{}", run.summary["notes"]);
+    // Three receivers of two senders each, three times; Janus may change at the start, too.
+    let switches: i64 = run.leg_ends().map(|end| end.video.layer_switches).sum();
+    assert!((18..24).contains(&switches), "{switches}");
+    for end in run.leg_ends() {
+        assert!(end.video.layer_switches >= 6, "{end:?}");
+        assert_eq!((end.video.e2e_loss(), end.audio.e2e_loss()), (Some(0.0), Some(0.0)), "{end:?}");
+        assert_eq!((end.video.unstamped, end.video.foreign_stamps), (0, 0), "{end:?}");
+        // Two of them come in, in fewer packets than three layers go out in.
+        assert!(end.video.received < 2 * end.video.sent, "{end:?}");
+    }
+    janus.stop().await;
 }
 
 /// Senders behind a bottleneck learn of it by Janus's own feedback.
