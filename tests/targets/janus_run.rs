@@ -337,23 +337,39 @@ async fn layers_are_switched(simulcast: &str) {
         "rooms.meeting.size=3",
         "rooms.meeting.video=vp8@1500kbit/s",
         "rooms.meeting.simulcast=true",
-        "load.hold=14s",
+        "load.hold=9s",
         BUSY_MACHINE,
     ];
     let mut run = Run::start(&janus, &format!("janus_run-layers-{simulcast}"), PROFILE, &sets);
     run.holds().await;
     for substream in [0, 2, 1] {
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
         for (session, handle, mids) in video_subscribers(&janus).await {
             let streams: Vec<Value> = mids.iter().map(|mid| json!({"mid": mid, "substream": substream})).collect();
             janus.tell(session, handle, json!({"request": "configure", "streams": streams})).await;
         }
     }
     let publishers = publishers(&janus).await;
-    for (session, handle, name) in &publishers {
+    assert_eq!(publishers.len(), 3);
+    for (session, handle, _) in &publishers {
         let info = janus.admin.handle_info(*session, *handle).await;
-        let video = info["webrtc"]["media"].as_object().unwrap().values().find(|m| m["type"] == "video").unwrap();
-        println!("{name}: ssrcs {} plugin {}", video["ssrc"], info["plugin_specific"]["streams"]);
+        let streams = info["plugin_specific"]["streams"].as_array().unwrap();
+        assert!(streams.iter().any(|s| s["type"] == "video" && s["simulcast"] == true), "{streams:?}");
+        let media = info["webrtc"]["media"].as_object().unwrap();
+        let known = &media.values().find(|m| m["type"] == "video").unwrap()["ssrc"];
+        let number = |key: &str| known[key].as_u64();
+        let lowest = number("ssrc-peer").unwrap();
+        match simulcast {
+            // What Janus reads of the group: the layers in its order, and the retransmissions of each.
+            "ssrc-group" => {
+                let layers = ["ssrc-peer-sim-1", "ssrc-peer-sim-2"].map(number);
+                assert_eq!(layers, [Some(lowest + 1), Some(lowest + 2)], "{known}");
+                let rtx = number("ssrc-peer-rtx").unwrap();
+                let layers = ["ssrc-peer-sim-1-rtx", "ssrc-peer-sim-2-rtx"].map(number);
+                assert_eq!(layers, [Some(rtx + 1), Some(rtx + 2)], "{known}");
+            }
+            _ => assert_eq!(number("ssrc-peer-rtx"), None, "by rid, nothing is named: {known}"),
+        }
     }
     let run = run.ended().await;
     print_figures(&run);
