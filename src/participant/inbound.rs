@@ -24,6 +24,9 @@ pub(super) struct SourceEntry {
     first_rtp_ns: Option<u64>,
     first_frame_ns: Option<u64>,
     told: bool,
+    /// Both ends are connected since then, and it sent until then, as far as is known; ns of CLOCK_REALTIME.
+    subscribed_ns: u64,
+    until_ns: u64,
     /// Scores cover ten seconds each.
     seconds: u8,
     /// What its sender had sent when it was looked at last.
@@ -292,6 +295,9 @@ impl Participant {
                 }
             }
             let open_until = ledger.and_then(Ledger::stopped_at).unwrap_or(w.now_ns).min(w.now_ns);
+            if ledger.is_some() {
+                e.until_ns = open_until;
+            }
             let gap = e.source.longest_gap(open_until);
             if gap.ms() > self.longest_gap.0 {
                 self.longest_gap = (gap.ms(), gap.began_ns);
@@ -318,6 +324,7 @@ impl Participant {
         let until_ns = w.now_ns.saturating_sub(IN_FLIGHT_NS + self.network_delay_max.as_nanos() as u64);
         for e in &mut self.sources {
             if let Some(l) = w.room.member(LegId(e.owner.sender)).and_then(|m| m.ledger(e.owner.stream)) {
+                e.until_ns = l.stopped_at().unwrap_or(w.now_ns).min(w.now_ns);
                 e.source.finish(l, until_ns);
             }
         }
@@ -376,7 +383,18 @@ impl SourceEntry {
             from: LegId(self.owner.sender),
             rtp_ms: self.first_rtp_ns.map(ms),
             frame_ms: self.first_frame_ns.map(ms).filter(|_| self.kind == Kind::Video),
+            in_vain_ms: [
+                self.in_vain_ms().filter(|_| self.first_rtp_ns.is_none()),
+                self.in_vain_ms().filter(|_| self.first_frame_ns.is_none() && self.kind == Kind::Video),
+            ],
         }
+    }
+
+    /// What had not come when waiting ended: it is known to be missing once something was expected, and for long enough.
+    fn in_vain_ms(&self) -> Option<f64> {
+        let missing = self.source.expected() > 0
+            && self.until_ns.saturating_sub(self.subscribed_ns) >= Timing::default().settle_ns;
+        missing.then(|| self.until_ns.saturating_sub(self.planned_ns) as f64 / 1e6)
     }
 }
 
@@ -436,6 +454,8 @@ fn new_source(
         first_rtp_ns: None,
         first_frame_ns: None,
         told: on_demand,
+        subscribed_ns: subscribed,
+        until_ns: subscribed,
         seconds: 0,
         sent: 0,
     })

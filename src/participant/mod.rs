@@ -96,6 +96,8 @@ pub enum Event {
         from: LegId,
         rtp_ms: Option<f64>,
         frame_ms: Option<f64>,
+        /// What never came, packet and frame, and how long it was waited for.
+        in_vain_ms: [Option<f64>; 2],
     },
     Note {
         code: &'static str,

@@ -166,6 +166,8 @@ const METRICS: &[(&str, &str)] = &[
     ("setup.{total,join,signaling,ice,dtls,relay,first_rtp,first_frame}.{p50,p95,p99,max}", "ms"),
     ("{audio,video}.sent", "count"),
     ("{audio,video}.{loss,lossy_legs_share}", "percent"),
+    ("{audio,video}.lossy_legs_inconclusive", "count"),
+    ("{audio,video}.stamps.{foreign,missing}", "count"),
     ("{audio,video}.rtp.{expected,received,duplicate,reordered,lost_before_recovery,recovered}", "count"),
     ("{audio,video}.rtp.loss", "percent"),
     ("{audio,video}.up.{expected,lost}", "count"),

@@ -87,6 +87,7 @@ fn write(w: &mut Writer) {
             hold_from_ms: 300_000.0,
             hold_until_ms: 3_590_000.0,
             legs_planned: LEGS,
+            join_timeout_ms: 15_000.0,
             limits: serde_json::Value::Null,
         }),
     );
@@ -167,6 +168,8 @@ fn write(w: &mut Writer) {
                         from: LegId(other),
                         first_rtp_ms: first,
                         first_frame_ms: first,
+                        rtp_in_vain_ms: None,
+                        frame_in_vain_ms: None,
                     },
                 );
             }

@@ -171,6 +171,42 @@ fn a_watcher_that_sends_nothing_receives() {
     assert_eq!(m.counts[0].e2e_expected, m.counts[0].e2e_received);
 }
 
+/// A receiver whose way back is dead hears nothing of a sender: that is told, with how long it waited.
+#[test]
+fn media_that_never_comes_is_waited_for_in_vain() {
+    let mut sim = Sim::new(8, Client::Chrome, MS(10));
+    sim.join(opus(), video(Codec::Vp8), 1, CLEAN);
+    sim.join(opus(), video(Codec::Vp8), 1, [PERFECT, loses(1.0)]);
+    sim.run(Duration::from_secs(12));
+    end(&mut sim);
+    let deaf = &sim.members[1];
+    assert_eq!(deaf.first, [(LegId(0), None, None); 2]);
+    let (audio, video): (Vec<_>, Vec<_>) = deaf.in_vain.iter().map(|v| v.1).partition(|v| v[1].is_none());
+    for rtp in [audio[0][0], video[0][0], video[0][1]] {
+        // Until the sender stopped.
+        assert!((11_900.0..12_100.0).contains(&rtp.unwrap()), "{:?}", deaf.in_vain);
+    }
+    assert!(sim.members[0].in_vain.iter().all(|v| v.1 == [None; 2]), "{:?}", sim.members[0].in_vain);
+
+    // Key frames that never come whole leave the first frame out, though packets come.
+    let mut sim = Sim::new(9, Client::Chrome, MS(10));
+    sim.join(None, video(Codec::Vp8), 1, CLEAN);
+    sim.join(None, None, 1, [PERFECT, loses(0.85)]);
+    sim.run(Duration::from_secs(12));
+    end(&mut sim);
+    let blind = &sim.members[1];
+    let [(_, Some(_), None)] = blind.first[..] else { panic!("{:?}", blind.first) };
+    let [(_, [None, Some(_)])] = blind.in_vain[..] else { panic!("{:?}", blind.in_vain) };
+
+    // Who was there for a moment only has not waited in vain.
+    let mut sim = Sim::new(10, Client::Chrome, MS(10));
+    sim.join(opus(), None, 1, CLEAN);
+    sim.join(opus(), None, 1, [PERFECT, loses(1.0)]);
+    sim.run(Duration::from_secs(3));
+    end(&mut sim);
+    assert!(sim.members[1].in_vain.iter().all(|v| v.1 == [None; 2]), "{:?}", sim.members[1].in_vain);
+}
+
 #[test]
 fn the_same_seed_gives_the_same_plan_of_losses() {
     let run = |seed| {

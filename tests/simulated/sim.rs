@@ -51,6 +51,8 @@ pub struct Member {
     pub states: Vec<TransportState>,
     /// Codes of what it told of.
     pub notes: Vec<&'static str>,
+    /// With each of `first`: for how long packet and frame were waited for that never came, ms.
+    pub in_vain: Vec<(LegId, [Option<f64>; 2])>,
     pub first: Vec<(LegId, Option<f64>, Option<f64>)>,
     /// By transport.
     pub sessions: Vec<String>,
@@ -225,6 +227,7 @@ impl Sim {
             links: [0, 1].map(|way| Link::new(network[way], seed(link_seed, n as u64, way as u64)).recorded()),
             states: vec![],
             notes: vec![],
+            in_vain: vec![],
             first: vec![],
             sessions: vec![],
             flows: Default::default(),
@@ -328,7 +331,10 @@ impl Sim {
         for e in events {
             match e {
                 Event::State { state, .. } => m.states.push(state),
-                Event::FirstMedia { from, rtp_ms, frame_ms } => m.first.push((from, rtp_ms, frame_ms)),
+                Event::FirstMedia { from, rtp_ms, frame_ms, in_vain_ms } => {
+                    m.first.push((from, rtp_ms, frame_ms));
+                    m.in_vain.push((from, in_vain_ms));
+                }
                 Event::Note { code, .. } => m.notes.push(code),
                 Event::Connect { .. } | Event::Disconnect { .. } | Event::Closed { .. } => {}
             }
