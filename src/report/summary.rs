@@ -74,7 +74,14 @@ pub struct Units;
 
 impl Serialize for Units {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        let bare = [("run.wall", "ms"), ("run.hold.*", "ms"), ("pass[].margin", "percent"), ("pass[].window.*", "ms")];
+        let bare = [
+            ("run.wall", "ms"),
+            ("run.hold.*", "ms"),
+            ("pass[].margin", "percent"),
+            ("pass[].window.*", "ms"),
+            ("audio.lossy_legs_inconclusive", "count"),
+            ("video.lossy_legs_inconclusive", "count"),
+        ];
         let mos = [
             ("audio.mos.{min,p5,p50}", "score"),
             ("audio.mos.count", "count"),
@@ -166,7 +173,6 @@ const METRICS: &[(&str, &str)] = &[
     ("setup.{total,join,signaling,ice,dtls,relay,first_rtp,first_frame}.{p50,p95,p99,max}", "ms"),
     ("{audio,video}.sent", "count"),
     ("{audio,video}.{loss,lossy_legs_share}", "percent"),
-    ("{audio,video}.lossy_legs_inconclusive", "count"),
     ("{audio,video}.stamps.{foreign,missing}", "count"),
     ("{audio,video}.rtp.{expected,received,duplicate,reordered,lost_before_recovery,recovered}", "count"),
     ("{audio,video}.rtp.loss", "percent"),
