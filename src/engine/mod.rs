@@ -15,6 +15,6 @@ mod wire; // UDP, or a connection to a TURN server
 
 pub use clock::{of_system_ns, realtime_ns};
 pub use conductor::{Conductor, Control, Outcome, Progress, start_of_run};
-pub use forwarder::{ClientReport, Forwarder, ForwarderConfig, ForwarderReport};
+pub use forwarder::{Forwarder, ForwarderConfig, ForwarderReport, NetworkReport};
 pub use relayed::{News, Turn};
 pub use shard::{FromShard, RoomRow, Shard, ShardConfig, ShardSecond, ToShard};
