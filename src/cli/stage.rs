@@ -36,6 +36,7 @@ impl Stage {
                     placement: t.placement,
                     drain: t.drain,
                     autoscale: t.autoscale,
+                    last_n: t.last_n,
                     sin: t.sin,
                     turn: t.turn,
                     ..EmbeddedOptions::default()

@@ -623,6 +623,11 @@ impl Shard {
                     self.with(ix, |p, w| p.close(w, slot));
                 }
             }
+            MediaCommand::Forwarded { leg, senders } => {
+                if let Ok(ix) = self.known(leg) {
+                    self.with(ix, |p, w| p.set_forwarded(w, senders));
+                }
+            }
         }
     }
 

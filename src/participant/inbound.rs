@@ -1,6 +1,6 @@
 //! The path of an incoming packet: SRTP, stream statistics, and the truth by stamps.
 
-use super::room::Room;
+use super::room::{Member, Room};
 use super::slot::{KeyAsk, Role, Slot};
 use super::{Event, Participant, World};
 use crate::measure::{Flow, FlowCounters, Ledger, emodel};
@@ -24,6 +24,8 @@ pub(super) struct SourceEntry {
     first_rtp_ns: Option<u64>,
     first_frame_ns: Option<u64>,
     told: bool,
+    /// The server has said that it does not forward it.
+    paused: bool,
     /// Both ends are connected since then, and it sent until then, as far as is known; ns of CLOCK_REALTIME.
     subscribed_ns: u64,
     until_ns: u64,
@@ -209,7 +211,7 @@ impl Participant {
             ) else {
                 return;
             };
-            self.sources.push(e);
+            self.sources.push(e.unless_paused(self.forwarded.as_deref(), recv_ns));
             switched = true;
             self.sources.len() - 1
         };
@@ -249,7 +251,7 @@ impl Participant {
                 }
                 // Any codec of the kind will do: only the kind matters to a source.
                 let codec = if kind == Kind::Audio { Codec::Opus } else { Codec::Vp8 };
-                self.sources.extend(new_source(
+                let e = new_source(
                     w.room,
                     self.leg,
                     self.planned_ns,
@@ -258,7 +260,8 @@ impl Participant {
                     codec,
                     self.network_delay_max,
                     false,
-                ));
+                );
+                self.sources.extend(e.map(|e| e.unless_paused(self.forwarded.as_deref(), w.now_ns)));
             }
         }
     }
@@ -276,7 +279,8 @@ impl Participant {
             let ledger = member.and_then(|m| m.ledger(e.owner.stream));
             if let Some(ledger) = ledger {
                 let sent = ledger.latest();
-                expected |= ledger.stopped_at().is_none() && std::mem::replace(&mut e.sent, sent) != sent;
+                let sends = ledger.stopped_at().is_none() && std::mem::replace(&mut e.sent, sent) != sent;
+                expected |= sends && !e.paused;
                 e.source.settle(ledger, w.now_ns);
                 if let Some(at) = ledger.stopped_at() {
                     e.source.set_flowing(false, at);
@@ -337,6 +341,45 @@ impl Participant {
         }
     }
 
+    /// The server says whose video it forwards to this participant: that of nobody else (last-N).
+    pub fn set_forwarded(&mut self, w: &mut World<'_>, senders: Vec<LegId>) {
+        let now_ns = w.now_ns;
+        // Whoever has stopped by plan did so before the server noticed.
+        self.slots.iter_mut().flatten().for_each(|s| s.stop_streams(w.room));
+        for k in 0..self.sources.len() {
+            let e = &self.sources[k];
+            let paused = e.kind == Kind::Video && !senders.contains(&LegId(e.owner.sender));
+            if paused == e.paused {
+                continue;
+            }
+            if paused {
+                self.keep_open_gap(w, k);
+            }
+            let layered = w.room.member(LegId(self.sources[k].owner.sender)).is_some_and(Member::is_layered);
+            let e = &mut self.sources[k];
+            e.paused = paused;
+            match (paused, layered) {
+                (true, _) => {
+                    self.loose[1].paused += i64::from(e.source.has_begun());
+                    e.source.pause(now_ns);
+                    // What has not come until now is not awaited any longer.
+                    if !std::mem::replace(&mut e.told, true) && e.in_vain_ms().is_some() {
+                        w.events.push(e.first_media());
+                    }
+                }
+                (false, false) => e.source.resume(now_ns),
+                (false, true) => e.source.resume_on_demand(now_ns),
+            }
+            let owner = e.owner;
+            for s in self.slots.iter_mut().flatten() {
+                for (.., m) in s.media_streams().filter(|(.., m)| m.stream.owner() == Some(owner)) {
+                    m.stream.set_flowing(!paused, now_ns);
+                }
+            }
+        }
+        self.forwarded = Some(senders);
+    }
+
     /// The leg ends: what is silent now stays so.
     pub(super) fn keep_open_gaps(&mut self, w: &World<'_>) {
         for k in 0..self.sources.len() {
@@ -369,6 +412,15 @@ impl SourceEntry {
         if let Some(mos) = heard.mos(c) {
             flow.mos.record_us((mos * 100.0).round() as u64);
         }
+    }
+
+    /// Where the server does not forward it, as it has said before.
+    fn unless_paused(mut self, forwarded: Option<&[LegId]>, at_ns: u64) -> SourceEntry {
+        if self.kind == Kind::Video && forwarded.is_some_and(|f| !f.contains(&LegId(self.owner.sender))) {
+            self.source.pause(at_ns);
+            (self.paused, self.told) = (true, true);
+        }
+        self
     }
 
     /// Another encoding of the same sender's video.
@@ -454,6 +506,7 @@ fn new_source(
         first_rtp_ns: None,
         first_frame_ns: None,
         told: on_demand,
+        paused: false,
         subscribed_ns: subscribed,
         until_ns: subscribed,
         seconds: 0,

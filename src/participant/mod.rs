@@ -168,6 +168,8 @@ pub struct Participant {
     /// Where its video is adapted to the network.
     adaptation: Option<Box<Adaptation>>,
     sources: Vec<SourceEntry>,
+    /// Whose video the server forwards, where it says so.
+    forwarded: Option<Vec<LegId>>,
     network_delay_max: Duration,
     /// When the next media packet of any track is due.
     media_at: Option<Instant>,
@@ -244,6 +246,7 @@ impl Participant {
             tracks,
             adaptation,
             sources: Vec::new(),
+            forwarded: None,
             network_delay_max: spec.network_delay_max,
             media_at: None,
             care_at: phase(&mut rng, CARE_INTERVAL),

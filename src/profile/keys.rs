@@ -182,6 +182,7 @@ pub const KEYS: &[Key] = &[
     key("embedded", "placement", Word(Placement::NAMES), Or("\"affinity\""), "Where the participants of a room go: affinity, all to one server; spread, in turn to all servers, which hand the room's media to each other (cascading)."),
     key("embedded", "drain", Word(Drain::NAMES), Or("\"wait\""), "How a server that is to end gets rid of its calls: wait until they are over, move its rooms to other servers, or tell one room after the other to join again, which it does elsewhere."),
     key("embedded", "autoscale", Form::Table, Optional, "Servers come and go by themselves, for runs that only observe. Left out: none does."),
+    key("embedded", "last_n", Count { min: 1, max: 1000 }, Optional, "Last-N: a participant gets the video of so many senders, those who talked last by their audio levels, and is told whose. Left out: of all."),
     key("embedded", "sin", Word(Sin::NAMES), Optional, "A fault that the fleet commits on purpose, for a run that is to find it (docs/embedded-fleet.md). Left out: none."),
 
     key("embedded", "turn", Count { min: 0, max: 64 }, Optional, "TURN servers, a process each. Left out: one where [ice] wants relays, else none."),

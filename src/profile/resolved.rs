@@ -117,6 +117,8 @@ pub struct EmbeddedTarget {
     pub drain: Drain,
     /// Servers come and go by themselves.
     pub autoscale: Option<Autoscale>,
+    /// Last-N: participants get the video of so many senders, those who talked last.
+    pub last_n: Option<u32>,
     /// A fault that it commits on purpose.
     pub sin: Option<Sin>,
     /// TURN servers.

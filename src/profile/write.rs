@@ -38,6 +38,9 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
         line(format!("cpu_max = {}", quote(&print_percent(fleet.cpu_max))));
         line(format!("placement = {}", quote(fleet.placement.as_str())));
         line(format!("drain = {}", quote(fleet.drain.as_str())));
+        if let Some(n) = fleet.last_n {
+            line(format!("last_n = {n}"));
+        }
         if let Some(sin) = fleet.sin {
             line(format!("sin = {}", quote(sin.as_str())));
         }

@@ -97,8 +97,12 @@ impl Serialize for Units {
             ("rooms_worst[].delay_max", "ms"),
             ("rooms_worst[].silence_max", "ms"),
         ];
-        let steps =
-            [("video.steps.down", "count"), ("video.steps.up", "count"), ("video.steps.below_share", "percent")];
+        let steps = [
+            ("video.paused", "count"),
+            ("video.steps.down", "count"),
+            ("video.steps.up", "count"),
+            ("video.steps.below_share", "percent"),
+        ];
         let own =
             |all: Vec<(&str, &'static str)>| all.into_iter().map(|(path, unit)| (path.to_owned(), unit)).collect();
         let [bare, rooms, steps]: [Vec<_>; 3] = [bare.to_vec(), rooms.to_vec(), steps.to_vec()].map(own);

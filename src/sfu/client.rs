@@ -4,6 +4,7 @@
 use super::keyframe::Gate;
 use super::red;
 use super::rewrite::{Numbers, Rewrite};
+use super::speakers::Speech;
 use super::terms::{JoinError, RestartError, SfuConfig};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -64,6 +65,7 @@ pub(super) struct Client {
     pub joined: Instant,
     pub seen: Instant,
     pub connected: bool,
+    pub connected_at: Option<Instant>,
     pub timeout: Instant,
     /// Has packets queued that wait for the next flush.
     pub dirty: bool,
@@ -71,6 +73,9 @@ pub(super) struct Client {
     pub slots: Vec<Slot>,
     /// Highest layer that it is to get, 0 the lowest.
     pub layer_max: u8,
+    pub speech: Speech,
+    /// Last-N: of whom it gets video, as it was told; `None`: not told yet.
+    pub forwarded: Option<Vec<ClientKey>>,
     pub held: Option<Hold>,
 }
 
@@ -231,11 +236,14 @@ impl Joining {
             joined: now,
             seen: now,
             connected: false,
+            connected_at: None,
             timeout: now,
             dirty: false,
             sources,
             slots,
             layer_max: u8::MAX,
+            speech: Speech::default(),
+            forwarded: None,
             held: None,
         };
         Ok(Joining { client, answer, moved: false })
@@ -332,11 +340,14 @@ impl Client {
             joined: now,
             seen: now,
             connected: true,
+            connected_at: None,
             timeout: now + NEVER,
             dirty: false,
             sources: Vec::new(),
             slots: Vec::new(),
             layer_max: u8::MAX,
+            speech: Speech::default(),
+            forwarded: None,
             held: None,
         }
     }
@@ -425,6 +436,10 @@ impl Client {
         self.slots.iter().position(fits).map(|slot| (slot, pt))
     }
 
+    pub fn sends_video(&self) -> bool {
+        self.sources.iter().any(|s| s.kind == MediaKind::Video)
+    }
+
     pub fn write(&mut self, slot: usize, now: Instant, incoming: &Incoming) -> Wrote {
         let Some(slot) = self.slots.get_mut(slot) else { return Wrote::Dropped };
         let Some(packet) = slot.next(now, incoming) else {
@@ -496,6 +511,10 @@ impl Slot {
 
     pub fn clear(&mut self) {
         self.shows = None;
+    }
+
+    pub fn kind(&self) -> MediaKind {
+        self.kind
     }
 
     pub fn mid(&self) -> Mid {

@@ -151,6 +151,9 @@ pub struct VideoMetrics {
     pub frozen_share: Option<f64>,
     /// Times that a receiver saw the server go on with another simulcast layer; `None` where no video flowed.
     pub layer_switches: Option<i64>,
+    /// Times that a server said that it forwards a sender's video to a receiver no longer (last-N); `None` where no video
+    /// flowed.
+    pub paused: Option<i64>,
     /// Of senders that adapt to their network; `None` without any.
     pub steps: Option<StepMetrics>,
 }
@@ -278,6 +281,7 @@ impl VideoMetrics {
             freezes: flow_metric(flow, Kind::Video, "freezes"),
             frozen_share: flow_metric(flow, Kind::Video, "frozen_share"),
             layer_switches: has_data(flow).then_some(flow.count.layer_switches),
+            paused: has_data(flow).then_some(flow.count.paused),
             steps: StepMetrics::of(flow),
         }
     }

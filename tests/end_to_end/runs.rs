@@ -10,6 +10,7 @@ mod clients;
 #[path = "../support/disturbed.rs"]
 mod disturbed;
 mod fake_server;
+mod last_n;
 mod layers;
 mod scale_in;
 mod support;

@@ -3,6 +3,7 @@
 
 mod adaptation;
 mod clients;
+mod last_n;
 mod layers;
 mod moves;
 mod rooms;

@@ -126,6 +126,13 @@ pub struct Sim {
     pub steps: Vec<Encoding>,
     /// The SFU sees nothing of it in offers.
     pub refuses_simulcast: bool,
+    /// When members hear what the SFU tells them (last-N), after it said so; `None`: never.
+    pub word_after: Option<Duration>,
+    /// That is a lie: it names all.
+    pub words_name_all: bool,
+    words: Vec<(Instant, usize, Vec<LegId>)>,
+    /// What members heard, and when.
+    pub told: Vec<(Instant, usize, Vec<LegId>)>,
     /// When participants were sampled, CLOCK_REALTIME in ns.
     pub sampled_ns: Vec<u64>,
 }
@@ -173,6 +180,10 @@ impl Sim {
             lower_layers: Vec::new(),
             steps: Vec::new(),
             refuses_simulcast: false,
+            word_after: Some(Duration::from_millis(5)),
+            words_name_all: false,
+            words: Vec::new(),
+            told: Vec::new(),
             sampled_ns: Vec::new(),
         }
     }
@@ -180,6 +191,13 @@ impl Sim {
     /// How layers are told apart; before anybody joins.
     pub fn layers_by(&mut self, simulcast: Simulcast) {
         Arc::get_mut(&mut self.common).unwrap().simulcast = simulcast;
+    }
+
+    /// The SFU shows so many of those who talked last; before anybody joins.
+    pub fn last_n(&mut self, n: u32) {
+        let mut config = SfuConfig::new(self.sfu_addr, 1000).unwrap();
+        config.last_n = Some(n);
+        self.sfu = Sfu::new(config, self.now);
     }
 
     pub fn now_ns(&self) -> u64 {
@@ -378,6 +396,26 @@ impl Sim {
             let slot = (d.to.port() - self.members[n].addr.port()) as u8;
             self.through(n, 1, Some((n, slot)), self.sfu_addr, d.contents);
         }
+        while let Some(word) = self.sfu.poll_told() {
+            let Some(after) = self.word_after else { continue };
+            let Some(n) = self.members.iter().position(|m| m.sessions.contains(&word.session)) else { continue };
+            let leg = |name: &String| LegId(name.strip_prefix('p').unwrap().parse().unwrap());
+            let senders = match self.words_name_all {
+                true => (0..self.members.len() as u32).map(LegId).collect(),
+                false => word.senders.iter().map(leg).collect(),
+            };
+            self.words.push((self.now + after, n, senders));
+        }
+    }
+
+    fn hear(&mut self) {
+        while let Some(at) = self.words.iter().position(|w| w.0 <= self.now) {
+            let (_, n, senders) = self.words.remove(at);
+            if !self.members[n].gone {
+                self.told.push((self.now, n, senders.clone()));
+                self.with(n, |p, w| p.set_forwarded(w, senders));
+            }
+        }
     }
 
     fn count(&mut self, n: usize, flows: &[Flow; 2], delta: &[FlowCounters; 2]) {
@@ -393,6 +431,9 @@ impl Sim {
             let mut next = until.min(self.next_second).min(self.sfu.poll_timeout());
             for m in self.members.iter().filter(|m| !m.gone) {
                 next = next.min(m.participant.poll_timeout());
+            }
+            if let Some(word) = self.words.iter().map(|w| w.0).min() {
+                next = next.min(word);
             }
             if let Some(f) = self.flights.peek() {
                 next = next.min(f.at);
@@ -413,6 +454,7 @@ impl Sim {
                     Some(_) => {}
                 }
             }
+            self.hear();
             for n in 0..self.members.len() {
                 if !self.members[n].gone && self.members[n].participant.poll_timeout() <= self.now {
                     self.with(n, |p, w| p.handle_timeout(w));
