@@ -7,11 +7,14 @@ mod disturbed;
 mod support;
 
 use roomful::history::{Event, LegCause};
+use roomful::media::talk::Floor;
+use roomful::plan::{PlannedRoom, talk_seed};
+use roomful::types::RoomId;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use support::chromium::{Chromium, serve_pages};
-use support::janus::Janus;
+use support::janus::{ADMIN_KEY, Client, Janus};
 use support::roomful::{Ended, Run, own_profile, probe};
 use support::{artifacts, netns, until};
 
@@ -387,6 +390,119 @@ async fn layers_are_switched(simulcast: &str) {
         assert!(end.video.received < 2 * end.video.sent, "{end:?}");
     }
     janus.stop().await;
+}
+
+/// What Janus said of one participant's voice, ns of CLOCK_REALTIME.
+#[derive(Default)]
+struct Voice {
+    changes: Vec<(u64, bool)>,
+}
+
+impl Voice {
+    fn talks(&self, at_ns: u64) -> bool {
+        self.changes.iter().rev().find(|c| c.0 <= at_ns).is_some_and(|c| c.1)
+    }
+}
+
+/// Levels and silences are such that a server's own speaker detection works on them: Janus's `talking` events follow the
+/// conversation that the seed says.
+#[test]
+fn janus_hears_who_talks() {
+    netns::inside_beside("janus_hears_who_talks", async || {
+        const SEATS: u32 = 3;
+        const SEED: u64 = 11;
+        let janus = Janus::start(0).await;
+        let room = 4242;
+        let made = janus
+            .ask(json!({
+                "request": "create", "room": room, "admin_key": ADMIN_KEY, "publishers": 9, "audiolevel_event": true,
+                // Averages of 10 packets; louder than -45 dBov is speech.
+                "audio_active_packets": 10, "audio_level_average": 45,
+            }))
+            .await;
+        assert_eq!(made["videoroom"], "created", "{made}");
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("join.sh");
+        std::fs::write(&script, format!("echo '{{\"url\": \"{}\", \"room\": \"{room}\"}}'\n", janus.url)).unwrap();
+        let sets = [
+            &*format!("seed={SEED}"),
+            &*format!("target_file.join.exec=[\"sh\", \"{}\"]", script.display()),
+            "rooms.meeting.count=1",
+            &*format!("rooms.meeting.size={SEATS}"),
+            "rooms.meeting.talk=p59",
+            "load.hold=15s",
+            BUSY_MACHINE,
+        ];
+        let mut listener = Client::connect(&janus.url).await.unwrap();
+        listener.request(json!({"janus": "create"})).await;
+        let attached = listener.request(json!({"janus": "attach", "plugin": "janus.plugin.videoroom"})).await;
+        listener.handle = attached["data"]["id"].as_u64();
+        let join = json!({"request": "join", "ptype": "publisher", "room": room, "display": "listener"});
+        listener.request(json!({"janus": "message", "body": join})).await;
+
+        let mut run = Run::start(&janus, "janus_run-talk", PROFILE, &sets);
+        run.holds().await;
+        let mut feeds: BTreeMap<u64, String> = BTreeMap::new();
+        let listed = janus.ask(json!({"request": "listparticipants", "room": room})).await;
+        for p in listed["participants"].as_array().unwrap() {
+            feeds.insert(p["id"].as_u64().unwrap(), p["display"].as_str().unwrap().to_owned());
+        }
+        let mut voices: BTreeMap<String, Voice> = BTreeMap::new();
+        let from_ns = now_ns();
+        let until = tokio::time::Instant::now() + Duration::from_secs(13);
+        while let Some(event) = listener.event(until).await {
+            let data = &event["plugindata"]["data"];
+            let talks = match data["videoroom"].as_str() {
+                Some("talking") => true,
+                Some("stopped-talking") => false,
+                _ => continue,
+            };
+            // What was told before the room was listed comes first, and is not looked at.
+            let name = feeds[&data["id"].as_u64().unwrap()].clone();
+            voices.entry(name).or_default().changes.push((now_ns(), talks));
+        }
+        let until_ns = now_ns();
+        let run = run.ended().await;
+        print_figures(&run);
+        assert!(run.summary["notes"].as_array().unwrap().iter().all(|n| n["code"] != "janus_unknown"));
+
+        let info = run.history.iter().find_map(|l| if let Event::Run(info) = &l.event { Some(info) } else { None });
+        let epoch_ns = info.unwrap().epoch_ns;
+        let plan = PlannedRoom {
+            id: RoomId(0),
+            name: "meeting-1".into(),
+            group: 0,
+            size: SEATS,
+            senders_max: SEATS,
+            server: None,
+        };
+        // Of all moments, those in which Janus says what the conversation was 150 ms before: half of what it averages over,
+        // and the way there.
+        let agreement = |seed: u64| {
+            let (mut same, mut all) = (0, 0);
+            let mut floor = Floor::new(talk_seed(seed, &plan), SEATS);
+            for at_ns in (from_ns..until_ns).step_by(20_000_000) {
+                for seat in 0..SEATS {
+                    let said = voices.get(&format!("meeting-1/p{}", seat + 1)).is_some_and(|v| v.talks(at_ns));
+                    same += i32::from(said == floor.talks(at_ns - epoch_ns - 150_000_000, seat));
+                    all += 1;
+                }
+            }
+            f64::from(same) / f64::from(all)
+        };
+        let changes: Vec<(&String, usize)> = voices.iter().map(|(n, v)| (n, v.changes.len())).collect();
+        let (right, wrong) = (agreement(SEED), agreement(SEED + 1));
+        println!("{changes:?}: agrees in {right}, with another seed in {wrong}");
+        assert_eq!(voices.len(), SEATS as usize);
+        assert!(changes.iter().all(|(_, n)| *n >= 4), "{changes:?}");
+        assert!(right > 0.85, "{right}");
+        assert!(wrong < 0.75, "another conversation is not what it heard: {wrong}");
+        janus.stop().await;
+    });
+}
+
+fn now_ns() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64
 }
 
 /// Senders behind a bottleneck learn of it by Janus's own feedback.
