@@ -6,5 +6,6 @@ mod clients;
 mod last_n;
 mod layers;
 mod moves;
+mod presets;
 mod rooms;
 mod sim;

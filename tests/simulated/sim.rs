@@ -43,8 +43,19 @@ pub fn loses(share: f64) -> Conditions {
     Conditions { loss: Loss::Independent(share), ..Conditions::default() }
 }
 
+/// An RTP packet that a member sent, before its network.
+pub struct Tapped {
+    pub at: Instant,
+    pub payload_type: u8,
+    pub seq: u16,
+    pub ssrc: u32,
+    pub len: usize,
+}
+
 pub struct Member {
     pub participant: Participant,
+    /// The offer of its first transport.
+    pub offer: String,
     pub addr: SocketAddr,
     /// Up and down, with their records. What is no RTP passes beside them, unless all are impaired.
     pub links: [Link; 2],
@@ -126,6 +137,9 @@ pub struct Sim {
     pub steps: Vec<Encoding>,
     /// The SFU sees nothing of it in offers.
     pub refuses_simulcast: bool,
+    /// Whose RTP is looked at on its way out.
+    pub tap: Option<usize>,
+    pub tapped: Vec<Tapped>,
     /// When members hear what the SFU tells them (last-N), after it said so; `None`: never.
     pub word_after: Option<Duration>,
     /// That is a lie: it names all.
@@ -180,6 +194,8 @@ impl Sim {
             lower_layers: Vec::new(),
             steps: Vec::new(),
             refuses_simulcast: false,
+            tap: None,
+            tapped: Vec::new(),
             word_after: Some(Duration::from_millis(5)),
             words_name_all: false,
             words: Vec::new(),
@@ -241,6 +257,7 @@ impl Sim {
         let link_seed = self.seed;
         self.members.push(Member {
             participant,
+            offer: String::new(),
             addr,
             links: [0, 1].map(|way| Link::new(network[way], seed(link_seed, n as u64, way as u64)).recorded()),
             states: vec![],
@@ -270,6 +287,9 @@ impl Sim {
         let addr = address(&self.members[n], slot);
         self.members[n].participant.open(now, slot, addr).unwrap();
         let offer = self.with(n, |p, w| p.offer(w, slot, want)).unwrap();
+        if slot == 0 {
+            self.members[n].offer.clone_from(&offer);
+        }
         let of_layers = |l: &str| l.starts_with("a=rid:") || l.starts_with("a=simulcast:");
         let heard: String = offer.split_inclusive('\n').filter(|l| !self.refuses_simulcast || !of_layers(l)).collect();
         let joined = self.sfu.join(now, room, &format!("p{n}"), &heard).unwrap();
@@ -359,6 +379,15 @@ impl Sim {
         }
         for (slot, to, data) in out.0 {
             assert_eq!(to, self.sfu_addr, "a packet to somebody who is not the SFU");
+            if self.tap == Some(n) && is_rtp(&data) {
+                self.tapped.push(Tapped {
+                    at: self.now,
+                    payload_type: data[1] & 0x7f,
+                    seq: u16::from_be_bytes([data[2], data[3]]),
+                    ssrc: u32::from_be_bytes([data[8], data[9], data[10], data[11]]),
+                    len: data.len(),
+                });
+            }
             let from = address(&self.members[n], slot);
             self.through(n, 0, None, from, data);
         }
