@@ -1,7 +1,7 @@
 //! The path of an incoming packet: SRTP, stream statistics, and the truth by stamps.
 
 use super::room::{Member, Room};
-use super::slot::{KeyAsk, Role, Slot};
+use super::slot::{KeyAsk, Media, Role, Slot};
 use super::{Event, Participant, World};
 use crate::measure::{Flow, FlowCounters, Ledger, emodel};
 use crate::media::receive::{Handover, Owner, Packet, Source, StampSeen, Timing};
@@ -13,6 +13,9 @@ use std::time::Duration;
 
 /// What was sent within this before a leg's end may still have been under way; what is older counts.
 const IN_FLIGHT_NS: u64 = 300_000_000;
+
+/// After so long without a packet it is asked whether the sender has stopped: no freeze is shorter (150 ms and more).
+const PAUSE_NS: u64 = 100_000_000;
 
 /// One sender as this participant sees it, by stamps; independent of SSRCs.
 pub(super) struct SourceEntry {
@@ -171,6 +174,14 @@ impl Participant {
             rtx,
             stamp,
         };
+        if kind == Kind::Video && recv_ns.saturating_sub(m.last_ns) > PAUSE_NS {
+            // Another one's media may follow on this SSRC before anybody looks.
+            if let Some((owner, at)) = stop_if_over(m, w.room)
+                && let Some(e) = self.sources.iter_mut().find(|e| e.owner == owner)
+            {
+                e.source.set_flowing(false, at);
+            }
+        }
         let outcome = m.stream.on_packet(&packet);
         m.last_ns = recv_ns;
         if i.nack
@@ -514,20 +525,23 @@ fn new_source(
     })
 }
 
+/// Whose stream it was, and when that one stopped, if it has.
+fn stop_if_over(m: &mut Media, room: &Room) -> Option<(Owner, u64)> {
+    let owner = m.stream.owner()?;
+    let at = room.member(LegId(owner.sender))?.ledger(owner.stream)?.stopped_at()?;
+    m.stream.set_flowing(false, at);
+    Some((owner, at))
+}
+
 impl Slot {
     /// A sender that stopped by plan leaves neither a freeze nor a gap: to be said before what was open is judged.
     pub(super) fn stop_streams(&mut self, room: &Room) {
-        for (.., m) in self.media_streams() {
-            let ledger = m.stream.owner().and_then(|o| room.member(LegId(o.sender))?.ledger(o.stream));
-            if let Some(at) = ledger.and_then(Ledger::stopped_at) {
-                m.stream.set_flowing(false, at);
-            }
-        }
+        self.media_streams().for_each(|(.., m)| {
+            stop_if_over(m, room);
+        });
     }
 
-    pub(super) fn media_streams(
-        &mut self,
-    ) -> impl Iterator<Item = (u32, Kind, bool, Option<KeyAsk>, &mut super::slot::Media)> {
+    pub(super) fn media_streams(&mut self) -> impl Iterator<Item = (u32, Kind, bool, Option<KeyAsk>, &mut Media)> {
         self.incoming.iter_mut().filter_map(|i| match &mut i.role {
             Role::Media(m) => Some((i.ssrc, i.kind, i.nack, i.key_ask, &mut **m)),
             Role::Rtx(_) => None,

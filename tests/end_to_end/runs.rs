@@ -6,6 +6,7 @@
 mod adaptation;
 mod bad_input;
 mod capacity;
+mod churn;
 mod clients;
 #[path = "../support/disturbed.rs"]
 mod disturbed;

@@ -158,6 +158,33 @@ fn a_late_joiner_and_a_leaver_cost_nobody_a_packet() {
     }
 }
 
+/// Churn: the seat is empty for half a second, and its next one comes on the same SSRC before a second is over.
+#[test]
+fn a_successor_on_the_same_ssrc_ends_no_freeze_and_no_gap() {
+    for (n, client) in Client::ALL.into_iter().enumerate() {
+        let mut sim = Sim::new(40 + n as u64, client, MS(10));
+        sim.join(None, None, 1, CLEAN);
+        let mut sender = sim.join(opus(), video(Codec::Vp8), 1, CLEAN);
+        for _ in 0..4 {
+            sim.run(MS(3100));
+            sim.quiet(sender);
+            sim.run(MS(100));
+            sim.leave(sender);
+            sim.run(MS(400));
+            sender = sim.join(opus(), video(Codec::Vp8), 1, CLEAN);
+        }
+        sim.run(MS(3000));
+        end(&mut sim);
+        let m = &sim.members[0];
+        let [audio, video] = &m.counts;
+        assert_eq!((video.freezes, video.frozen_ms), (0, 0), "{client:?} {video:?}");
+        assert_eq!((video.e2e_loss(), audio.e2e_loss()), (Some(0.0), Some(0.0)), "{client:?}");
+        assert!(video.watched_ms > 13_000, "{client:?} {video:?}");
+        let gap = m.totals.as_ref().unwrap().longest_gap.0;
+        assert!(gap < 200.0, "{client:?}: {gap} ms");
+    }
+}
+
 #[test]
 fn a_watcher_that_sends_nothing_receives() {
     let mut sim = Sim::new(7, Client::Chrome, MS(10));
