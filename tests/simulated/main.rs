@@ -9,3 +9,4 @@ mod moves;
 mod presets;
 mod rooms;
 mod sim;
+mod virtual_run;

@@ -13,7 +13,7 @@ use roomful::signaling::{OfferWant, TransportState};
 use roomful::transport::{AllowList, Shared, Timing};
 use roomful::types::{Bitrate, Client, Codec, Encoding, LegId, RoomId, Simulcast, Suite};
 use std::cell::Cell;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ fn clock() -> u64 {
     CLOCK.with(Cell::get)
 }
 
-fn clips() -> &'static ClipLibrary {
+pub fn clips() -> &'static ClipLibrary {
     static CLIPS: OnceLock<ClipLibrary> = OnceLock::new();
     CLIPS.get_or_init(|| ClipLibrary::load().unwrap())
 }
@@ -60,6 +60,7 @@ pub struct Member {
     /// Up and down, with their records. What is no RTP passes beside them, unless all are impaired.
     pub links: [Link; 2],
     pub states: Vec<TransportState>,
+    pub state_at: Vec<Instant>,
     /// Codes of what it told of.
     pub notes: Vec<&'static str>,
     /// With each of `first`: for how long packet and frame were waited for that never came, ms.
@@ -117,9 +118,12 @@ pub struct Sim {
     pub delay: Duration,
     pub sfu: Sfu,
     sfu_addr: SocketAddr,
-    pub room: Room,
+    rooms: BTreeMap<RoomId, Room>,
     pub members: Vec<Member>,
     pub meter: Meter,
+    second_meter: Meter,
+    /// Of this second so far, what no sample brings: delays, and those who left.
+    left_over: [Flow; 2],
     lateness: Hist,
     common: Arc<Common>,
     flights: BinaryHeap<Flight>,
@@ -149,6 +153,8 @@ pub struct Sim {
     pub told: Vec<(Instant, usize, Vec<LegId>)>,
     /// When participants were sampled, CLOCK_REALTIME in ns.
     pub sampled_ns: Vec<u64>,
+    /// What all measured in each second, audio and video.
+    pub seconds: Vec<[Flow; 2]>,
 }
 
 pub fn encoding(codec: Codec, kbit: u64) -> Encoding {
@@ -178,9 +184,12 @@ impl Sim {
             delay,
             sfu: Sfu::new(SfuConfig::new(sfu_addr, 1000).unwrap(), now),
             sfu_addr,
-            room: Room::new(),
+            rooms: BTreeMap::new(),
+            seconds: Vec::new(),
             members: Vec::new(),
             meter: Meter::allocated(),
+            second_meter: Meter::allocated(),
+            left_over: Default::default(),
             lateness: Hist::allocated(),
             common,
             flights: BinaryHeap::new(),
@@ -251,8 +260,22 @@ impl Sim {
             network_delay_max: self.network_delay_max,
             talk: self.talk.clone(),
         };
+        let want = OfferWant {
+            send: audio.is_some() || video.is_some(),
+            receive_audio: slots,
+            receive_video: slots,
+            ..OfferWant::default()
+        };
+        self.enter(spec, "room", want, network)
+    }
+
+    /// A participant of any room joins now.
+    pub fn enter(&mut self, spec: Spec, room: &str, want: OfferWant, network: Network) -> usize {
+        let n = self.members.len();
+        let planned_ns = spec.planned_ns;
         let participant = Participant::new(self.now, spec, &self.common);
-        self.room.join(LegId(n as u32), planned_ns, participant.sends());
+        let of = self.rooms.entry(participant.room()).or_default();
+        of.join(LegId(n as u32), planned_ns, participant.sends());
         let addr = SocketAddr::new([10, 0, 1, n as u8].into(), 6000);
         let link_seed = self.seed;
         self.members.push(Member {
@@ -261,6 +284,7 @@ impl Sim {
             addr,
             links: [0, 1].map(|way| Link::new(network[way], seed(link_seed, n as u64, way as u64)).recorded()),
             states: vec![],
+            state_at: vec![],
             notes: vec![],
             in_vain: vec![],
             first: vec![],
@@ -271,13 +295,7 @@ impl Sim {
             gone: false,
             totals: None,
         });
-        let want = OfferWant {
-            send: audio.is_some() || video.is_some(),
-            receive_audio: slots,
-            receive_video: slots,
-            ..OfferWant::default()
-        };
-        self.open(n, "room", want);
+        self.open(n, room, want);
         n
     }
 
@@ -330,6 +348,8 @@ impl Sim {
             r
         });
         self.count(n, &flows, &delta);
+        (0..2).for_each(|k| self.left_over[k].merge(&flows[k]));
+        self.settle_meter();
         for session in self.members[n].sessions.clone() {
             self.sfu.leave(self.now, &session);
         }
@@ -354,12 +374,13 @@ impl Sim {
         let now_ns = self.now_ns();
         CLOCK.with(|c| c.set(now_ns));
         let m = &mut self.members[n];
+        let room = self.rooms.get_mut(&m.participant.room()).unwrap();
         let mut w = World {
             now: self.now,
             now_ns,
             clock,
-            room: &mut self.room,
-            meter: &mut self.meter,
+            room,
+            meter: &mut self.second_meter,
             lateness: &mut self.lateness,
             sink: &mut out,
             buf: &mut buf,
@@ -368,7 +389,10 @@ impl Sim {
         let r = f(&mut m.participant, &mut w);
         for e in events {
             match e {
-                Event::State { state, .. } => m.states.push(state),
+                Event::State { state, at, .. } => {
+                    m.states.push(state);
+                    m.state_at.push(at);
+                }
                 Event::FirstMedia { from, rtp_ms, frame_ms, in_vain_ms } => {
                     m.first.push((from, rtp_ms, frame_ms));
                     m.in_vain.push((from, in_vain_ms));
@@ -454,6 +478,19 @@ impl Sim {
         }
     }
 
+    /// What was metered until now goes to the whole, and to this second.
+    fn settle_meter(&mut self) {
+        for k in 0..2 {
+            let (now, rest) = (&mut self.second_meter, &mut self.left_over[k]);
+            rest.delay.merge(&now.delay[k]);
+            rest.rtt.merge(&now.rtt[k]);
+            self.meter.delay[k].merge(&now.delay[k]);
+            self.meter.rtt[k].merge(&now.rtt[k]);
+            now.delay[k].clear();
+            now.rtt[k].clear();
+        }
+    }
+
     pub fn run(&mut self, d: Duration) {
         let until = self.now + d;
         while self.now < until {
@@ -496,6 +533,7 @@ impl Sim {
             if self.now >= self.next_second {
                 self.next_second += Duration::from_secs(1);
                 self.sampled_ns.push(self.now_ns());
+                let mut second = <[Flow; 2]>::default();
                 for n in 0..self.members.len() {
                     if self.members[n].gone {
                         continue;
@@ -503,9 +541,15 @@ impl Sim {
                     let mut flows = <[Flow; 2]>::default();
                     let delta = self.with(n, |p, w| p.sample(w, &mut flows));
                     self.count(n, &flows, &delta);
+                    (0..2).for_each(|k| second[k].merge(&flows[k]));
                 }
+                self.settle_meter();
+                let rest = std::mem::take(&mut self.left_over);
+                (0..2).for_each(|k| second[k].merge(&rest[k]));
+                self.seconds.push(second);
             }
         }
+        self.settle_meter();
     }
 
     /// The SFU is told which layer a member gets at most.

@@ -20,7 +20,7 @@ use crate::signaling::{Driver, Ended, MediaCommand, Progress as Milestone};
 use crate::types::{LegId, RoomId};
 use acts::Acts;
 pub use acts::Control;
-use agenda::{Agenda, Due};
+pub use agenda::{Agenda, Due};
 use anyhow::{Context as _, Result, bail};
 use legs::Leg;
 use room_rows::RoomRows;

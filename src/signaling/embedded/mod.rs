@@ -160,7 +160,7 @@ impl Driver for EmbeddedDriver {
 }
 
 /// Slots for all others who send; a sender is one of those itself, and what it does not send its room does not have.
-fn want(leg: &PlannedLeg, room: &PlannedRoom) -> OfferWant {
+pub fn want(leg: &PlannedLeg, room: &PlannedRoom) -> OfferWant {
     let senders = u16::try_from(room.senders_max).unwrap_or(u16::MAX);
     let slots = |sends: bool| match (leg.sends(), sends) {
         (true, true) => senders.saturating_sub(1),
