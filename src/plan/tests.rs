@@ -163,6 +163,22 @@ fn nobody_sends_where_none_publish() {
 }
 
 #[test]
+fn last_n_bounds_the_video_that_each_receives() {
+    let groups = [
+        group("meeting", 2, "4", "video = \"vp8@500kbit/s\""),
+        group("webinar", 1, "10", "send = 2\nvideo = \"vp8@500kbit/s\""),
+    ];
+    let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+    for (last_n, video) in [(None, 2 * 4 * 3 + 2 + 8 * 2), (Some(2), 2 * 4 * 2 + 2 + 8 * 2), (Some(1), 2 * 4 + 2 + 8)] {
+        let mut profile = profile(1, &groups, "10/s", 10);
+        let crate::profile::Target::Embedded(fleet) = &mut profile.target else { unreachable!() };
+        fleet.last_n = last_n;
+        let t = totals(&profile, &plan(&profile));
+        assert_eq!((t.down.audio_streams, t.down.video_streams), (2 * 4 * 3 + 2 * 9, video), "{last_n:?}");
+    }
+}
+
+#[test]
 fn totals_count_streams_by_sender_and_listener() {
     let groups = [
         group("meeting", 2, "4", "video = \"vp8@500kbit/s\""),

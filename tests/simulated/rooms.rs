@@ -185,6 +185,32 @@ fn a_successor_on_the_same_ssrc_ends_no_freeze_and_no_gap() {
     }
 }
 
+/// Another run's participants in the room: what they send is heard, counted, and believed in nothing.
+#[test]
+fn stamps_of_another_run_are_counted_and_never_believed() {
+    let mut sim = Sim::new(50, Client::Chrome, MS(10));
+    sim.join(opus(), video(Codec::Vp8), 2, CLEAN);
+    sim.join(opus(), video(Codec::H264), 2, CLEAN);
+    sim.foreign = true;
+    sim.join(opus(), video(Codec::Vp8), 2, CLEAN);
+    sim.run(Duration::from_secs(10));
+    end(&mut sim);
+    for n in [0, 1] {
+        for (kind, c) in sim.members[n].counts.iter().enumerate() {
+            // Of audio each packet, of video each frame.
+            assert!(c.foreign_stamps > [450, 250][kind], "{n}: {c:?}");
+            let own = sim.members[1 - n].counts[kind].sent;
+            assert!(c.received > own + c.foreign_stamps - 50, "{n}: all of it came: {c:?}");
+            assert_eq!(c.e2e_expected, c.e2e_received, "{n}: {c:?}");
+            assert!(c.e2e_expected <= own, "{n}: nothing of the stranger's is expected: {c:?}, {own}");
+        }
+        assert!(sim.members[n].first.iter().all(|f| f.0 == LegId(1 - n as u32)), "{:?}", sim.members[n].first);
+        assert!(sim.members[n].flows[0].silence_max_ms < 100);
+    }
+    // And the other way round.
+    assert!(sim.members[2].counts[0].foreign_stamps > 900, "{:?}", sim.members[2].counts[0]);
+}
+
 #[test]
 fn a_watcher_that_sends_nothing_receives() {
     let mut sim = Sim::new(7, Client::Chrome, MS(10));

@@ -126,6 +126,9 @@ pub struct Sim {
     left_over: [Flow; 2],
     lateness: Hist,
     common: Arc<Common>,
+    other_run: Arc<Common>,
+    /// Who joins next belongs to another run.
+    pub foreign: bool,
     flights: BinaryHeap<Flight>,
     order: u64,
     rng: ChaCha12Rng,
@@ -191,6 +194,14 @@ impl Sim {
             second_meter: Meter::allocated(),
             left_over: Default::default(),
             lateness: Hist::allocated(),
+            other_run: Arc::new(Common {
+                run: RUN + 1,
+                transport: common.transport.clone(),
+                allow: common.allow.clone(),
+                client,
+                simulcast: common.simulcast,
+            }),
+            foreign: false,
             common,
             flights: BinaryHeap::new(),
             order: 0,
@@ -273,9 +284,13 @@ impl Sim {
     pub fn enter(&mut self, spec: Spec, room: &str, want: OfferWant, network: Network) -> usize {
         let n = self.members.len();
         let planned_ns = spec.planned_ns;
-        let participant = Participant::new(self.now, spec, &self.common);
+        let common = if self.foreign { &self.other_run } else { &self.common };
+        let participant = Participant::new(self.now, spec, common);
         let of = self.rooms.entry(participant.room()).or_default();
-        of.join(LegId(n as u32), planned_ns, participant.sends());
+        // Nobody here knows what another run's participants send.
+        if !self.foreign {
+            of.join(LegId(n as u32), planned_ns, participant.sends());
+        }
         let addr = SocketAddr::new([10, 0, 1, n as u8].into(), 6000);
         let link_seed = self.seed;
         self.members.push(Member {

@@ -404,7 +404,7 @@ fn layers_are_offered_by_ssrc_group() {
         let groups: Vec<&str> = lines.iter().filter_map(|l| l.strip_prefix("a=ssrc-group:")).collect();
         assert_eq!(groups, ["SIM 20 21 22", "FID 20 31", "FID 21 32", "FID 22 33"]);
         let named: Vec<&str> =
-            lines.iter().filter(|l| l.ends_with(" cname:cn")).map(|l| l.split_once(' ').unwrap().0).collect();
+            lines.iter().filter(|l| l.contains(" cname:")).map(|l| l.split_once(' ').unwrap().0).collect();
         assert_eq!(named, ["a=ssrc:20", "a=ssrc:21", "a=ssrc:22", "a=ssrc:31", "a=ssrc:32", "a=ssrc:33"]);
         assert!(!offer.contains("a=rid:") && !offer.contains("a=simulcast"), "{offer}");
         assert_eq!(Description::parse(&offer).unwrap().media[0].sim, [20, 21, 22]);
