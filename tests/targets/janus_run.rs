@@ -491,12 +491,13 @@ fn janus_hears_who_talks() {
             f64::from(same) / f64::from(all)
         };
         let changes: Vec<(&String, usize)> = voices.iter().map(|(n, v)| (n, v.changes.len())).collect();
-        let (right, wrong) = (agreement(SEED), agreement(SEED + 1));
-        println!("{changes:?}: agrees in {right}, with another seed in {wrong}");
+        let right = agreement(SEED);
+        let wrong = (1..=50).map(|n| agreement(SEED + n)).fold(0.0, f64::max);
+        println!("{changes:?}: agrees in {right}, with the best of 50 other seeds in {wrong}");
         assert_eq!(voices.len(), SEATS as usize);
         assert!(changes.iter().all(|(_, n)| *n >= 4), "{changes:?}");
         assert!(right > 0.85, "{right}");
-        assert!(wrong < 0.75, "another conversation is not what it heard: {wrong}");
+        assert!(right > wrong + 0.08, "another conversation is not what it heard: {right}, {wrong}");
         janus.stop().await;
     });
 }
