@@ -65,7 +65,6 @@ pub(super) struct Client {
     pub joined: Instant,
     pub seen: Instant,
     pub connected: bool,
-    pub connected_at: Option<Instant>,
     pub timeout: Instant,
     /// Has packets queued that wait for the next flush.
     pub dirty: bool,
@@ -236,7 +235,6 @@ impl Joining {
             joined: now,
             seen: now,
             connected: false,
-            connected_at: None,
             timeout: now,
             dirty: false,
             sources,
@@ -340,7 +338,6 @@ impl Client {
             joined: now,
             seen: now,
             connected: true,
-            connected_at: None,
             timeout: now + NEVER,
             dirty: false,
             sources: Vec::new(),

@@ -235,7 +235,7 @@ impl Sfu {
         if self.housekeeping <= now {
             self.housekeeping = now + HOUSEKEEPING;
             self.remove_silent();
-            self.tell_newcomers();
+            self.tell_all_again();
             self.choose_layers();
             self.ended.retain(|_, (at, _)| now < *at + REMEMBER);
         }
@@ -325,10 +325,8 @@ impl Sfu {
         match event {
             Event::RtpPacket(packet) => self.forward(key, &packet),
             Event::Connected => {
-                let now = self.now;
                 if let Some(client) = self.client_mut(key) {
                     client.connected = true;
-                    client.connected_at = Some(now);
                     self.stats.connected += 1;
                     self.choose_for(key);
                     self.fill_slots(key);

@@ -4,11 +4,7 @@ use super::Sfu;
 use crate::sfu::client::{Client, ClientKey};
 use crate::sfu::terms::Forwarded;
 use std::sync::Arc;
-use std::time::Duration;
 use str0m::media::MediaKind;
-
-/// A participant that has just connected may not listen yet: it is told again for so long.
-const TELL_AGAIN: Duration = Duration::from_secs(4);
 
 impl Sfu {
     /// What sessions are to be told.
@@ -89,16 +85,10 @@ impl Sfu {
         self.fill_slots(receiver);
     }
 
-    pub(super) fn tell_newcomers(&mut self) {
-        if self.config.last_n.is_none() {
-            return;
-        }
-        let now = self.now;
-        for key in 0..self.clients.len() {
-            let new = |c: &Client| c.connected_at.is_some_and(|at| now < at + TELL_AGAIN);
-            if self.client(key).is_some_and(new) {
-                self.tell_forwarded(key);
-            }
+    /// Everybody is told again: who did not listen yet, or listens to this server only since a move, learns it now.
+    pub(super) fn tell_all_again(&mut self) {
+        if self.config.last_n.is_some() {
+            (0..self.clients.len()).for_each(|key| self.tell_forwarded(key));
         }
     }
 
