@@ -171,7 +171,10 @@ fn answer(command: MediaCommand) {
         MediaCommand::Offer { reply, .. } => drop(reply.send(Ok(OFFER.to_owned()))),
         MediaCommand::AcceptAnswer { reply, .. } => drop(reply.send(Ok(()))),
         MediaCommand::AcceptOffer { reply, .. } => drop(reply.send(Ok(OUR_ANSWER.to_owned()))),
-        MediaCommand::Candidate { .. } | MediaCommand::Switch { .. } | MediaCommand::Close { .. } => {}
+        MediaCommand::Candidate { .. }
+        | MediaCommand::Switch { .. }
+        | MediaCommand::Close { .. }
+        | MediaCommand::Forwarded { .. } => {}
     }
 }
 

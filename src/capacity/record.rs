@@ -249,11 +249,11 @@ impl Record {
             }
             Event::JoinFailed(failure) => self.join_failed(failure),
             Event::Relay(relay) => self.relay(relay),
-            Event::FirstMedia { leg, first_rtp_ms, first_frame_ms, .. } => {
+            Event::FirstMedia { leg, first_rtp_ms, first_frame_ms, rtp_in_vain_ms, frame_in_vain_ms, .. } => {
                 if let Some(room) = self.legs.get(leg).copied() {
                     let joins = self.joins_of(room);
-                    first_rtp_ms.iter().for_each(|ms| joins.time("first_rtp", *ms));
-                    first_frame_ms.iter().for_each(|ms| joins.time("first_frame", *ms));
+                    first_rtp_ms.iter().chain(rtp_in_vain_ms).for_each(|ms| joins.time("first_rtp", *ms));
+                    first_frame_ms.iter().chain(frame_in_vain_ms).for_each(|ms| joins.time("first_frame", *ms));
                 }
             }
             Event::LegEnd(end) if end.cause.is_drop() => {

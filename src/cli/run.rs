@@ -194,6 +194,7 @@ async fn perform(
             hold_from_ms: ms(plan.hold_from),
             hold_until_ms: ms(plan.hold_until),
             legs_planned: plan.legs.len() as u32,
+            join_timeout_ms: ms(profile.load.join_timeout),
             limits,
         }),
     });

@@ -11,7 +11,7 @@ use crate::signaling::embedded::EmbeddedDriver;
 use crate::signaling::{self, Driver};
 use crate::transport::{AllowList, Shared, Timing};
 use crate::turn;
-use crate::types::Via;
+use crate::types::{Simulcast, Via};
 use anyhow::{Context as _, Result, bail};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -36,6 +36,7 @@ impl Stage {
                     placement: t.placement,
                     drain: t.drain,
                     autoscale: t.autoscale,
+                    last_n: t.last_n,
                     sin: t.sin,
                     turn: t.turn,
                     ..EmbeddedOptions::default()
@@ -122,6 +123,10 @@ async fn conductor(
         transport: Shared::new(policy(profile.client).suites, timing).context("certificate and DTLS settings")?,
         allow: Arc::new(AllowList::new(allow)),
         client: profile.client,
+        simulcast: match &profile.target {
+            Target::Embedded(_) => Simulcast::Rid,
+            Target::External(t) => t.simulcast,
+        },
     });
     let shards = profile.shards.unwrap_or_else(|| default_shards(&profile));
     let (epoch, epoch_ns) = start_of_run();

@@ -56,7 +56,17 @@ pub enum Event {
     /// The participant gave up.
     JoinFailed(JoinFailure),
     /// First media of one expected stream, in ms since the later of the two participants' planned joins.
-    FirstMedia { leg: LegId, from: LegId, first_rtp_ms: Option<f64>, first_frame_ms: Option<f64> },
+    FirstMedia {
+        leg: LegId,
+        from: LegId,
+        first_rtp_ms: Option<f64>,
+        first_frame_ms: Option<f64>,
+        /// For how long it was waited in vain for what never came, counted likewise.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rtp_in_vain_ms: Option<f64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        frame_in_vain_ms: Option<f64>,
+    },
     /// The same session went on on another server or transport. Media stood still from `from_ms` until `until_ms`.
     Moved { leg: LegId, from: ServerId, to: ServerId, from_ms: f64, until_ms: f64 },
     /// What became of an allocation on a TURN server.
@@ -113,6 +123,9 @@ pub struct RunInfo {
     pub hold_from_ms: f64,
     pub hold_until_ms: f64,
     pub legs_planned: u32,
+    /// A join that takes longer has failed, ms; 0 where it was not recorded.
+    #[serde(default)]
+    pub join_timeout_ms: f64,
     /// What check and run computed for this machine.
     pub limits: serde_json::Value,
 }

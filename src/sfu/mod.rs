@@ -16,8 +16,9 @@ pub(crate) mod process; // life tied to the parent; what the kernel knows about 
 mod red; // RFC 2198 towards receivers without it
 mod registry; // pure: servers, rooms, headroom, who takes the next room
 mod rewrite; // numbers of a slot run on, whoever it shows
-mod rooms; // rooms and forwarding, sans-I/O
+mod rooms;
 pub mod server; // process: one media socket, one media thread, one HTTP API
+mod speakers; // rooms and forwarding, sans-I/O
 mod spread; // pure: rooms on several servers, for the registry
 mod stun; // whose connectivity check this is
 mod terms; // what goes into the core and comes out of it

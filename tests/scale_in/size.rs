@@ -89,6 +89,7 @@ fn write(w: &mut Writer) {
             hold_from_ms: 300_000.0,
             hold_until_ms: 3_590_000.0,
             legs_planned: LEGS,
+            join_timeout_ms: 15_000.0,
             limits: serde_json::Value::Null,
         }),
     );
@@ -168,7 +169,17 @@ fn write(w: &mut Writer) {
             for other in (leg / SIZE * SIZE)..leg {
                 for (leg, from) in [(leg, other), (other, leg)].map(|(a, b)| (LegId(a), LegId(b))) {
                     let (first_rtp_ms, first_frame_ms) = (Some(120.512), Some(131.207));
-                    put(t - 300.0, Event::FirstMedia { leg, from, first_rtp_ms, first_frame_ms });
+                    put(
+                        t - 300.0,
+                        Event::FirstMedia {
+                            leg,
+                            from,
+                            first_rtp_ms,
+                            first_frame_ms,
+                            rtp_in_vain_ms: None,
+                            frame_in_vain_ms: None,
+                        },
+                    );
                 }
             }
         }

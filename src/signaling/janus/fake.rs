@@ -203,7 +203,10 @@ impl Leg {
                         drop(reply.send(verdict));
                     }
                     MediaCommand::AcceptOffer { reply, .. } => drop(reply.send(Ok("v=0\r\n".into()))),
-                    MediaCommand::Candidate { .. } | MediaCommand::Switch { .. } | MediaCommand::Close { .. } => {}
+                    MediaCommand::Candidate { .. }
+                    | MediaCommand::Switch { .. }
+                    | MediaCommand::Close { .. }
+                    | MediaCommand::Forwarded { .. } => {}
                 }
             }
         });

@@ -202,6 +202,17 @@ impl Client {
         answer
     }
 
+    /// What it is told of its own accord, until then.
+    pub async fn event(&mut self, until: tokio::time::Instant) -> Option<Value> {
+        loop {
+            match tokio::time::timeout_at(until, self.ws.next()).await.ok()? {
+                Some(Ok(Message::Text(text))) => return Some(serde_json::from_str(&text).unwrap()),
+                Some(Ok(_)) => {}
+                other => panic!("the WebSocket gave {other:?}"),
+            }
+        }
+    }
+
     /// Without waiting for the answer.
     pub async fn send(&mut self, mut request: Value) {
         request["transaction"] = json!("x");

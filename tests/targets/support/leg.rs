@@ -126,7 +126,10 @@ async fn answer_media(mut commands: mpsc::UnboundedReceiver<MediaCommand>, asked
                 let _ = reply.send(Ok(answer(&sdp)));
                 asked.lock().unwrap().push(Asked::AcceptOffer(sdp));
             }
-            MediaCommand::Candidate { .. } | MediaCommand::Switch { .. } | MediaCommand::Close { .. } => {}
+            MediaCommand::Candidate { .. }
+            | MediaCommand::Switch { .. }
+            | MediaCommand::Close { .. }
+            | MediaCommand::Forwarded { .. } => {}
         }
     }
 }
