@@ -223,7 +223,8 @@ fn legs_that_media_says_are_elsewhere_are_told() {
     let right = judge(&model);
     let landings = &scale_in(&right).audit.landings;
     assert!(landings.compared >= 20 && landings.elsewhere.is_empty() && landings.alike.is_empty(), "{landings:?}");
-    let altered = |change: &mut dyn FnMut(u32, &mut Option<String>, &mut Option<String>)| {
+    type Mark = Option<String>;
+    let altered = |change: &mut dyn FnMut(u32, &mut Mark, &mut Mark)| {
         let mut lines = model.lines();
         for line in &mut lines {
             if let Event::Joined { server, certificate, remote, .. } = &mut line.event {
