@@ -35,16 +35,24 @@ fn known_impairments_come_back_exact_in_virtual_time() {
 #[test]
 fn a_measurement_that_is_off_by_one_packet_is_out_of_bounds() {
     let mut cell = virtual_time::cell(&grid::virtual_time(16)[2], 1);
-    for what in ["audio e2e lost", "audio rtp lost", "audio reordered", "audio duplicate", "video rtp lost"] {
+    let counts = ["audio e2e lost", "audio rtp lost", "audio reordered", "audio duplicate", "video rtp lost"];
+    for what in counts.into_iter().chain(["video reordered", "video duplicate", "video recovered", "video e2e lost"]) {
         let check = cell.checks.iter_mut().find(|c| c.what == what).unwrap();
         check.measured += 1.0;
         let failed = cell.failed();
         assert!(failed.len() == 1 && failed[0].contains(what), "{failed:?}");
         cell.checks.iter_mut().find(|c| c.what == what).unwrap().measured -= 1.0;
     }
-    let delay = cell.checks.iter_mut().find(|c| c.what == "audio delay p50 ms").unwrap();
-    delay.measured += 0.55 + 0.02 * delay.truth;
-    assert_eq!(cell.verdict(), "OUT");
+    for what in ["video delay p99 ms", "video jitter p95 ms", "audio delay p50 ms"] {
+        let check = cell.checks.iter_mut().find(|c| c.what == what).unwrap();
+        let more = if what.contains("delay") { 0.5 + 0.02 * check.truth } else { 0.05 * check.truth };
+        let within = check.truth - check.measured;
+        check.measured += within + more + 0.05;
+        assert_eq!(cell.verdict(), "OUT", "{what}");
+        if what.starts_with("video") {
+            cell.checks.iter_mut().find(|c| c.what == what).unwrap().measured -= within + more + 0.05;
+        }
+    }
     cell.unknown = Some("late".into());
     assert_eq!((cell.verdict(), cell.failed().len()), ("unknown", 0));
     assert!(!table::markdown(&[cell]).contains('/'), "an unhealthy generator gives no numbers");
@@ -210,6 +218,22 @@ fn an_impairer_ends_by_itself_and_gives_its_account() {
     assert!(out.contains("ends after 300ms") && out.contains("network 0 (lte): 0 of 0 clients"), "{out}");
 }
 
+/// Counts and times of a setting, each of the first of some runs that says something of it.
+fn known(setting: &real::Setting) -> [Cell; 2] {
+    let mut cells = real::cells(setting, &real::run(setting));
+    for _ in 1..TRIES {
+        if cells.iter().all(|c| c.unknown.is_none()) {
+            break;
+        }
+        for (cell, again) in cells.iter_mut().zip(real::cells(setting, &real::run(setting))) {
+            if cell.unknown.is_some() {
+                *cell = again;
+            }
+        }
+    }
+    cells
+}
+
 #[test]
 #[ignore = "minutes; `make calibrate` runs it and `make test-long` too"]
 fn the_whole_grid() {
@@ -221,7 +245,7 @@ fn the_whole_grid() {
         }
     }
     simulated.iter_mut().for_each(|c| c.set = c.name.clone());
-    let sockets: Vec<Cell> = grid::real().iter().flat_map(|s| real::cells(s, &real::run(s))).collect();
+    let sockets: Vec<Cell> = grid::real().iter().flat_map(known).collect();
     let page = grid::page(&simulated, &sockets);
     println!("{page}");
     if let Ok(path) = std::env::var("ROOMFUL_CALIBRATION") {

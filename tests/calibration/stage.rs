@@ -6,7 +6,13 @@ use crate::real::{Ran, SEED};
 use crate::table::Check;
 use crate::truth::{OPUS, streams};
 use roomful::history::{Event, LegEnd};
-use roomful::impair::{Cause, Link, Record, seed};
+use roomful::impair::{Cause, Conditions, Link, Record, seed};
+
+/// Whether it does nothing on the way up. Else it is not known when what it lost of video, and what was sent again, had been
+/// sent first.
+pub fn spares_up(stage: &str) -> bool {
+    roomful::profile::network::parse(stage).unwrap().iter().all(|n| n.up == Conditions::PERFECT)
+}
 
 /// The run with the log that the stage would have kept, and what it counted against that.
 pub fn with_log(stage: &str, mut ran: Ran) -> (Ran, Vec<Check>) {
@@ -42,17 +48,18 @@ pub fn with_log(stage: &str, mut ran: Ran) -> (Ran, Vec<Check>) {
         let mut passed = std::mem::take(&mut records[1]);
         passed.sort_by_key(|r| r.left_ns);
         let mut link = Link::new(network.down, seed(SEED, receiver.leg.0.into(), 1)).recorded();
-        for r in &passed {
+        // The last ones came when the participant had left.
+        let counted = receiver.impaired.unwrap()[1];
+        let datagrams = [passed.len() as f64, counted.received as f64];
+        checks.push(Check::within("stage down: datagrams", datagrams[0], datagrams[1], 4.0, ""));
+        for r in passed.iter().take(counted.received as usize) {
             let mut datagram = vec![0; usize::from(r.len)];
             let n = datagram.len().min(r.head.len());
             datagram[..n].copy_from_slice(&r.head[..n]);
             link.offer(r.left_ns, &datagram);
         }
         records[1] = link.records().copied().collect();
-        let (log, counted) = (link.counters(), receiver.impaired.unwrap()[1]);
-        // Some come when the participant has left.
-        let datagrams = [log.received, counted.received].map(|n| n as f64);
-        checks.push(Check::within("stage down: datagrams", datagrams[0], datagrams[1], 4.0, ""));
+        let log = link.counters();
         for (what, log, counted) in
             [("stage down: lost", log.lost, counted.lost), ("stage down: doubled", log.duplicated, counted.duplicated)]
         {

@@ -131,7 +131,9 @@ pub fn cell(s: &Setting, seed: u64) -> Cell {
         }
         let flow = &m.sim.members[0].flows[kind];
         let jitter: Vec<f64> = down.jitter_at(&ticks).iter().map(|ns| ns / 1e6).collect();
-        assert_eq!(jitter.len() as u64, flow.jitter.count(), "{}: samples of jitter", s.name);
+        // What comes as RTX keeps a stream of video sampled of which nothing came by itself for a second.
+        let more = flow.jitter.count().checked_sub(jitter.len() as u64);
+        assert!(more.is_some_and(|n| n <= 2 * kind as u64), "{}: samples of jitter, {more:?} too many", s.name);
         for (what, q) in [(names[kind][2], 0.5), (names[kind][3], 0.95)] {
             let truth = quantile(&mut jitter.clone(), q).unwrap();
             // Within 5 %; a µs is the unit in which it is kept.
