@@ -154,7 +154,7 @@ impl Leg {
                 told = progress.recv() => signaled = matches!(told.expect("the driver lives"), Progress::Signaled(_)),
             }
         }
-        let connected = TransportState::Connected { suite: Suite::AeadAes128Gcm };
+        let connected = TransportState::Connected { suite: Suite::AeadAes128Gcm, certificate: 0 };
         orders.send(Order::Transport { slot: 0, state: connected }).unwrap();
         // The receiving half goes on meanwhile.
         tokio::spawn(async move {
@@ -171,7 +171,10 @@ fn answer(command: MediaCommand) {
         MediaCommand::Offer { reply, .. } => drop(reply.send(Ok(OFFER.to_owned()))),
         MediaCommand::AcceptAnswer { reply, .. } => drop(reply.send(Ok(()))),
         MediaCommand::AcceptOffer { reply, .. } => drop(reply.send(Ok(OUR_ANSWER.to_owned()))),
-        MediaCommand::Candidate { .. } | MediaCommand::Switch { .. } | MediaCommand::Close { .. } => {}
+        MediaCommand::Candidate { .. }
+        | MediaCommand::Switch { .. }
+        | MediaCommand::Close { .. }
+        | MediaCommand::Forwarded { .. } => {}
     }
 }
 

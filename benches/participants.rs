@@ -97,7 +97,7 @@ struct Bench {
 fn common(suite: Suite) -> Arc<Common> {
     let transport = Shared::new(&[suite], Timing::default()).unwrap();
     let allow = Arc::new(AllowList::new(vec![("127.0.0.0".parse().unwrap(), 8)]));
-    Arc::new(Common { run: 7, transport, allow, client: Client::Chrome })
+    Arc::new(Common { run: 7, transport, allow, client: Client::Chrome, simulcast: roomful::types::Simulcast::Rid })
 }
 
 fn in_memory(n: usize, suite: Suite) {

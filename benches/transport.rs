@@ -202,6 +202,7 @@ fn own_pair(now: Instant, shared: &Arc<Shared>, allow: &Arc<AllowList>, i: usize
             ssrc: 1000 + n,
             rtx_ssrc: None,
             layers: 1,
+            simulcast: roomful::types::Simulcast::Rid,
         })
         .collect();
     let offer = offering.offer(&a.local_params(), &tracks, 0, 0);

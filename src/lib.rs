@@ -10,6 +10,8 @@ pub mod cli; // one file a command
 pub mod client; // presets: what real clients offer and do, as data
 pub mod engine; // shards: sockets, clock, timers; the only media I/O
 pub mod fleet; // the servers under test: start, discover, observe
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing; // doors for fuzz targets
 pub mod history; // the append-only record of what happened: event types, writer, reader
 pub mod impair; // pure: what a bad network does to datagrams, and an exact account of it
 pub mod measure; // pure: counters, HDR histograms, mergeable snapshots

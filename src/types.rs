@@ -455,6 +455,29 @@ impl Client {
     }
 }
 
+/// How the layers of one video are told apart (simulcast).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Simulcast {
+    /// By RTP stream ids (RFC 8852, RFC 8853).
+    #[default]
+    Rid,
+    /// By SSRCs, named in a group `SIM` (RFC 5576), the lowest layer first: what browsers did before, and what servers that
+    /// read no rids know. An answer does not say whether the server takes it.
+    SsrcGroup,
+}
+
+impl Simulcast {
+    pub const ALL: [Simulcast; 2] = [Simulcast::Rid, Simulcast::SsrcGroup];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Simulcast::Rid => "rid",
+            Simulcast::SsrcGroup => "ssrc-group",
+        }
+    }
+}
+
 /// How a client reaches a TURN server; what is relayed is UDP in any case (RFC 8656 3.1).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -83,6 +83,7 @@ impl Pair {
             transport: Shared::new(&[suite], Timing::default()).unwrap(),
             allow: Arc::new(AllowList::new(vec![("10.0.0.0".parse().unwrap(), 8)])),
             client,
+            simulcast: roomful::types::Simulcast::Rid,
         });
         let clips = ClipLibrary::load().unwrap();
         let mut room = Room::new();

@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use roomful::media::{red, rtp};
 use roomful::media::srtp::{RtpOpener, RxIndex};
+use roomful::media::{red, rtp};
 use roomful::types::Suite;
 
 fuzz_target!(|data: &[u8]| {

@@ -14,7 +14,7 @@ fuzz_target!(|text: &str| {
         fingerprint: vec!["00"; 32].join(":"),
         candidates: vec![],
     };
-    let tracks = [LocalTrack { encoding_codec: Codec::Vp8, ssrc: 1, rtx_ssrc: Some(2), layers: 1 }];
+    let tracks = [LocalTrack { encoding_codec: Codec::Vp8, ssrc: 1, rtx_ssrc: Some(2), layers: 1, simulcast: roomful::types::Simulcast::Rid }];
     let mut answering = Negotiation::new(Client::Chrome, 1, "c".into());
     if let Ok((answer, _, agreed)) = answering.accept_offer(text, &local, Setup::Active, &[]) {
         assert!(agreed.receives.is_empty() || Description::parse(&answer).is_ok());

@@ -219,6 +219,17 @@ impl Course for Search {
             if matches!(self.stage, Stage::Over) {
                 return None;
             }
+            // A trial that began in time ends; one that joins have held up does not begin.
+            let budget = self.record.setting().search.budget;
+            let late = match self.stage {
+                Stage::Moving { .. } | Stage::Settling { .. } => true,
+                Stage::Judging { until } => until > budget,
+                Stage::Start | Stage::Over => false,
+            };
+            if late && now >= budget {
+                self.orders.clear();
+                return Some(self.end(Stop::Budget));
+            }
             if let Some((at, _)) = self.orders.front() {
                 if now < *at {
                     return None;

@@ -21,9 +21,11 @@ struct Model {
     dies_s: u64,
     /// Beyond so many, its queue grows by 1 ms a second while they are there.
     drains: u32,
+    /// Beyond so many, joins take forever.
+    hangs: u32,
 }
 
-const SOUND: Model = Model { carries: u32::MAX, admits: u32::MAX, dies_s: u64::MAX, drains: u32::MAX };
+const SOUND: Model = Model { carries: u32::MAX, admits: u32::MAX, dies_s: u64::MAX, drains: u32::MAX, hangs: u32::MAX };
 
 struct World {
     servers: Vec<Model>,
@@ -108,6 +110,9 @@ impl World {
         assert_eq!(id.index(), self.legs.len(), "legs are numbered in order");
         self.write(t, Event::JoinStart { leg: leg.clone(), late_ms: 0.0, rejoins: None });
         self.legs.insert(id, (leg, server));
+        if self.on(server) >= model.hangs {
+            return;
+        }
         let refused = self.on(server) >= model.admits;
         if refused || second >= model.dies_s {
             let reason = if refused { FailReason::Full } else { FailReason::Refused };
@@ -118,7 +123,7 @@ impl World {
         self.present.insert(id, server);
         let setup = Setup { total_ms: 120.0, ..Setup::default() };
         let server = ServerId(server as u32);
-        self.write(t, Event::Joined { leg: id, room, server, suite: None, remote: None, setup });
+        self.write(t, Event::Joined { leg: id, room, server, suite: None, remote: None, certificate: None, setup });
     }
 
     fn leave(&mut self, leg: LegId, t: f64, cause: LegCause) {
@@ -352,6 +357,16 @@ fn time_up_or_interrupted_it_says_what_is_known() {
     let (a, verdict, sentence) = world.answer();
     assert_eq!((verdict, a.stop), (Verdict::Unknown, Stop::Interrupted));
     assert!(sentence.starts_with("Interrupted: "), "{sentence}");
+}
+
+/// Whatever a target does, the search is over when its budget is.
+#[test]
+fn the_budget_holds_against_joins_that_hang() {
+    let (world, a, verdict, sentence) = solve(&[Model { hangs: 30, ..SOUND }], "budget = \"2m\"");
+    assert_eq!((verdict, a.stop, a.threshold), (Verdict::Unknown, Stop::Budget, None), "{sentence}");
+    assert!(sentence.starts_with("Not settled within 2m: "), "{sentence}");
+    let over = world.lines.iter().find(|l| matches!(l.event, Event::SearchEnd { .. })).unwrap().t;
+    assert!((119_000.0..=120_200.0).contains(&over), "{over}");
 }
 
 #[test]

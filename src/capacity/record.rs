@@ -130,6 +130,8 @@ pub struct Cost {
     pub memory_bytes: Option<f64>,
     /// Percent of the time.
     pub cpu_pressure: Option<f64>,
+    /// Its threads that stood ready to run and had no core, mean.
+    pub run_queue: Option<f64>,
     pub steal: Option<f64>,
     pub throttled: Option<f64>,
     pub egress_pps: Option<f64>,
@@ -247,11 +249,11 @@ impl Record {
             }
             Event::JoinFailed(failure) => self.join_failed(failure),
             Event::Relay(relay) => self.relay(relay),
-            Event::FirstMedia { leg, first_rtp_ms, first_frame_ms, .. } => {
+            Event::FirstMedia { leg, first_rtp_ms, first_frame_ms, rtp_in_vain_ms, frame_in_vain_ms, .. } => {
                 if let Some(room) = self.legs.get(leg).copied() {
                     let joins = self.joins_of(room);
-                    first_rtp_ms.iter().for_each(|ms| joins.time("first_rtp", *ms));
-                    first_frame_ms.iter().for_each(|ms| joins.time("first_frame", *ms));
+                    first_rtp_ms.iter().chain(rtp_in_vain_ms).for_each(|ms| joins.time("first_rtp", *ms));
+                    first_frame_ms.iter().chain(frame_in_vain_ms).for_each(|ms| joins.time("first_frame", *ms));
                 }
             }
             Event::LegEnd(end) if end.cause.is_drop() => {
@@ -637,6 +639,7 @@ impl Cost {
             busiest_thread: percent(|u| u.busiest_thread),
             memory_bytes: all(&|u| u.memory_bytes.map(|b| b as f64)).last().copied(),
             cpu_pressure: percent(|u| u.cpu_pressure),
+            run_queue: mean(all(&|u| u.run_queue)),
             steal: percent(|u| u.steal),
             throttled: percent(|u| u.throttled),
             egress_pps: mean(all(&|u| u.egress_pps)),

@@ -42,7 +42,18 @@ fn trial(pairs: u32, refused: u32, code: u16, allocation_ms: f64) -> TrialRow {
             see(20.0, Event::JoinFailed(JoinFailure { leg: id, room, server: None, reason, detail, after_ms }));
         } else {
             let setup = Setup { total_ms: 100.0, relay_ms: (seat == 0).then_some(allocation_ms), ..Setup::default() };
-            see(20.0, Event::Joined { leg: id, room, server: ServerId(0), suite: None, remote: None, setup });
+            see(
+                20.0,
+                Event::Joined {
+                    leg: id,
+                    room,
+                    server: ServerId(0),
+                    suite: None,
+                    remote: None,
+                    certificate: None,
+                    setup,
+                },
+            );
         }
     }
     let (from_ms, until_ms) = (1000.0, 11_000.0);

@@ -31,6 +31,9 @@ pub struct FleetArgs {
     /// room's media to each other.
     #[arg(long, default_value_t)]
     pub placement: Placement,
+    /// Last-N: participants get the video of so many senders, those who talked last. Left out: of all.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub last_n: Option<u32>,
     /// Commit this fault on purpose (docs/embedded-fleet.md lists them).
     #[arg(long)]
     pub sin: Option<Sin>,
@@ -58,6 +61,7 @@ pub fn run(args: &FleetArgs) -> anyhow::Result<()> {
             placement: args.placement,
             drain: args.drain,
             autoscale: args.autoscale,
+            last_n: args.last_n,
             sin: args.sin,
             turn: args.turn,
         };

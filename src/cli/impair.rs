@@ -39,9 +39,13 @@ pub struct ImpairArgs {
     /// Ends by itself after so long, at most 24h.
     #[arg(long = "for", value_name = "DURATION", default_value = "1h", value_parser = ends_after)]
     pub ends_after: Duration,
-    /// Datagrams of more clients than this are dropped.
+    /// Datagrams of more clients than this at once are dropped.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     pub clients_max: u32,
+    /// A client that is silent for so long in both directions is forgotten, at least 30s. If it comes back it is a new
+    /// one, to the server, too.
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = idle)]
+    pub idle: Duration,
     /// The server is neither loopback nor private, and yours.
     #[arg(long)]
     pub authorized: bool,
@@ -51,6 +55,13 @@ fn ends_after(text: &str) -> Result<Duration, String> {
     let d = parse_duration(text)?;
     let range = Duration::from_millis(100)..=Duration::from_secs(86_400);
     if range.contains(&d) { Ok(d) } else { Err("is out of range: 100ms to 24h".into()) }
+}
+
+/// No link holds a datagram for so long.
+fn idle(text: &str) -> Result<Duration, String> {
+    let d = parse_duration(text)?;
+    let range = Duration::from_secs(30)..=Duration::from_secs(86_400);
+    if range.contains(&d) { Ok(d) } else { Err("is out of range: 30s to 24h".into()) }
 }
 
 /// An address with a range of ports.
@@ -111,6 +122,7 @@ pub fn run(args: &ImpairArgs) -> Result<u8> {
         networks: networks.iter().map(|n| (n.share, n.up, n.down)).collect(),
         seed: args.seed,
         clients_max: args.clients_max as usize,
+        idle: args.idle,
         ends_after: args.ends_after,
     };
     let mut log: Box<dyn Write> = match &args.log {
@@ -154,13 +166,13 @@ fn stop_on_signal(stop: Arc<AtomicBool>) -> Result<()> {
 
 fn write_report(out: &mut impl Write, report: &ForwarderReport, networks: &[Network]) -> io::Result<()> {
     let mut sums = [Counters::default(); 2];
-    for c in &report.clients {
-        sums.iter_mut().zip(&c.counters).for_each(|(s, c)| s.merge(c));
+    for n in &report.networks {
+        sums.iter_mut().zip(&n.counters).for_each(|(s, c)| s.merge(c));
     }
-    for (i, n) in networks.iter().enumerate() {
-        let clients = report.clients.iter().filter(|c| c.network == Some(i)).count();
+    let all: u64 = report.networks.iter().map(|n| n.clients).sum();
+    for (i, (n, seen)) in networks.iter().zip(&report.networks).enumerate() {
         let name = n.preset.map_or(String::new(), |p| format!(" ({p})"));
-        writeln!(out, "network {i}{name}: {clients} of {} clients", report.clients.len())?;
+        writeln!(out, "network {i}{name}: {} of {all} clients", seen.clients)?;
     }
     for (way, c) in ["up", "down"].into_iter().zip(sums) {
         writeln!(
@@ -202,5 +214,7 @@ mod tests {
     fn durations_have_an_end() {
         assert!(ends_after("25h").is_err() && ends_after("0s").is_err() && ends_after("3").is_err());
         assert_eq!(ends_after("90s"), Ok(Duration::from_secs(90)));
+        assert!(idle("29s").is_err() && idle("30").is_err());
+        assert_eq!(idle("30s"), Ok(Duration::from_secs(30)));
     }
 }

@@ -34,7 +34,7 @@ pub fn run(args: &CheckArgs) -> Result<u8> {
 }
 
 async fn probe(profile: &Arc<Profile>) -> Result<Vec<Line>> {
-    let stage = Stage::set(profile.clone(), Arc::new(one_leg(profile))).await?;
+    let stage = Stage::set(profile.clone(), Arc::new(one_leg(profile)), std::future::pending()).await?;
     let mut lines = Vec::new();
     let decided = Notify::new();
     let mut record = |l: Line| {

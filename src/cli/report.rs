@@ -131,6 +131,7 @@ fn judge(reading: &Reading) -> Result<(Judgement, Option<capacity::Answer>)> {
     let of_legs =
         |audio: &mut verdict::AudioMetrics, video: &mut verdict::VideoMetrics, setup: &mut verdict::SetupMetrics| {
             (audio.media.lossy_legs_share, video.media.lossy_legs_share) = (None, None);
+            (audio.media.lossy_legs_inconclusive, video.media.lossy_legs_inconclusive) = (0, 0);
             *setup = verdict::SetupMetrics::default();
         };
     of_legs(&mut judgement.audio, &mut judgement.video, &mut judgement.setup);

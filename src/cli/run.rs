@@ -4,7 +4,7 @@ mod experiment; // shape scale-in
 mod series; // several runs of one profile
 
 use super::exit;
-use super::stage::Stage;
+use super::stage::{Interrupted, Stage};
 use crate::capacity;
 use crate::fleet::observe;
 use crate::history::{self, Event, Line, RunInfo, SCHEMA};
@@ -118,7 +118,11 @@ fn one(
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(perform(profile, plan, limits.clone(), started, folder));
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
-    let ended = ended?;
+    let ended = match ended {
+        // Nobody has joined, and there is nothing to judge.
+        Err(e) if e.is::<Interrupted>() => return Ok(exit::INTERRUPTED),
+        ended => ended?,
+    };
     // What happened is judged even where the run broke off or the disk is full; then the tool failed all the same.
     let judged = super::report::after_run(folder.path(), ended.tail);
     if let Some(trouble) = ended.trouble {
@@ -190,6 +194,7 @@ async fn perform(
             hold_from_ms: ms(plan.hold_from),
             hold_until_ms: ms(plan.hold_until),
             legs_planned: plan.legs.len() as u32,
+            join_timeout_ms: ms(profile.load.join_timeout),
             limits,
         }),
     });
@@ -236,7 +241,7 @@ async fn perform(
                 let doing = trial.or_else(|| experiment.as_ref().map(|e| e.script.borrow().progress()));
                 live.show(&format!("{}{}", doing.unwrap_or_default(), report::progress_line(&shown)));
             },
-            interrupt(),
+            interrupt("ending the calls, then judging what was seen."),
         )
         .await;
     live.end();
@@ -262,7 +267,7 @@ async fn set(
     plan: &Arc<plan::Plan>,
     folder: &RunFolder,
 ) -> Result<(Stage, Option<Rc<Experiment>>)> {
-    let stage = Stage::set(profile.clone(), plan.clone()).await?;
+    let stage = Stage::set(profile.clone(), plan.clone(), interrupt("taking back what was prepared.")).await?;
     let start = (stage.conductor.epoch, stage.conductor.epoch_ns);
     match Experiment::of(profile, plan, stage.fleet.as_ref(), folder, start) {
         Ok(experiment) => Ok((stage, experiment.map(Rc::new))),
@@ -317,7 +322,7 @@ impl Course for Deciding {
 }
 
 /// Ctrl-C, SIGTERM, or the end of the terminal (SIGHUP).
-async fn interrupt() {
+async fn interrupt(what_now: &str) {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut term) = signal(SignalKind::terminate()) else {
         return std::future::pending().await;
@@ -335,7 +340,7 @@ async fn interrupt() {
         _ = term.recv() => {}
         _ = hung_up => {}
     }
-    write_err("\nInterrupted: ending the calls, then judging what was seen.");
+    write_err(&format!("\nInterrupted: {what_now}"));
 }
 
 /// Whoever started us had SIGHUP, the first of the signals, ignored.

@@ -11,7 +11,7 @@ use crate::signaling::embedded::EmbeddedDriver;
 use crate::signaling::{self, Driver};
 use crate::transport::{AllowList, Shared, Timing};
 use crate::turn;
-use crate::types::Via;
+use crate::types::{Simulcast, Via};
 use anyhow::{Context as _, Result, bail};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -26,9 +26,9 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts or finds the target and prepares its rooms. The run's clock starts at the end of this. An error leaves
-    /// nothing behind.
-    pub async fn set(profile: Arc<Profile>, plan: Arc<Plan>) -> Result<Stage> {
+    /// Starts or finds the target and prepares its rooms, until `interrupt` is over ([`Interrupted`]). The run's clock
+    /// starts at the end of this. An error leaves nothing behind.
+    pub async fn set(profile: Arc<Profile>, plan: Arc<Plan>, interrupt: impl Future<Output = ()>) -> Result<Stage> {
         let (fleet, driver) = match &profile.target {
             Target::Embedded(t) => {
                 let options = EmbeddedOptions {
@@ -36,6 +36,7 @@ impl Stage {
                     placement: t.placement,
                     drain: t.drain,
                     autoscale: t.autoscale,
+                    last_n: t.last_n,
                     sin: t.sin,
                     turn: t.turn,
                     ..EmbeddedOptions::default()
@@ -48,7 +49,7 @@ impl Stage {
             }
             Target::External(t) => (None, signaling::driver(t, profile.client, profile.load.join_timeout)?),
         };
-        Stage::with(profile, plan, driver, fleet).await
+        Stage::with(profile, plan, driver, fleet, interrupt).await
     }
 
     async fn with(
@@ -56,8 +57,13 @@ impl Stage {
         plan: Arc<Plan>,
         driver: Arc<dyn Driver>,
         fleet: Option<EmbeddedFleet>,
+        interrupt: impl Future<Output = ()>,
     ) -> Result<Stage> {
-        match conductor(profile, plan, &driver, fleet.as_ref()).await {
+        let made = tokio::select! {
+            made = conductor(profile, plan, &driver, fleet.as_ref()) => made,
+            () = interrupt => Err(Interrupted.into()),
+        };
+        match made {
             Ok(conductor) => Ok(Stage { run_id: conductor.common.run, driver, fleet, conductor }),
             Err(e) => {
                 strike(driver, fleet).await;
@@ -71,6 +77,11 @@ impl Stage {
         strike(self.driver, self.fleet).await;
     }
 }
+
+/// The user ended it before anybody joined.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted before the first join")]
+pub struct Interrupted;
 
 async fn strike(driver: Arc<dyn Driver>, fleet: Option<EmbeddedFleet>) {
     driver.finish().await;
@@ -112,6 +123,10 @@ async fn conductor(
         transport: Shared::new(policy(profile.client).suites, timing).context("certificate and DTLS settings")?,
         allow: Arc::new(AllowList::new(allow)),
         client: profile.client,
+        simulcast: match &profile.target {
+            Target::Embedded(_) => Simulcast::Rid,
+            Target::External(t) => t.simulcast,
+        },
     });
     let shards = profile.shards.unwrap_or_else(|| default_shards(&profile));
     let (epoch, epoch_ns) = start_of_run();
@@ -237,12 +252,19 @@ mod tests {
     struct Noting {
         hosts: [Vec<IpAddr>; 2],
         asked: Mutex<Vec<&'static str>>,
+        /// It never gets ready.
+        slow: bool,
     }
 
     impl Noting {
         /// `later`: what it finds when it prepares.
         fn new(first: &str, later: &str) -> Arc<Noting> {
-            Arc::new(Noting { hosts: [first, later].map(|h| vec![h.parse().unwrap()]), asked: Mutex::default() })
+            Arc::new(Noting::of(first, later))
+        }
+
+        fn of(first: &str, later: &str) -> Noting {
+            let hosts = [first, later].map(|h| vec![h.parse().unwrap()]);
+            Noting { hosts, asked: Mutex::default(), slow: false }
         }
     }
 
@@ -252,7 +274,12 @@ mod tests {
         }
         fn prepare<'a>(&'a self, _: &'a [PlannedRoom]) -> BoxFuture<'a, Result<()>> {
             self.asked.lock().unwrap().push("prepare");
-            Box::pin(async { Ok(()) })
+            Box::pin(async {
+                if self.slow {
+                    std::future::pending::<()>().await;
+                }
+                Ok(())
+            })
         }
         fn run<'a>(&'a self, _: Call) -> BoxFuture<'a, Ended> {
             unreachable!("nobody joins")
@@ -269,7 +296,23 @@ mod tests {
     async fn set(driver: &Arc<Noting>, more: &str) -> Result<Stage, String> {
         let profile = Arc::new(crate::profile::parse_resolved(&format!("{PROFILE}{more}")).unwrap());
         let plan = Arc::new(plan::plan(&profile));
-        Stage::with(profile, plan, driver.clone(), None).await.map_err(|e| format!("{e:#}"))
+        Stage::with(profile, plan, driver.clone(), None, std::future::pending()).await.map_err(|e| format!("{e:#}"))
+    }
+
+    /// Ctrl-C while the target is slow to prepare: what has been made until then is taken down.
+    #[tokio::test]
+    async fn an_interrupted_preparation_is_taken_back() {
+        let slow = Arc::new(Noting { slow: true, ..Noting::of("127.0.0.1", "127.0.0.1") });
+        let profile = Arc::new(crate::profile::parse_resolved(PROFILE).unwrap());
+        let plan = Arc::new(plan::plan(&profile));
+        let interrupt = async {
+            while slow.asked.lock().unwrap().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let error = Stage::with(profile, plan, slow.clone(), None, interrupt).await.err().unwrap();
+        assert!(error.is::<Interrupted>(), "{error:#}");
+        assert_eq!(*slow.asked.lock().unwrap(), ["prepare", "finish"]);
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ mod conductor;
 mod forwarder; // the impairer as a process in front of a server
 mod health;
 mod impaired; // a participant's own network, between socket and participant
+mod leg; // the participant and the end of a leg of the plan
 mod reference;
 mod relayed; // a participant's way through TURN servers, between transport and socket
 mod shard;
@@ -14,7 +15,8 @@ pub mod wheel;
 mod wire; // UDP, or a connection to a TURN server
 
 pub use clock::{of_system_ns, realtime_ns};
-pub use conductor::{Conductor, Control, Outcome, Progress, start_of_run};
-pub use forwarder::{ClientReport, Forwarder, ForwarderConfig, ForwarderReport};
+pub use conductor::{Agenda, Conductor, Control, Due, Outcome, Progress, start_of_run};
+pub use forwarder::{Forwarder, ForwarderConfig, ForwarderReport, NetworkReport};
+pub use leg::{Over, leg_end, participant_of};
 pub use relayed::{News, Turn};
 pub use shard::{FromShard, RoomRow, Shard, ShardConfig, ShardSecond, ToShard};

@@ -74,6 +74,7 @@ pub enum FromShard {
         from: LegId,
         rtp_ms: Option<f64>,
         frame_ms: Option<f64>,
+        in_vain_ms: [Option<f64>; 2],
     },
     Note {
         leg: LegId,
@@ -622,6 +623,11 @@ impl Shard {
                     self.with(ix, |p, w| p.close(w, slot));
                 }
             }
+            MediaCommand::Forwarded { leg, senders } => {
+                if let Ok(ix) = self.known(leg) {
+                    self.with(ix, |p, w| p.set_forwarded(w, senders));
+                }
+            }
         }
     }
 
@@ -803,8 +809,8 @@ impl Shard {
                     let s = e.sockets.get_mut(usize::from(slot)).and_then(Option::take);
                     self.let_go(leg, slot, s);
                 }
-                Event::FirstMedia { from, rtp_ms, frame_ms } => {
-                    let _ = self.config.out.send(FromShard::FirstMedia { leg, from, rtp_ms, frame_ms });
+                Event::FirstMedia { from, rtp_ms, frame_ms, in_vain_ms } => {
+                    let _ = self.config.out.send(FromShard::FirstMedia { leg, from, rtp_ms, frame_ms, in_vain_ms });
                 }
                 Event::Note { code, text } => {
                     let _ = self.config.out.send(FromShard::Note { leg, code, text });

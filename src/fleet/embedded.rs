@@ -33,6 +33,8 @@ pub struct EmbeddedOptions {
     pub drain: Drain,
     /// Servers come and go by themselves.
     pub autoscale: Option<Autoscale>,
+    /// Last-N: participants get the video of so many senders, those who talked last.
+    pub last_n: Option<u32>,
     /// A fault that the fleet commits on purpose.
     pub sin: Option<Sin>,
     /// TURN servers beside them, at `media_ip`.
@@ -53,6 +55,7 @@ impl Default for EmbeddedOptions {
             placement: Placement::Affinity,
             drain: Drain::Wait,
             autoscale: None,
+            last_n: None,
             sin: None,
             turn: 0,
         }
@@ -102,6 +105,7 @@ impl EmbeddedFleet {
             .args(["--placement", options.placement.as_str()])
             .args(["--drain", options.drain.as_str()])
             .args(options.autoscale.iter().flat_map(|how| ["--autoscale".to_owned(), how.to_string()]))
+            .args(options.last_n.iter().flat_map(|n| ["--last-n".to_owned(), n.to_string()]))
             .args(options.sin.iter().flat_map(|sin| ["--sin", sin.as_str()]))
             .args(["--media-ip", &options.media_ip.to_string()])
             .args(["--http", &options.http.to_string()])

@@ -188,6 +188,15 @@ async fn look(source: &Source, client: &reqwest::Client) -> Result<Counters> {
     Ok(all)
 }
 
+/// Anything as the text of a Prometheus endpoint.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_any(text: &str) {
+    let mut counters = Counters::default();
+    counters.add_prometheus(text);
+    counters.since(&Counters::default(), 1.0);
+    prometheus::sum_of_container(text, "sfu_sessions");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,7 +218,7 @@ mod tests {
         let usage = two.since(&one, 1.0);
         // What the command tells stands above what we read.
         assert_eq!((usage.cpu_cores, usage.memory_bytes), (Some(0.5), Some(7)));
-        assert!(usage.cores.unwrap() >= 1.0 && usage.busiest_thread.is_some());
+        assert!(usage.cores.unwrap() >= 1.0 && usage.busiest_thread.is_some() && usage.run_queue.is_some());
     }
 
     #[tokio::test]

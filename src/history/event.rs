@@ -42,12 +42,31 @@ pub enum Event {
     },
     /// The user's own join API, or the fleet's router, said where a leg goes, so many ms after its planned start.
     Routed { leg: LegId, server: Option<String>, url: String, after_ms: f64 },
-    /// The participant is connected.
-    Joined { leg: LegId, room: RoomId, server: ServerId, suite: Option<Suite>, remote: Option<String>, setup: Setup },
+    /// The participant is connected. `certificate`: the first eight bytes of the SHA-256 of the server's, in hex.
+    Joined {
+        leg: LegId,
+        room: RoomId,
+        server: ServerId,
+        suite: Option<Suite>,
+        remote: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        certificate: Option<String>,
+        setup: Setup,
+    },
     /// The participant gave up.
     JoinFailed(JoinFailure),
     /// First media of one expected stream, in ms since the later of the two participants' planned joins.
-    FirstMedia { leg: LegId, from: LegId, first_rtp_ms: Option<f64>, first_frame_ms: Option<f64> },
+    FirstMedia {
+        leg: LegId,
+        from: LegId,
+        first_rtp_ms: Option<f64>,
+        first_frame_ms: Option<f64>,
+        /// For how long it was waited in vain for what never came, counted likewise.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rtp_in_vain_ms: Option<f64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        frame_in_vain_ms: Option<f64>,
+    },
     /// The same session went on on another server or transport. Media stood still from `from_ms` until `until_ms`.
     Moved { leg: LegId, from: ServerId, to: ServerId, from_ms: f64, until_ms: f64 },
     /// What became of an allocation on a TURN server.
@@ -104,6 +123,9 @@ pub struct RunInfo {
     pub hold_from_ms: f64,
     pub hold_until_ms: f64,
     pub legs_planned: u32,
+    /// A join that takes longer has failed, ms; 0 where it was not recorded.
+    #[serde(default)]
+    pub join_timeout_ms: f64,
     /// What check and run computed for this machine.
     pub limits: serde_json::Value,
 }
@@ -488,6 +510,9 @@ pub struct Usage {
     /// Share (0..1) of the time in which something waited for a CPU (PSI some).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_pressure: Option<f64>,
+    /// How many of its threads stood ready to run and had no core, on average.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_queue: Option<f64>,
     /// Share (0..1) of the machine's CPU that the hypervisor took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steal: Option<f64>,

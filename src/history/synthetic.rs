@@ -138,6 +138,7 @@ impl Synthetic {
             hold_from_ms: f64::from(self.hold.start) * 1000.0,
             hold_until_ms: f64::from(self.hold.end) * 1000.0,
             legs_planned: self.legs_planned(),
+            join_timeout_ms: 15_000.0,
             limits: serde_json::json!({ "fds": 20000, "ports": 28232 }),
         }
     }
@@ -207,6 +208,7 @@ impl Synthetic {
             server: ServerId(leg.server),
             suite: Some(Suite::AeadAes128Gcm),
             remote: Some("127.0.0.1:40000".into()),
+            certificate: Some(format!("{:016x}", leg.server)),
             setup,
         };
         lines.push(Line { t: leg.joined_at, event });
@@ -218,6 +220,8 @@ impl Synthetic {
                 from: other.planned.id,
                 first_rtp_ms: Some(first_rtp_ms),
                 first_frame_ms: self.video.then_some(first_rtp_ms + 40.0),
+                rtp_in_vain_ms: None,
+                frame_in_vain_ms: None,
             };
             lines.push(Line { t: planned_ms + first_rtp_ms.max(total_ms), event });
         }

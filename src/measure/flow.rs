@@ -60,6 +60,8 @@ counters!(
         nacks_sent, nacks_received, plis_sent, plis_received, firs_sent, firs_received, twcc_sent, twcc_received, remb_received,
         /// Times that the server went on with another layer of a sender's video (simulcast), as receivers saw it.
         layer_switches,
+        /// Times that the server said that it forwards a sender's video to a receiver no longer (last-N).
+        paused,
         /// Steps of adaptive senders to a clip of fewer bits, and to one of more.
         steps_down, steps_up,
         /// Time that adaptive senders sent, and of this, at less than the profile's bit rate, ms.
@@ -107,6 +109,13 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// Halves the resolution of what need not be told to 1 % ([`Hist::thin`]): all but delays and scores.
+    pub fn thin(&mut self) {
+        for h in [&mut self.jitter, &mut self.frame_jitter, &mut self.rtt] {
+            h.thin();
+        }
+    }
+
     pub fn merge(&mut self, o: &Flow) {
         self.count += &o.count;
         self.jitter.merge(&o.jitter);

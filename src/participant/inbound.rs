@@ -1,7 +1,7 @@
 //! The path of an incoming packet: SRTP, stream statistics, and the truth by stamps.
 
-use super::room::Room;
-use super::slot::{KeyAsk, Role, Slot};
+use super::room::{Member, Room};
+use super::slot::{KeyAsk, Media, Role, Slot};
 use super::{Event, Participant, World};
 use crate::measure::{Flow, FlowCounters, Ledger, emodel};
 use crate::media::receive::{Handover, Owner, Packet, Source, StampSeen, Timing};
@@ -14,6 +14,9 @@ use std::time::Duration;
 /// What was sent within this before a leg's end may still have been under way; what is older counts.
 const IN_FLIGHT_NS: u64 = 300_000_000;
 
+/// After so long without a packet it is asked whether the sender has stopped: no freeze is shorter (150 ms and more).
+const PAUSE_NS: u64 = 100_000_000;
+
 /// One sender as this participant sees it, by stamps; independent of SSRCs.
 pub(super) struct SourceEntry {
     pub owner: Owner,
@@ -24,6 +27,11 @@ pub(super) struct SourceEntry {
     first_rtp_ns: Option<u64>,
     first_frame_ns: Option<u64>,
     told: bool,
+    /// The server has said that it does not forward it.
+    paused: bool,
+    /// Both ends are connected since then, and it sent until then, as far as is known; ns of CLOCK_REALTIME.
+    subscribed_ns: u64,
+    until_ns: u64,
     /// Scores cover ten seconds each.
     seconds: u8,
     /// What its sender had sent when it was looked at last.
@@ -166,6 +174,14 @@ impl Participant {
             rtx,
             stamp,
         };
+        if kind == Kind::Video && recv_ns.saturating_sub(m.last_ns) > PAUSE_NS {
+            // Another one's media may follow on this SSRC before anybody looks.
+            if let Some((owner, at)) = stop_if_over(m, w.room)
+                && let Some(e) = self.sources.iter_mut().find(|e| e.owner == owner)
+            {
+                e.source.set_flowing(false, at);
+            }
+        }
         let outcome = m.stream.on_packet(&packet);
         m.last_ns = recv_ns;
         if i.nack
@@ -206,7 +222,7 @@ impl Participant {
             ) else {
                 return;
             };
-            self.sources.push(e);
+            self.sources.push(e.unless_paused(self.forwarded.as_deref(), recv_ns));
             switched = true;
             self.sources.len() - 1
         };
@@ -246,7 +262,7 @@ impl Participant {
                 }
                 // Any codec of the kind will do: only the kind matters to a source.
                 let codec = if kind == Kind::Audio { Codec::Opus } else { Codec::Vp8 };
-                self.sources.extend(new_source(
+                let e = new_source(
                     w.room,
                     self.leg,
                     self.planned_ns,
@@ -255,7 +271,8 @@ impl Participant {
                     codec,
                     self.network_delay_max,
                     false,
-                ));
+                );
+                self.sources.extend(e.map(|e| e.unless_paused(self.forwarded.as_deref(), w.now_ns)));
             }
         }
     }
@@ -273,7 +290,8 @@ impl Participant {
             let ledger = member.and_then(|m| m.ledger(e.owner.stream));
             if let Some(ledger) = ledger {
                 let sent = ledger.latest();
-                expected |= ledger.stopped_at().is_none() && std::mem::replace(&mut e.sent, sent) != sent;
+                let sends = ledger.stopped_at().is_none() && std::mem::replace(&mut e.sent, sent) != sent;
+                expected |= sends && !e.paused;
                 e.source.settle(ledger, w.now_ns);
                 if let Some(at) = ledger.stopped_at() {
                     e.source.set_flowing(false, at);
@@ -292,6 +310,9 @@ impl Participant {
                 }
             }
             let open_until = ledger.and_then(Ledger::stopped_at).unwrap_or(w.now_ns).min(w.now_ns);
+            if ledger.is_some() {
+                e.until_ns = open_until;
+            }
             let gap = e.source.longest_gap(open_until);
             if gap.ms() > self.longest_gap.0 {
                 self.longest_gap = (gap.ms(), gap.began_ns);
@@ -318,6 +339,7 @@ impl Participant {
         let until_ns = w.now_ns.saturating_sub(IN_FLIGHT_NS + self.network_delay_max.as_nanos() as u64);
         for e in &mut self.sources {
             if let Some(l) = w.room.member(LegId(e.owner.sender)).and_then(|m| m.ledger(e.owner.stream)) {
+                e.until_ns = l.stopped_at().unwrap_or(w.now_ns).min(w.now_ns);
                 e.source.finish(l, until_ns);
             }
         }
@@ -328,6 +350,45 @@ impl Participant {
                 w.events.push(e);
             }
         }
+    }
+
+    /// The server says whose video it forwards to this participant: that of nobody else (last-N).
+    pub fn set_forwarded(&mut self, w: &mut World<'_>, senders: Vec<LegId>) {
+        let now_ns = w.now_ns;
+        // Whoever has stopped by plan did so before the server noticed.
+        self.slots.iter_mut().flatten().for_each(|s| s.stop_streams(w.room));
+        for k in 0..self.sources.len() {
+            let e = &self.sources[k];
+            let paused = e.kind == Kind::Video && !senders.contains(&LegId(e.owner.sender));
+            if paused == e.paused {
+                continue;
+            }
+            if paused {
+                self.keep_open_gap(w, k);
+            }
+            let layered = w.room.member(LegId(self.sources[k].owner.sender)).is_some_and(Member::is_layered);
+            let e = &mut self.sources[k];
+            e.paused = paused;
+            match (paused, layered) {
+                (true, _) => {
+                    self.loose[1].paused += i64::from(e.source.has_begun());
+                    e.source.pause(now_ns);
+                    // What has not come until now is not awaited any longer.
+                    if !std::mem::replace(&mut e.told, true) && e.in_vain_ms().is_some() {
+                        w.events.push(e.first_media());
+                    }
+                }
+                (false, false) => e.source.resume(now_ns),
+                (false, true) => e.source.resume_on_demand(now_ns),
+            }
+            let owner = e.owner;
+            for s in self.slots.iter_mut().flatten() {
+                for (.., m) in s.media_streams().filter(|(.., m)| m.stream.owner() == Some(owner)) {
+                    m.stream.set_flowing(!paused, now_ns);
+                }
+            }
+        }
+        self.forwarded = Some(senders);
     }
 
     /// The leg ends: what is silent now stays so.
@@ -364,6 +425,15 @@ impl SourceEntry {
         }
     }
 
+    /// Where the server does not forward it, as it has said before.
+    fn unless_paused(mut self, forwarded: Option<&[LegId]>, at_ns: u64) -> SourceEntry {
+        if self.kind == Kind::Video && forwarded.is_some_and(|f| !f.contains(&LegId(self.owner.sender))) {
+            self.source.pause(at_ns);
+            (self.paused, self.told) = (true, true);
+        }
+        self
+    }
+
     /// Another encoding of the same sender's video.
     fn is_layer_beside(&self, owner: Owner) -> bool {
         let video = self.kind == Kind::Video && owner.stream != 0;
@@ -376,7 +446,18 @@ impl SourceEntry {
             from: LegId(self.owner.sender),
             rtp_ms: self.first_rtp_ns.map(ms),
             frame_ms: self.first_frame_ns.map(ms).filter(|_| self.kind == Kind::Video),
+            in_vain_ms: [
+                self.in_vain_ms().filter(|_| self.first_rtp_ns.is_none()),
+                self.in_vain_ms().filter(|_| self.first_frame_ns.is_none() && self.kind == Kind::Video),
+            ],
         }
+    }
+
+    /// What had not come when waiting ended: it is known to be missing once something was expected, and for long enough.
+    fn in_vain_ms(&self) -> Option<f64> {
+        let missing = self.source.expected() > 0
+            && self.until_ns.saturating_sub(self.subscribed_ns) >= Timing::default().settle_ns;
+        missing.then(|| self.until_ns.saturating_sub(self.planned_ns) as f64 / 1e6)
     }
 }
 
@@ -436,25 +517,31 @@ fn new_source(
         first_rtp_ns: None,
         first_frame_ns: None,
         told: on_demand,
+        paused: false,
+        subscribed_ns: subscribed,
+        until_ns: subscribed,
         seconds: 0,
         sent: 0,
     })
 }
 
+/// Whose stream it was, and when that one stopped, if it has.
+fn stop_if_over(m: &mut Media, room: &Room) -> Option<(Owner, u64)> {
+    let owner = m.stream.owner()?;
+    let at = room.member(LegId(owner.sender))?.ledger(owner.stream)?.stopped_at()?;
+    m.stream.set_flowing(false, at);
+    Some((owner, at))
+}
+
 impl Slot {
     /// A sender that stopped by plan leaves neither a freeze nor a gap: to be said before what was open is judged.
     pub(super) fn stop_streams(&mut self, room: &Room) {
-        for (.., m) in self.media_streams() {
-            let ledger = m.stream.owner().and_then(|o| room.member(LegId(o.sender))?.ledger(o.stream));
-            if let Some(at) = ledger.and_then(Ledger::stopped_at) {
-                m.stream.set_flowing(false, at);
-            }
-        }
+        self.media_streams().for_each(|(.., m)| {
+            stop_if_over(m, room);
+        });
     }
 
-    pub(super) fn media_streams(
-        &mut self,
-    ) -> impl Iterator<Item = (u32, Kind, bool, Option<KeyAsk>, &mut super::slot::Media)> {
+    pub(super) fn media_streams(&mut self) -> impl Iterator<Item = (u32, Kind, bool, Option<KeyAsk>, &mut Media)> {
         self.incoming.iter_mut().filter_map(|i| match &mut i.role {
             Role::Media(m) => Some((i.ssrc, i.kind, i.nack, i.key_ask, &mut **m)),
             Role::Rtx(_) => None,

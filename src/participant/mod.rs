@@ -25,7 +25,7 @@ use crate::plan::PlannedLeg;
 use crate::sdp::{LocalTrack, Negotiation};
 use crate::signaling::{MediaError, OfferWant, TransportState};
 use crate::transport::{AllowList, Place, Setup as DtlsSetup, Shared, Transport, TransportError};
-use crate::types::{Client, Kind, LegId, RoomId};
+use crate::types::{Client, Kind, LegId, RoomId, Simulcast};
 use adaptation::Adaptation;
 use flow_gaps::FlowGaps;
 use inbound::SourceEntry;
@@ -96,6 +96,8 @@ pub enum Event {
         from: LegId,
         rtp_ms: Option<f64>,
         frame_ms: Option<f64>,
+        /// What never came, packet and frame, and how long it was waited for.
+        in_vain_ms: [Option<f64>; 2],
     },
     Note {
         code: &'static str,
@@ -122,6 +124,7 @@ pub struct Common {
     pub transport: Arc<Shared>,
     pub allow: Arc<AllowList>,
     pub client: Client,
+    pub simulcast: Simulcast,
 }
 
 /// What a participant is made from.
@@ -165,6 +168,8 @@ pub struct Participant {
     /// Where its video is adapted to the network.
     adaptation: Option<Box<Adaptation>>,
     sources: Vec<SourceEntry>,
+    /// Whose video the server forwards, where it says so.
+    forwarded: Option<Vec<LegId>>,
     network_delay_max: Duration,
     /// When the next media packet of any track is due.
     media_at: Option<Instant>,
@@ -215,8 +220,9 @@ impl Participant {
                 .zip(spec.lower_layers.into_iter().chain([clip]))
                 .map(|(stream, clip)| track(stream, clip))
                 .collect();
-            if let Some(highest) = video.last().map(|t| t.ssrc).filter(|_| layers > 1) {
-                (0..).zip(&mut video).for_each(|(index, t)| t.layer = Some(Layer { index, layers, highest }));
+            if let Some(ssrcs) = video.last().map(TxTrack::ssrcs).filter(|_| layers > 1) {
+                let layer = |index| Layer { index, layers, highest: ssrcs.0, simulcast: common.simulcast };
+                (0..).zip(&mut video).for_each(|(index, t)| t.set_layer(layer(index), ssrcs));
             }
             tracks.extend(video);
         }
@@ -240,6 +246,7 @@ impl Participant {
             tracks,
             adaptation,
             sources: Vec::new(),
+            forwarded: None,
             network_delay_max: spec.network_delay_max,
             media_at: None,
             care_at: phase(&mut rng, CARE_INTERVAL),

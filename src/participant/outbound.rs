@@ -10,8 +10,8 @@ use crate::media::send::{MediaSender, Silence, Voice, WhileMuted};
 use crate::media::srtp::TAG_MAX;
 use crate::media::talk::{Floor, Mutes};
 use crate::prefetch::prefetch;
-use crate::sdp::{AgreedSend, LocalTrack, rid};
-use crate::types::{Codec, Kind, LegId};
+use crate::sdp::{AgreedSend, LocalTrack, layer_below, rid};
+use crate::types::{Codec, Kind, LegId, Simulcast};
 use rand::RngExt as _;
 use rand_chacha::ChaCha12Rng;
 use std::sync::Arc;
@@ -65,6 +65,7 @@ pub(super) struct Layer {
     pub layers: u8,
     /// SSRC of the highest one, under which the track is negotiated.
     pub highest: u32,
+    pub simulcast: Simulcast,
 }
 
 /// What the negotiation said about an outgoing track.
@@ -140,7 +141,23 @@ impl TxTrack {
         let rtx_ssrc = (self.kind == Kind::Video).then_some(self.rtx_ssrc);
         let layers = self.layer.map_or(1, |l| l.layers);
         let stands = self.layer.is_none_or(|l| l.highest == self.ssrc);
-        stands.then_some(LocalTrack { encoding_codec: self.codec, ssrc: self.ssrc, rtx_ssrc, layers })
+        let simulcast = self.layer.map_or_else(Simulcast::default, |l| l.simulcast);
+        stands.then_some(LocalTrack { encoding_codec: self.codec, ssrc: self.ssrc, rtx_ssrc, layers, simulcast })
+    }
+
+    /// SSRC and retransmissions' SSRC.
+    pub fn ssrcs(&self) -> (u32, u32) {
+        (self.ssrc, self.rtx_ssrc)
+    }
+
+    /// One layer of a video whose highest one has these SSRCs.
+    pub fn set_layer(&mut self, layer: Layer, (highest, highest_rtx): (u32, u32)) {
+        self.layer = Some(layer);
+        if layer.simulcast == Simulcast::SsrcGroup {
+            let below = u32::from(layer.layers - 1 - layer.index);
+            let (ssrc, rtx) = layer_below(highest, Some(highest_rtx), below);
+            (self.ssrc, self.rtx_ssrc) = (ssrc, rtx.unwrap_or(self.rtx_ssrc));
+        }
     }
 
     /// The SSRC that its m-line was negotiated under.
@@ -150,14 +167,15 @@ impl TxTrack {
 
     /// The layer's rid, where both sides have it.
     fn rid(&self, a: &AgreedSend) -> Option<&'static str> {
-        let rid = rid(self.layer?.index);
+        let layer = self.layer.filter(|l| l.simulcast == Simulcast::Rid)?;
+        let rid = rid(layer.index);
         a.rids.iter().any(|r| r == rid).then_some(rid)
     }
 
     /// Whether the other side takes it: where it takes no layers, it gets the highest, as the first one offered.
     fn is_taken(&self, a: &AgreedSend) -> bool {
         let Some(layer) = self.layer else { return true };
-        self.rid(a).is_some() || (a.rids.is_empty() && layer.highest == self.ssrc)
+        a.grouped || self.rid(a).is_some() || (a.rids.is_empty() && layer.highest == self.ssrc)
     }
 
     pub fn take_counters(&mut self) -> FlowCounters {
@@ -299,7 +317,7 @@ impl Participant {
             let Some(a) = s.agreed.sends.iter().find(|a| a.ssrc == t.negotiated_ssrc()) else { continue };
             let flows = a.active && t.is_taken(a) && s.srtp.is_some() && s.transport.may_send();
             if flows && t.wire.is_none() {
-                if t.layer.is_some() && a.rids.is_empty() {
+                if t.layer.is_some() && a.rids.is_empty() && !a.grouped {
                     let text = "the server takes no simulcast: one layer is sent, the highest".to_owned();
                     w.events.push(Event::Note { code: "simulcast_refused", text });
                 }

@@ -268,14 +268,20 @@ impl Slot {
                 w.events.push(Event::Connect { slot, peer: remote });
                 TransportState::IceConnected { remote }
             }
-            E::Connected { suite, ours, theirs, .. } => {
+            E::Connected { suite, certificate, ours, theirs, .. } => {
                 self.srtp = Some(Box::new(Srtp {
                     rtp_out: RtpSealer::new(suite, &ours.key, &ours.salt),
                     rtcp_out: RtcpSealer::new(suite, &ours.key, &ours.salt),
                     rtp_in: RtpOpener::new(suite, &theirs.key, &theirs.salt),
                     rtcp_in: RtcpOpener::new(suite, &theirs.key, &theirs.salt),
                 }));
-                w.events.push(Event::State { slot, state: TransportState::Connected { suite }, at: w.now });
+                let [a, b, c, d, e, f, g, h, ..] = certificate;
+                let certificate = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+                w.events.push(Event::State {
+                    slot,
+                    state: TransportState::Connected { suite, certificate },
+                    at: w.now,
+                });
                 return true;
             }
             E::Disconnected => TransportState::Disconnected,

@@ -60,6 +60,7 @@ impl Pair {
             transport: Shared::new(&[Suite::AeadAes128Gcm], Timing::default()).unwrap(),
             allow: Arc::new(AllowList::new(vec![("10.0.0.0".parse().unwrap(), 8)])),
             client: Client::Chrome,
+            simulcast: crate::types::Simulcast::Rid,
         });
         let clips = ClipLibrary::load().unwrap();
         let mut room = Room::new();

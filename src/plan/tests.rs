@@ -67,6 +67,35 @@ fn the_same_seed_gives_the_same_plan_byte_for_byte() {
     assert_ne!(bytes(1), bytes(2));
 }
 
+/// Churn at a constant rate: the mean is what was asked for, who has stayed long is no likelier to leave, and every leave
+/// has a join behind it.
+#[test]
+fn exponential_stays_are_churn() {
+    let mean = 30.0;
+    let p = profile(3, &[&group("a", 40, "5", &format!("stay = \"exponential({mean}s)\""))], "100/s", 3600);
+    let plan = plan(&p);
+    assert_sound(&p, &plan);
+    // Those who are there at the end were cut short.
+    let ended = plan.legs.iter().filter(|l| l.leave_at < plan.hold_until);
+    let stays: Vec<f64> = ended.map(|l| (l.leave_at - l.join_at).as_secs_f64()).collect();
+    let of = |least: f64| stays.iter().filter(|s| **s > least).count() as f64;
+    assert!(stays.len() > 20_000, "{}", stays.len());
+    let average = stays.iter().sum::<f64>() / stays.len() as f64;
+    assert!((0.97..1.03).contains(&(average / mean)), "{average}");
+    for t in [10.0, 30.0, 60.0, 120.0] {
+        let left = of(t) / stays.len() as f64;
+        assert!((left - (-t / mean).exp()).abs() < 0.012, "{left} stay longer than {t} s");
+    }
+    assert_eq!(stays.iter().filter(|s| **s < 1.0).count(), 0, "nobody's stay is shorter than a second");
+    let again = |from: f64| of(from + mean) / of(from);
+    assert!((again(15.0) - again(60.0)).abs() < 0.03, "without a memory: {} and {}", again(15.0), again(60.0));
+    // 200 seats, each empty for half a second between two stays.
+    let rate = (plan.legs.len() - 200) as f64 / 3600.0;
+    assert!((rate / (200.0 / (mean + 0.5)) - 1.0).abs() < 0.03, "{rate} rejoins a second");
+    let successors = plan.legs.iter().filter(|l| l.name.contains('.')).count();
+    assert_eq!(plan.legs.len() - 200, successors);
+}
+
 #[test]
 fn a_seed_means_what_it_meant() {
     // What seed 7 gave when this was written. If this changes, every stored seed has lost its meaning: say so in the
@@ -131,6 +160,22 @@ fn nobody_sends_where_none_publish() {
     let p = plan(&profile(1, &[&group("a", 1, "3", "send = 0")], "1/s", 10));
     assert_eq!(p.rooms[0].senders_max, 0);
     assert!(p.legs.iter().all(|l| !l.sends()));
+}
+
+#[test]
+fn last_n_bounds_the_video_that_each_receives() {
+    let groups = [
+        group("meeting", 2, "4", "video = \"vp8@500kbit/s\""),
+        group("webinar", 1, "10", "send = 2\nvideo = \"vp8@500kbit/s\""),
+    ];
+    let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+    for (last_n, video) in [(None, 2 * 4 * 3 + 2 + 8 * 2), (Some(2), 2 * 4 * 2 + 2 + 8 * 2), (Some(1), 2 * 4 + 2 + 8)] {
+        let mut profile = profile(1, &groups, "10/s", 10);
+        let crate::profile::Target::Embedded(fleet) = &mut profile.target else { unreachable!() };
+        fleet.last_n = last_n;
+        let t = totals(&profile, &plan(&profile));
+        assert_eq!((t.down.audio_streams, t.down.video_streams), (2 * 4 * 3 + 2 * 9, video), "{last_n:?}");
+    }
 }
 
 #[test]

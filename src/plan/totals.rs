@@ -1,7 +1,7 @@
 //! What a plan amounts to: participants, streams, packets and bits per second when every room is full.
 
 use super::Plan;
-use crate::profile::Profile;
+use crate::profile::{Profile, Target};
 use crate::types::{Codec, Encoding, Kind};
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +75,10 @@ pub struct PlanTotals {
 /// Totals of the whole plan.
 pub fn totals(profile: &Profile, plan: &Plan) -> PlanTotals {
     let mut t = PlanTotals { rooms: plan.rooms.len() as u64, legs: plan.legs.len() as u64, ..PlanTotals::default() };
+    let last_n = match &profile.target {
+        Target::Embedded(fleet) => fleet.last_n.map_or(u64::MAX, u64::from),
+        Target::External(_) => u64::MAX,
+    };
     for room in &plan.rooms {
         let Some(group) = profile.rooms.get(room.group) else { continue };
         let (size, senders) = (u64::from(room.size), u64::from(room.senders_max));
@@ -91,8 +95,12 @@ pub fn totals(profile: &Profile, plan: &Plan) -> PlanTotals {
         t.participants_per_room_max = t.participants_per_room_max.max(size);
         let seen = || group.audio.into_iter().chain(group.video);
         t.up.add(seen().chain(group.lower_layers()), senders);
-        // Of layers one goes to each receiver: the highest, as long as the server has no reason for another.
-        t.down.add(seen(), senders * (size - 1));
+        // Of layers one goes to each receiver: the highest, as long as the server has no reason for another. With last-N
+        // no more than so many senders' video.
+        t.down.add(group.audio, senders * (size - 1));
+        let of = |others: u64| others.min(last_n);
+        let seen = senders * of(senders.saturating_sub(1)) + (size - senders) * of(senders);
+        t.down.add(group.video, seen);
     }
     t
 }

@@ -182,6 +182,7 @@ pub const KEYS: &[Key] = &[
     key("embedded", "placement", Word(Placement::NAMES), Or("\"affinity\""), "Where the participants of a room go: affinity, all to one server; spread, in turn to all servers, which hand the room's media to each other (cascading)."),
     key("embedded", "drain", Word(Drain::NAMES), Or("\"wait\""), "How a server that is to end gets rid of its calls: wait until they are over, move its rooms to other servers, or tell one room after the other to join again, which it does elsewhere."),
     key("embedded", "autoscale", Form::Table, Optional, "Servers come and go by themselves, for runs that only observe. Left out: none does."),
+    key("embedded", "last_n", Count { min: 1, max: 1000 }, Optional, "Last-N: a participant gets the video of so many senders, those who talked last by their audio levels, and is told whose. Left out: of all."),
     key("embedded", "sin", Word(Sin::NAMES), Optional, "A fault that the fleet commits on purpose, for a run that is to find it (docs/embedded-fleet.md). Left out: none."),
 
     key("embedded", "turn", Count { min: 0, max: 64 }, Optional, "TURN servers, a process each. Left out: one where [ice] wants relays, else none."),
@@ -253,7 +254,7 @@ pub const KEYS: &[Key] = &[
     key("search", "exceed_ratio", Share { max: 90.0 }, Or("\"0%\""), "Share of trial_sum that may be trials which did not hold."),
     key("search", "width", Share { max: 50.0 }, Or("\"5%\""), "How far the bounds may be apart at the end, share of the upper one; never less than one room."),
     key("search", "settle", Duration { min: 0.0, max: 3600.0 }, Or("\"5s\""), "From the last join or leave of a load to the start of judging."),
-    key("search", "budget", Duration { min: 1.0, max: 604_800.0 }, Or("\"15m\""), "The whole search: when it is up, the bounds known so far are the answer."),
+    key("search", "budget", Duration { min: 1.0, max: 604_800.0 }, Or("\"15m\""), "The whole search: when it is up, the bounds known so far are the answer, whatever is under way."),
     key("search", "join_timeout", Duration { min: 0.1, max: 600.0 }, Or("\"15s\""), "A join that takes longer has failed."),
 
     key("mixes[]", "name", Text, Required, "Name of the mix: letters, digits, - and _; its run folder is called so."),
@@ -346,6 +347,7 @@ pub const KEYS: &[Key] = &[
     key("target_file", "allow", Networks, Or("[]"), "Networks where media may go, besides the signalling hosts themselves."),
     key("target_file", "authorized", Flag, Or("false"), "Needed for addresses outside loopback and private ranges: you may load this target."),
     key("target_file", "tls_verify", Flag, Or("true"), "Check the target's certificates; reports say so when not."),
+    key("target_file", "simulcast", Word(&["rid", "ssrc-group"]), Or("\"rid\""), "How the target wants the layers of `simulcast` told apart: rid (RFC 8853), or ssrc-group (a=ssrc-group:SIM, for servers that read no rids)."),
     key("target_file", "servers", Tables, Optional, "The servers. Required, but for driver turn, whose servers are the [[turn]]."),
     key("target_file", "secrets", Secrets, Or("{}"), "Values that appear in no report: a literal, { env = \"NAME\" } or { file = \"path\" }; with optional = true it may be missing."),
     key("target_file", "turn", Tables, Optional, "Ways to TURN servers, for participants that [ice] has relayed. Several with one id are one server: over UDP, TCP and TLS."),

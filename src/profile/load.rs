@@ -60,6 +60,19 @@ pub fn parse_resolved(text: &str) -> Result<Profile, ProfileErrors> {
     loader.finish(tree, name).map(|(profile, _)| profile)
 }
 
+/// A profile as text, and another text for whatever file it names.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn load_texts(profile: &str, other: &str) -> Result<Profile, ProfileErrors> {
+    let path = Path::new("profile.toml");
+    let surroundings = Surroundings {
+        read: &|asked| Ok(if asked == path { profile } else { other }.to_owned()),
+        env: &|_| Some("secret".to_owned()),
+        seed: &|| 1,
+        secrets: true,
+    };
+    load_in(&surroundings, path, &[]).map(|(profile, _)| profile)
+}
+
 /// What loading needs of the world; tests give their own.
 pub(super) struct Surroundings<'a> {
     pub(super) read: &'a dyn Fn(&Path) -> Result<String, String>,

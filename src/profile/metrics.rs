@@ -149,6 +149,12 @@ pub(super) const TABLE: &[(&str, Unit, &str)] = &[
         Unit::Percent,
         "legs that lost more than the threshold on loss allows in any 10 s: what a mean would hide",
     ),
+    (
+        "{audio,video}.stamps.foreign",
+        Unit::Count,
+        "received packets whose stamp was damaged, cut short or of another run",
+    ),
+    ("{audio,video}.stamps.missing", Unit::Count, "received packets (of video: frames) without a stamp: not ours"),
     ("{audio,video}.jitter.{p50,p95,p99}", Unit::Ms, "RFC 3550 interarrival jitter"),
     ("{audio,video}.delay.{p50,p95,p99}", Unit::Ms, "one-way delay from actual send to kernel receive time"),
     ("{audio,video}.rtt.{p50,p95,p99}", Unit::Ms, "round trip to the server by SR and RR"),

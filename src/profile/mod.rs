@@ -32,6 +32,8 @@ mod tests_turn;
 
 pub use error::{Origin, ProfileError, ProfileErrors};
 pub use expect::{Classes, Expect, Herd, JoinPolicy, Others, ScaleOut};
+#[cfg(any(test, fuzzing))]
+pub(crate) use load::load_texts;
 pub use load::{Explained, load, load_explained, parse_resolved};
 pub use resolved::{
     EmbeddedTarget, ExternalTarget, Headroom, HealthLimits, Ice, Join, Load, Muting, Network, Op, Profile, RoomGroup,

@@ -77,6 +77,7 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
         let drain = v.word("drain").and_then(|w| w.parse().ok());
         let autoscale =
             if v.node("autoscale").is_some() { v.inside("autoscale", autoscale).map(Some) } else { Some(None) };
+        let last_n = if v.node("last_n").is_some() { Some(v.count("last_n")? as u32) } else { None };
         let sin = v.word("sin").and_then(|w| w.parse().ok());
         let turn = if v.node("turn").is_some() { v.count("turn")? as u32 } else { u32::from(relays) };
         if relays && turn == 0 {
@@ -89,6 +90,7 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
             placement: placement?,
             drain: drain?,
             autoscale: autoscale?,
+            last_n,
             sin,
             turn,
         })

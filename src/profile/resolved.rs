@@ -4,7 +4,7 @@ use super::fleet::{FleetBackends, JoinHook};
 use super::scale_in::ScaleIn;
 use super::series::Series;
 use crate::impair::Conditions;
-use crate::types::{Autoscale, Client, Drain, Encoding, Placement, Sin, Via};
+use crate::types::{Autoscale, Client, Drain, Encoding, Placement, Simulcast, Sin, Via};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -117,6 +117,8 @@ pub struct EmbeddedTarget {
     pub drain: Drain,
     /// Servers come and go by themselves.
     pub autoscale: Option<Autoscale>,
+    /// Last-N: participants get the video of so many senders, those who talked last.
+    pub last_n: Option<u32>,
     /// A fault that it commits on purpose.
     pub sin: Option<Sin>,
     /// TURN servers.
@@ -182,6 +184,7 @@ pub struct ExternalTarget {
     pub authorized: bool,
     /// False only when the target file says `tls_verify = false`; the report says so then.
     pub tls_verify: bool,
+    pub simulcast: Simulcast,
 }
 
 impl Profile {
@@ -229,6 +232,7 @@ impl ExternalTarget {
             secrets: BTreeMap::new(),
             authorized: false,
             tls_verify: true,
+            simulcast: Simulcast::Rid,
         }
     }
 }

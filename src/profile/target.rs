@@ -5,6 +5,7 @@ use super::keys::join;
 use super::read::{self, View, distinct};
 use super::resolved::{ExternalTarget, Secret, ServerEntry, TURN_DRIVER};
 use super::tree::{Node, Value};
+use crate::types::Simulcast;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -87,6 +88,7 @@ pub(super) fn read(
     });
     let authorized = v.flag("authorized");
     let tls_verify = v.flag("tls_verify");
+    let simulcast = v.word("simulcast").and_then(|w| Simulcast::ALL.into_iter().find(|s| s.as_str() == w));
     let may = authorized == Some(true);
     let granted = |what: &str, private: bool| match private || may {
         true => Ok(()),
@@ -169,6 +171,7 @@ pub(super) fn read(
         secrets: values,
         authorized: authorized?,
         tls_verify: tls_verify?,
+        simulcast: simulcast?,
     };
     Some((target, sources))
 }

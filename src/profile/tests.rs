@@ -108,6 +108,7 @@ const JANUS: &str = r#"
 driver = "janus"
 allow = ["10.77.0.0/24", "192.168.1.9"]
 tls_verify = false
+simulcast = "ssrc-group"
 [[servers]]
 id = "janus-1"
 url = "ws://10.77.0.1:8188"
@@ -238,6 +239,7 @@ fn every_key_arrives() {
     let Target::External(t) = &p.target else { panic!("{:?}", p.target) };
     assert_eq!((t.driver.as_str(), t.servers.len(), t.allow.len()), ("janus", 2, 2));
     assert_eq!((t.tls_verify, t.authorized), (false, false));
+    assert_eq!(t.simulcast, crate::types::Simulcast::SsrcGroup);
     let secrets: Vec<(&str, &str)> = t.secrets.iter().map(|(k, v)| (k.as_str(), v.0.as_str())).collect();
     assert_eq!(secrets, [("admin", "adminpw"), ("api", "key from a file"), ("token", "in the clear")]);
 }
@@ -266,7 +268,7 @@ fn the_resolved_text_means_the_same_and_holds_no_secret() {
             (Target::Embedded(a), Target::Embedded(b)) => assert_eq!(a, b),
             (Target::External(a), Target::External(b)) => {
                 assert_eq!((&a.driver, &a.servers, &a.allow), (&b.driver, &b.servers, &b.allow));
-                assert_eq!((a.authorized, a.tls_verify), (b.authorized, b.tls_verify));
+                assert_eq!((a.authorized, a.tls_verify, a.simulcast), (b.authorized, b.tls_verify, b.simulcast));
                 assert!(b.secrets.is_empty());
             }
             other => panic!("{other:?}"),
@@ -557,7 +559,7 @@ fn a_target_is_found_beside_the_file_that_names_it() {
     let files =
         [("dir/p.toml", "extends = \"base/b.toml\""), ("dir/base/b.toml", base.as_str()), ("dir/base/t.toml", JANUS)];
     let got = load_files(&files, &[("ADMIN", "x")], &[]).unwrap_err().to_string();
-    assert_eq!(got, "dir/base/t.toml:14: secrets.api: the file api.key cannot be read: no such file");
+    assert_eq!(got, "dir/base/t.toml:15: secrets.api: the file api.key cannot be read: no such file");
 }
 
 #[test]

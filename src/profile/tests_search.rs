@@ -181,6 +181,8 @@ fn two_placements_are_two_runs_of_the_same_plan() {
             embedded("placement = \"spread\"\nsin = \"keep-ghosts\""),
             "embedded: placement \"spread\" does not go with a `sin`",
         ),
+        (embedded("placement = \"spread\"\nlast_n = 2"), "embedded: placement \"spread\" does not go with `last_n`"),
+        (embedded("last_n = 0"), "embedded.last_n"),
     ] {
         let text = SEARCH.replace("[search]", &format!("{more}[search]"));
         let got = parse_resolved(&text).unwrap_err().to_string();
@@ -190,4 +192,15 @@ fn two_placements_are_two_runs_of_the_same_plan() {
         .replace("range =", "server = \"s1\"\nrange =")
         .replace("[[rooms]]", "embedded.placement = \"spread\"\n[[rooms]]");
     assert!(parse_resolved(&pinned).unwrap_err().to_string().contains("[search] `server`"));
+}
+
+#[test]
+fn last_n_is_kept() {
+    let of = |text: &str| match parse_resolved(text).unwrap().target {
+        Target::Embedded(t) => (t.last_n, parse_resolved(text).unwrap().resolved),
+        Target::External(_) => unreachable!(),
+    };
+    let (n, resolved) = of(&SEARCH.replace("[search]", "[embedded]\nlast_n = 3\n[search]"));
+    assert_eq!((n, of(&resolved).0), (Some(3), Some(3)));
+    assert_eq!(of(SEARCH).0, None);
 }

@@ -38,6 +38,9 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
         line(format!("cpu_max = {}", quote(&print_percent(fleet.cpu_max))));
         line(format!("placement = {}", quote(fleet.placement.as_str())));
         line(format!("drain = {}", quote(fleet.drain.as_str())));
+        if let Some(n) = fleet.last_n {
+            line(format!("last_n = {n}"));
+        }
         if let Some(sin) = fleet.sin {
             line(format!("sin = {}", quote(sin.as_str())));
         }
@@ -213,12 +216,13 @@ fn direction(c: &Conditions) -> Vec<String> {
 
 fn target_file(t: &ExternalTarget, secrets: &BTreeMap<String, SecretSource>) -> String {
     let mut out = format!(
-        "\n[target_file]\ndriver = {}\npeer = {}\nallow = {}\nauthorized = {}\ntls_verify = {}\n",
+        "\n[target_file]\ndriver = {}\npeer = {}\nallow = {}\nauthorized = {}\ntls_verify = {}\nsimulcast = {}\n",
         quote(&t.driver),
         quote(if t.peer_relayed { "relayed" } else { "direct" }),
         array(t.allow.iter().map(|(ip, prefix)| format!("{ip}/{prefix}"))),
         t.authorized,
-        t.tls_verify
+        t.tls_verify,
+        quote(t.simulcast.as_str())
     );
     // Writing to a String cannot fail.
     for s in &t.servers {

@@ -120,6 +120,26 @@ fn curves(a: &Answer, limits: &[(String, f64)]) -> Vec<Curve> {
             true,
         ),
         of(
+            "What the server waited for",
+            "Share of the time in which something waited for a CPU (PSI), the hypervisor took it, or the cgroup was throttled.",
+            "%",
+            None,
+            vec![
+                line("pressure", 0, &cost(|c| c.cpu_pressure)),
+                line("steal", 3, &cost(|c| c.steal)),
+                line("throttled", 2, &cost(|c| c.throttled)),
+            ],
+            false,
+        ),
+        of(
+            "Run queue of the server",
+            "Its threads that stood ready to run and had no core, on average.",
+            "threads",
+            None,
+            vec![line("waiting", 1, &cost(|c| c.run_queue))],
+            false,
+        ),
+        of(
             "Memory of the server",
             "Resident, at most in the trial.",
             "MiB",

@@ -134,6 +134,9 @@ fn figures(s: &Summary) -> Markup {
             (figure("audio delay p99", "audio.delay.p99", s.audio.media.delay.p99, " ms"))
             (figure("video delay p99", "video.delay.p99", s.video.media.delay.p99, " ms"))
             (figure("freezes", "video.freezes", s.video.freezes, " /min"))
+            @if let Some(paused) = s.video.paused.filter(|n| *n > 0) {
+                (figure("senders no longer forwarded (last-N)", "video.paused", Some(paused as f64), ""))
+            }
             @if let Some(switches) = s.video.layer_switches.filter(|n| *n > 0) {
                 (figure("layer switches", "video.layer_switches", Some(switches as f64), ""))
             }

@@ -309,7 +309,8 @@ fn bar(b: &Bar, y: f64, axis: &Axis) -> Markup {
 
 fn audit(s: &ScaleIn) -> Markup {
     let a = &s.audit;
-    if a.exported.is_empty() && a.failed_looks.is_empty() && a.rooms_compared == 0 {
+    let silent = a.exported.is_empty() && a.failed_looks.is_empty() && a.rooms_compared == 0;
+    if silent && a.renamed.is_empty() && a.landings.compared == 0 && a.landings.alike.is_empty() {
         return html! {};
     }
     html! {
@@ -334,6 +335,11 @@ fn audit(s: &ScaleIn) -> Markup {
                 }
                 @for l in &a.failed_looks { li { (l.backend) " failed " (l.count) " times, first: " (l.error) ". These looks count as no answer, not as zero." } }
                 @for r in &a.renamed { li { (r) } }
+                @if a.landings.compared > 0 {
+                    li { (a.landings.compared) " legs told by the certificate or address that their media met: " (a.landings.elsewhere.iter().map(|e| e.legs).sum::<u64>()) " on another server than was said." }
+                }
+                @for e in &a.landings.elsewhere { li { (e.legs) " of " (e.server) " (first " (e.first) ") met the " (e.by) " of " (e.met) "." } }
+                @for l in &a.landings.alike { li { (l) } }
             }
         }
     }

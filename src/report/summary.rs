@@ -74,7 +74,14 @@ pub struct Units;
 
 impl Serialize for Units {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        let bare = [("run.wall", "ms"), ("run.hold.*", "ms"), ("pass[].margin", "percent"), ("pass[].window.*", "ms")];
+        let bare = [
+            ("run.wall", "ms"),
+            ("run.hold.*", "ms"),
+            ("pass[].margin", "percent"),
+            ("pass[].window.*", "ms"),
+            ("audio.lossy_legs_inconclusive", "count"),
+            ("video.lossy_legs_inconclusive", "count"),
+        ];
         let mos = [
             ("audio.mos.{min,p5,p50}", "score"),
             ("audio.mos.count", "count"),
@@ -90,8 +97,12 @@ impl Serialize for Units {
             ("rooms_worst[].delay_max", "ms"),
             ("rooms_worst[].silence_max", "ms"),
         ];
-        let steps =
-            [("video.steps.down", "count"), ("video.steps.up", "count"), ("video.steps.below_share", "percent")];
+        let steps = [
+            ("video.paused", "count"),
+            ("video.steps.down", "count"),
+            ("video.steps.up", "count"),
+            ("video.steps.below_share", "percent"),
+        ];
         let own =
             |all: Vec<(&str, &'static str)>| all.into_iter().map(|(path, unit)| (path.to_owned(), unit)).collect();
         let [bare, rooms, steps]: [Vec<_>; 3] = [bare.to_vec(), rooms.to_vec(), steps.to_vec()].map(own);
@@ -166,6 +177,7 @@ const METRICS: &[(&str, &str)] = &[
     ("setup.{total,join,signaling,ice,dtls,relay,first_rtp,first_frame}.{p50,p95,p99,max}", "ms"),
     ("{audio,video}.sent", "count"),
     ("{audio,video}.{loss,lossy_legs_share}", "percent"),
+    ("{audio,video}.stamps.{foreign,missing}", "count"),
     ("{audio,video}.rtp.{expected,received,duplicate,reordered,lost_before_recovery,recovered}", "count"),
     ("{audio,video}.rtp.loss", "percent"),
     ("{audio,video}.up.{expected,lost}", "count"),

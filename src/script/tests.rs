@@ -189,7 +189,15 @@ impl World {
         self.rooms.insert(leg.room, server.clone());
         self.legs.insert(leg.id, (leg.clone(), server));
         let (leg, room) = (leg.id, leg.room);
-        let joined = Event::Joined { leg, room, server: id, suite: None, remote: None, setup: Default::default() };
+        let joined = Event::Joined {
+            leg,
+            room,
+            server: id,
+            suite: None,
+            remote: None,
+            certificate: None,
+            setup: Default::default(),
+        };
         self.later.push((at + secs(0.05), joined));
     }
 

@@ -19,8 +19,10 @@ pub struct AgreedSend {
     pub codec: Codec,
     pub pt: u8,
     pub ssrc: u32,
-    /// Simulcast: the layers that the remote takes, by their names. Empty: one stream.
+    /// Simulcast: the layers that the remote takes, by their names. Empty: one stream, unless it is `grouped`.
     pub rids: Vec<String>,
+    /// Simulcast by SSRC group: all layers are sent, since no answer says otherwise.
+    pub grouped: bool,
     /// Payload type and SSRC of retransmissions (RFC 4588), where both sides have it.
     pub rtx: Option<(u8, u32)>,
     pub red: Option<AgreedRed>,
@@ -84,7 +86,8 @@ pub(super) fn send(track: &LocalTrack, ours: &MediaSection, remote: &MediaSectio
         codec: track.encoding_codec,
         pt: payload.pt,
         ssrc: track.ssrc,
-        rids: if ext.rid == 0 { Vec::new() } else { both_rids(ours, remote) },
+        grouped: track.is_grouped(),
+        rids: if ext.rid == 0 || track.is_grouped() { Vec::new() } else { both_rids(ours, remote) },
         rtx: rtx_pt.zip(track.rtx_ssrc),
         red: red.map(|pt| AgreedRed { pt, preferred: place(pt) < place(payload.pt) }),
         dtx_asked: remote_payload.asks_for_dtx(),

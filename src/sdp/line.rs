@@ -206,12 +206,19 @@ impl Line {
             Role::Receive(kind) => section.name = kind.as_str().to_string(),
             Role::Send(track) => {
                 section.name = track.encoding_codec.kind().as_str().to_string();
-                if track.layers > 1 {
+                let has_rtx = self.formats.iter().any(|f| matches!(f.carries, Carries::Rtx(_)));
+                if track.is_grouped() {
+                    section.sim = track.layer_ssrcs().map(|(ssrc, _)| ssrc).collect();
+                    section.ssrcs.clone_from(&section.sim);
+                    if has_rtx {
+                        section.fid = track.layer_ssrcs().filter_map(|(ssrc, rtx)| Some((ssrc, rtx?))).collect();
+                        section.ssrcs.extend(section.fid.iter().map(|(_, rtx)| *rtx));
+                    }
+                } else if track.layers > 1 {
                     // The highest first: who takes no simulcast gets that one.
                     section.send_rids = (0..track.layers).rev().map(|n| rid(n).to_string()).collect();
                 } else {
                     section.ssrcs = vec![track.ssrc];
-                    let has_rtx = self.formats.iter().any(|f| matches!(f.carries, Carries::Rtx(_)));
                     if let Some(rtx) = track.rtx_ssrc.filter(|_| has_rtx) {
                         section.ssrcs.push(rtx);
                         section.fid = vec![(track.ssrc, rtx)];

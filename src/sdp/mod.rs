@@ -1,5 +1,5 @@
 //! Pure: offers, answers, and what was agreed (RFC 8829, RFC 3264). One BUNDLE, rtcp-mux, one transport; simulcast
-//! as RFC 8853 has it, towards the remote only.
+//! as RFC 8853 has it or as a group of SSRCs, towards the remote only.
 //!
 //! [`Description`] is what a remote wrote; [`Negotiation`] holds the m-lines of one transport over its life and turns
 //! descriptions into [`Agreed`]: what we send and receive, with which payload types, extensions and feedback.
@@ -14,7 +14,7 @@ mod tests;
 mod write;
 
 pub use agreed::{Agreed, AgreedReceive, AgreedRed, AgreedSend};
-pub use negotiation::{LocalTrack, Negotiation, rid};
+pub use negotiation::{LocalTrack, Negotiation, layer_below, rid};
 
 use crate::transport::RemoteParams;
 use crate::types::Kind;
@@ -47,6 +47,8 @@ pub struct MediaSection {
     pub ssrcs: Vec<u32>,
     /// FID groups (RFC 5576 4.2): media SSRC and its retransmission SSRC.
     pub fid: Vec<(u32, u32)>,
+    /// `SIM` group: the SSRCs of the layers of a simulcast, the lowest first. Empty: none.
+    pub sim: Vec<u32>,
     /// Simulcast (RFC 8853) as the writer of this section sends and receives it: the streams' names.
     pub send_rids: Vec<String>,
     pub receive_rids: Vec<String>,

@@ -5,7 +5,7 @@ use super::write::{Head, description};
 use super::{Agreed, Description, Direction, MediaSection, SdpError, agreed, catalog};
 use crate::client::{Red, Repair, policy};
 use crate::transport::{LocalParams, RemoteParams, Setup};
-use crate::types::{Client, Codec, Kind};
+use crate::types::{Client, Codec, Kind, Simulcast};
 
 /// Something that we send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,8 +14,29 @@ pub struct LocalTrack {
     pub ssrc: u32,
     /// Of retransmissions; only used by clients that do them.
     pub rtx_ssrc: Option<u32>,
-    /// More than 1: simulcast, told apart by [`rid`]s and not by SSRCs. `ssrc` only names the track then.
+    /// More than 1: simulcast. `ssrc` and `rtx_ssrc` are the highest layer's; by rid they only name the track.
     pub layers: u8,
+    /// How the layers are told apart: by [`rid`]s, or by [`LocalTrack::layer_ssrcs`].
+    pub simulcast: Simulcast,
+}
+
+impl LocalTrack {
+    /// Of an SSRC group: the layers' SSRCs, and those of their retransmissions, the lowest layer first. They follow each
+    /// other, so that one of them stands for all.
+    pub fn layer_ssrcs(&self) -> impl Iterator<Item = (u32, Option<u32>)> {
+        let (ssrc, rtx) = (self.ssrc, self.rtx_ssrc);
+        (0..u32::from(self.layers)).rev().map(move |below| layer_below(ssrc, rtx, below))
+    }
+
+    /// Its layers are told apart by SSRCs.
+    pub fn is_grouped(&self) -> bool {
+        self.layers > 1 && self.simulcast == Simulcast::SsrcGroup
+    }
+}
+
+/// SSRC and retransmissions' SSRC of the layer that is so many below the highest, of which both are given.
+pub fn layer_below(ssrc: u32, rtx_ssrc: Option<u32>, below: u32) -> (u32, Option<u32>) {
+    (ssrc.wrapping_sub(below), rtx_ssrc.map(|rtx| rtx.wrapping_sub(below)))
 }
 
 /// The name of a layer, from the lowest, 0: quarter, half, full, as livekit-client has it.
@@ -116,7 +137,7 @@ impl Negotiation {
                 line.extensions.push((id, uri));
             }
         }
-        if line.track().is_some_and(|t| t.layers > 1) {
+        if line.track().is_some_and(|t| t.layers > 1 && !t.is_grouped()) {
             // Without these no layer could be told from another, whatever else the client knows.
             for (id, uri) in catalog::LAYER_EXTENSIONS {
                 if !line.extensions.iter().any(|(_, u)| u == uri)

@@ -281,6 +281,9 @@ impl MediaSection {
                     self.fid.push((main, rtx));
                 }
             }
+            "ssrc-group" if first == "SIM" && self.sim.is_empty() => {
+                self.sim = rest.split_ascii_whitespace().take(VALUES_MAX).map(ssrc).collect::<Result<_, _>>()?;
+            }
             "ssrc" => {
                 let ssrc = ssrc(first)?;
                 if self.ssrcs.len() < VALUES_MAX && !self.ssrcs.contains(&ssrc) {

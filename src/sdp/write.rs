@@ -66,6 +66,13 @@ fn section(s: &mut String, head: &Head, m: &MediaSection) -> fmt::Result {
     if !simulcast.is_empty() {
         write!(s, "a=simulcast:{}\r\n", simulcast.join(" "))?;
     }
+    if !m.sim.is_empty() {
+        s.push_str("a=ssrc-group:SIM");
+        for ssrc in &m.sim {
+            write!(s, " {ssrc}")?;
+        }
+        s.push_str("\r\n");
+    }
     for (main, rtx) in &m.fid {
         write!(s, "a=ssrc-group:FID {main} {rtx}\r\n")?;
     }

@@ -88,6 +88,8 @@ pub enum Told {
     Switch,
     /// Leave, and join again.
     Rejoin,
+    /// The video of these, by name, is forwarded to it, and nobody else's (last-N).
+    Forwarded { senders: Vec<String> },
 }
 
 /// `POST /servers/{id}/{action}` of the director.

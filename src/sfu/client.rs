@@ -4,6 +4,7 @@
 use super::keyframe::Gate;
 use super::red;
 use super::rewrite::{Numbers, Rewrite};
+use super::speakers::Speech;
 use super::terms::{JoinError, RestartError, SfuConfig};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,6 +21,9 @@ pub(super) type ClientKey = usize;
 /// Packets kept for answering NACKs, per video slot.
 const RESEND_PACKETS: usize = 1024;
 const RESEND_AGE: Duration = Duration::from_secs(3);
+
+/// More layers than anybody sends of one video.
+const LAYERS_MAX: usize = 8;
 
 /// Nothing becomes due by itself for somebody on another server.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -68,6 +72,9 @@ pub(super) struct Client {
     pub slots: Vec<Slot>,
     /// Highest layer that it is to get, 0 the lowest.
     pub layer_max: u8,
+    pub speech: Speech,
+    /// Last-N: of whom it gets video, as it was told; `None`: not told yet.
+    pub forwarded: Option<Vec<ClientKey>>,
     pub held: Option<Hold>,
 }
 
@@ -82,6 +89,8 @@ pub(super) struct Remote {
 pub(super) struct Source {
     mid: Mid,
     rid: Option<Rid>,
+    /// Of a layer that its SSRC tells from the others.
+    ssrc: Option<Ssrc>,
     /// Its index at the participant's own server, and that of its m-line.
     pub origin: u8,
     pub line: u8,
@@ -156,6 +165,7 @@ impl Joining {
         let rtc = rtc_config(config, &offer);
         let mids: Vec<Mid> =
             offer.lines().filter_map(|l| l.strip_prefix("a=mid:")).map(|mid| Mid::from(mid.trim())).collect();
+        let groups: Vec<(Mid, Vec<Ssrc>)> = offer.split("\r\nm=").filter_map(ssrc_group).collect();
         let offer = SdpOffer::from_sdp_string(&offer).map_err(|e| bad(&e))?;
 
         let creds = IceCreds::new();
@@ -183,7 +193,12 @@ impl Joining {
                     Rids::Specific(rids) => {
                         sources.extend((0..).zip(rids.iter().rev()).map(|(layer, rid)| source(Some(*rid), layer)));
                     }
-                    Rids::Any | Rids::None => sources.push(source(None, 0)),
+                    Rids::Any | Rids::None => match groups.iter().find(|(m, _)| *m == mid) {
+                        Some((_, ssrcs)) => sources.extend(
+                            (0..).zip(ssrcs).map(|(layer, ssrc)| Source { ssrc: Some(*ssrc), ..source(None, layer) }),
+                        ),
+                        None => sources.push(source(None, 0)),
+                    },
                 }
             }
             if direction.is_sending() {
@@ -225,6 +240,8 @@ impl Joining {
             sources,
             slots,
             layer_max: u8::MAX,
+            speech: Speech::default(),
+            forwarded: None,
             held: None,
         };
         Ok(Joining { client, answer, moved: false })
@@ -291,6 +308,15 @@ fn codecs_first(answer: &str) -> String {
     out
 }
 
+/// Of one m-line, its mid and the SSRCs of its `SIM` group, the lowest layer first. str0m knows them as streams of that
+/// mid, and no more.
+fn ssrc_group(section: &str) -> Option<(Mid, Vec<Ssrc>)> {
+    let value = |name: &str| section.lines().find_map(|l| l.strip_prefix(name));
+    let ssrcs = value("a=ssrc-group:SIM ")?.split_ascii_whitespace().map_while(|s| s.parse::<u32>().ok());
+    let ssrcs: Vec<Ssrc> = ssrcs.take(LAYERS_MAX).map(Ssrc::from).collect();
+    Some((Mid::from(value("a=mid:")?.trim()), ssrcs)).filter(|(_, ssrcs)| ssrcs.len() > 1)
+}
+
 /// An ICE-lite server never sends to a candidate before it has heard from there, so it needs none; leaving them out
 /// spares the parser names that only mDNS could resolve, and the agent their pairs.
 fn without_candidates(sdp: &str) -> String {
@@ -317,6 +343,8 @@ impl Client {
             sources: Vec::new(),
             slots: Vec::new(),
             layer_max: u8::MAX,
+            speech: Speech::default(),
+            forwarded: None,
             held: None,
         }
     }
@@ -365,7 +393,8 @@ impl Client {
             let mut api = self.rtc.as_mut()?.direct_api();
             let stream = api.stream_rx(&ssrc)?;
             let (mid, rid) = (stream.mid(), stream.rid());
-            self.sources.iter().position(|s| s.mid == mid && (s.rid.is_none() || s.rid == rid))
+            let fits = |s: &Source| s.ssrc.map_or(s.rid.is_none() || s.rid == rid, |of| of == ssrc);
+            self.sources.iter().position(|s| s.mid == mid && fits(s))
         })
     }
 
@@ -378,7 +407,7 @@ impl Client {
     /// `None` when none does; of an m-line without layers itself.
     pub fn best_layer(&self, source: usize, layer_max: u8, now: Instant) -> Option<usize> {
         let one = self.sources.get(source)?;
-        if one.rid.is_none() {
+        if !one.is_layer() {
             return Some(source);
         }
         let flows = |s: &Source| s.last.is_some_and(|at| now < at + LAYER_SILENCE_MAX) && s.flow.is_some();
@@ -402,6 +431,10 @@ impl Client {
                 && rtc.media(slot.mid).is_some_and(|m| m.remote_pts().contains(&pt))
         };
         self.slots.iter().position(fits).map(|slot| (slot, pt))
+    }
+
+    pub fn sends_video(&self) -> bool {
+        self.sources.iter().any(|s| s.kind == MediaKind::Video)
     }
 
     pub fn write(&mut self, slot: usize, now: Instant, incoming: &Incoming) -> Wrote {
@@ -434,6 +467,7 @@ impl Source {
         Source {
             mid,
             rid,
+            ssrc: None,
             origin: 0,
             line: 0,
             layer,
@@ -452,7 +486,7 @@ impl Source {
 
     /// One of several of its m-line.
     pub fn is_layer(&self) -> bool {
-        self.rid.is_some()
+        self.rid.is_some() || self.ssrc.is_some()
     }
 }
 
@@ -474,6 +508,10 @@ impl Slot {
 
     pub fn clear(&mut self) {
         self.shows = None;
+    }
+
+    pub fn kind(&self) -> MediaKind {
+        self.kind
     }
 
     pub fn mid(&self) -> Mid {

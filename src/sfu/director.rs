@@ -68,6 +68,9 @@ pub struct DirectorArgs {
     /// Servers come and go by themselves: JSON with per_server (participants), servers_min, servers_max, every_ms.
     #[arg(long)]
     pub autoscale: Option<Autoscale>,
+    /// Last-N: participants get the video of so many senders, those who talked last.
+    #[arg(long)]
+    pub last_n: Option<u32>,
     /// Commit this fault on purpose.
     #[arg(long)]
     pub sin: Option<Sin>,
@@ -110,10 +113,10 @@ pub fn run(args: DirectorArgs) -> anyhow::Result<()> {
 }
 
 async fn serve(args: DirectorArgs, parent_ended: oneshot::Receiver<()>) -> anyhow::Result<()> {
-    let alone = args.drain == Drain::Wait && args.sin.is_none();
+    let alone = args.drain == Drain::Wait && args.sin.is_none() && args.last_n.is_none();
     anyhow::ensure!(
         args.placement == Placement::Affinity || alone,
-        "--placement spread: rooms that are on all servers go with --drain wait and without --sin"
+        "--placement spread: rooms that are on all servers go with --drain wait and without --sin and --last-n"
     );
     let listener = tokio::net::TcpListener::bind(args.http)
         .await
@@ -188,6 +191,7 @@ pub(super) async fn start_server(args: &DirectorArgs, n: u32) -> anyhow::Result<
         .args(["--media", &args.media_ip.to_string()])
         .args(["--participants-max", &args.participants_max.to_string()])
         .args(["--cpu-max", &args.cpu_max.to_string()])
+        .args(args.last_n.iter().flat_map(|n| ["--last-n".to_owned(), n.to_string()]))
         .args(args.sin.iter().flat_map(|sin| ["--sin", sin.as_str()]))
         // It ends when we do: see `process`.
         .stdin(Stdio::piped())

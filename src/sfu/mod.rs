@@ -16,14 +16,29 @@ pub(crate) mod process; // life tied to the parent; what the kernel knows about 
 mod red; // RFC 2198 towards receivers without it
 mod registry; // pure: servers, rooms, headroom, who takes the next room
 mod rewrite; // numbers of a slot run on, whoever it shows
-mod rooms; // rooms and forwarding, sans-I/O
+mod rooms;
 pub mod server; // process: one media socket, one media thread, one HTTP API
+mod speakers; // rooms and forwarding, sans-I/O
 mod spread; // pure: rooms on several servers, for the registry
 mod stun; // whose connectivity check this is
 mod terms; // what goes into the core and comes out of it
 #[cfg(test)]
 mod tests;
 pub mod turn; // TURN servers beside them
+
+/// Anything as what clients, peers and other servers send.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn take_any(bytes: &[u8]) {
+    if let Some(frame) = frame::Frame::decode(bytes) {
+        assert_eq!(frame::Frame::decode(&frame.encode()), Some(frame));
+    }
+    if stun::is_stun(bytes) {
+        stun::local_ufrag(bytes);
+    }
+    keyframe::starts_key_frame(str0m::format::Codec::H264, bytes, None);
+    red::newest(bytes);
+    turn::take_any(bytes);
+}
 
 pub use api::{Cascade, Controlled, DirectorReady, RegistryView, ServerReady, ServerStats, ServerView};
 pub use client::Joining;

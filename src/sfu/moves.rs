@@ -48,10 +48,24 @@ impl Moves {
     }
 
     fn tell(&self, session: String, told: Told) {
+        self.teller().tell(session, told);
+    }
+
+    /// For the media thread, which has something to say as well.
+    pub fn teller(&self) -> Teller {
+        Teller(self.events.clone())
+    }
+}
+
+#[derive(Clone)]
+pub struct Teller(broadcast::Sender<Arc<str>>);
+
+impl Teller {
+    pub fn tell(&self, session: String, told: Told) {
         let Ok(mut line) = serde_json::to_string(&Event { session, told }) else { return };
         line.push('\n');
         // Without anybody who listens there is nobody to tell.
-        let _ = self.events.send(line.into());
+        let _ = self.0.send(line.into());
     }
 }
 

@@ -2,10 +2,12 @@
 //! then wait for [`Sfu::poll_timeout`]. Packets of several datagrams fed in a row leave together, which is cheaper.
 
 mod cascade; // rooms that other servers have, too
+mod last_n; // whose video participants get
 
 use super::client::{Client, ClientKey, Flow, Hold, Incoming, Joining, Remote, Wrote, shared_codecs};
+use super::speakers::Speakers;
 use super::stun;
-use super::terms::{Datagram, JoinError, Joined, Left, RestartError, SfuConfig, Stats};
+use super::terms::{Datagram, Forwarded, JoinError, Joined, Left, RestartError, SfuConfig, Stats};
 use crate::types::Sin;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
@@ -37,6 +39,9 @@ pub struct Sfu {
     cascades: FxHashMap<Arc<str>, cascade::Cascade>,
     remotes: FxHashMap<Remote, ClientKey>,
     codecs: CodecConfig,
+    /// By room, with last-N.
+    speakers: FxHashMap<Arc<str>, Speakers>,
+    told: VecDeque<Forwarded>,
     /// Number of the next participant.
     number: u32,
     dirty: Vec<ClientKey>,
@@ -59,6 +64,8 @@ impl Sfu {
             cascades: FxHashMap::default(),
             remotes: FxHashMap::default(),
             codecs,
+            speakers: FxHashMap::default(),
+            told: VecDeque::new(),
             number: 0,
             cascade_out: VecDeque::new(),
             clients: Vec::new(),
@@ -134,6 +141,7 @@ impl Sfu {
         self.clients[key] = Some(Box::new(client));
         self.stats.participants += 1;
         self.stats.joins += 1;
+        self.meet_speaker(key);
         self.input(key, Input::Timeout(now));
         Ok(Joined { session, answer })
     }
@@ -227,6 +235,7 @@ impl Sfu {
         if self.housekeeping <= now {
             self.housekeeping = now + HOUSEKEEPING;
             self.remove_silent();
+            self.tell_all_again();
             self.choose_layers();
             self.ended.retain(|_, (at, _)| now < *at + REMEMBER);
         }
@@ -319,6 +328,7 @@ impl Sfu {
                 if let Some(client) = self.client_mut(key) {
                     client.connected = true;
                     self.stats.connected += 1;
+                    self.choose_for(key);
                     self.fill_slots(key);
                 }
             }
@@ -357,6 +367,13 @@ impl Sfu {
         }
         let Some(flow) = client.sources[index].flow else { return };
         let incoming = Incoming::of(packet, flow.codec);
+        let is_audio = client.sources[index].kind() == MediaKind::Audio;
+        if self.config.last_n.is_some()
+            && is_audio
+            && self.client_mut(sender).is_some_and(|c| c.speech.hear(now, incoming.carried))
+        {
+            self.spoke(sender);
+        }
         self.hand_over(sender, index, &incoming);
         self.pass_on(sender, index, &incoming);
     }
@@ -468,6 +485,9 @@ impl Sfu {
         let Some(source) = self.client(sender).and_then(|c| c.sources.get(index)) else { return };
         let Some(flow) = source.flow else { return };
         let kind = source.kind();
+        if kind == MediaKind::Video && !self.is_chosen(receiver, sender) {
+            return;
+        }
         let shown = self.shown_layer(receiver, sender, index);
         if let Some((slot, _)) = shown {
             return self.choose_layer(receiver, slot);
@@ -647,6 +667,7 @@ impl Sfu {
                 receiver.slots[slot].clear();
             }
         }
+        self.part_from_speaker(key, &client.room);
         for &(receiver, _) in &freed {
             self.fill_slots(receiver);
         }

@@ -1,12 +1,12 @@
 //! A server process: one UDP socket for all media, one thread that owns the [`Sfu`], one HTTP API.
 
-use super::api::{Cascade, ServerReady, ServerStats};
+use super::api::{Cascade, ServerReady, ServerStats, Told};
 use super::client::Joining;
 use super::http;
-use super::moves::{self, Moves};
+use super::moves::{self, Moves, Teller};
 use super::process;
 use super::rooms::Sfu;
-use super::terms::{Datagram, JoinError, Joined, Left, RestartError, SfuConfig, Stats};
+use super::terms::{Datagram, Forwarded, JoinError, Joined, Left, RestartError, SfuConfig, Stats};
 use crate::types::Sin;
 use anyhow::Context;
 use axum::extract::{DefaultBodyLimit, Path, State};
@@ -61,6 +61,9 @@ pub struct ServerArgs {
     /// a CPU quota.
     #[arg(long, default_value_t = 1.0)]
     pub cpu_max: f64,
+    /// Last-N: participants get the video of so many senders, those who talked last.
+    #[arg(long)]
+    pub last_n: Option<u32>,
     /// Commit this fault on purpose.
     #[arg(long)]
     pub sin: Option<Sin>,
@@ -88,7 +91,7 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
     let cascade_socket = media_socket(0)?;
     let cascade = cascade_socket.local_addr()?;
     let advertised = SocketAddr::new(args.advertise.unwrap_or(args.media), media.port());
-    let config = SfuConfig { sin: args.sin, ..SfuConfig::new(advertised, args.participants_max)? };
+    let config = SfuConfig { sin: args.sin, last_n: args.last_n, ..SfuConfig::new(advertised, args.participants_max)? };
     let listener = tokio::net::TcpListener::bind(args.http)
         .await
         .with_context(|| format!("--http: can't listen on {}", args.http))?;
@@ -98,17 +101,18 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
     let send_errors = Arc::new(AtomicU64::new(0));
     let media_config = config.clone();
     let media_errors = send_errors.clone();
+    let moves = Moves::new();
+    let teller = moves.teller();
     let (ended, media_ended) = oneshot::channel();
     std::thread::Builder::new().name("media".into()).spawn(move || {
         // Dropped when the thread ends, also by a panic.
         let _ended: oneshot::Sender<()> = ended;
-        media_thread([socket, cascade_socket], media_config, inbox, &media_errors, args.cpu_max)
+        media_thread([socket, cascade_socket], media_config, inbox, &media_errors, args.cpu_max, &teller)
     })?;
 
     let ready = ServerReady { id: args.id.clone(), pid: std::process::id(), http: base.clone(), media, cascade };
     let draining = AtomicBool::new(false);
     let started = Instant::now();
-    let moves = Moves::new();
     let shared =
         Arc::new(Shared { id: args.id, base, config, bound: media, commands, send_errors, draining, started, moves });
     let terminated = shared.clone();
@@ -202,6 +206,7 @@ fn media_thread(
     mut inbox: mpsc::UnboundedReceiver<Command>,
     send_errors: &AtomicU64,
     cpu_max: f64,
+    teller: &Teller,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     runtime.block_on(async {
@@ -245,6 +250,9 @@ fn media_thread(
             // Transports that broke while they sent have told the other servers.
             while let Some(datagram) = sfu.poll_cascade() {
                 send(&cascade, &datagram);
+            }
+            while let Some(Forwarded { session, senders }) = sfu.poll_told() {
+                teller.tell(session, Told::Forwarded { senders });
             }
         }
     })
@@ -568,6 +576,7 @@ fn prometheus(stats: &ServerStats) -> String {
         ("cascade_packets_in_total", t.cascade_in as f64, "Datagrams from other servers."),
         ("cascade_bytes_in_total", t.cascade_bytes_in as f64, "UDP payload from other servers."),
         ("cascade_dropped_total", t.cascade_dropped as f64, "Datagrams from other servers that were for nobody."),
+        ("speaker_switches_total", t.speaker_switches as f64, "Receivers that went on with other senders (last-N)."),
         ("layer_switches_total", t.layer_switches as f64, "Receivers that went on with another simulcast layer."),
     ];
     let mut text = String::new();

@@ -16,6 +16,8 @@ pub struct SfuConfig {
     /// A participant who has not sent anything for so long, or has not connected in this time, is removed. Consent
     /// (RFC 7675) has every live client send a check at least each 6 s.
     pub silence_max: Duration,
+    /// Last-N: of so many senders, those who talked last, a participant gets video; of all where it is `None`.
+    pub last_n: Option<u32>,
     /// What this server does wrong on purpose.
     pub sin: Option<Sin>,
     pub(super) crypto: Arc<CryptoProvider>,
@@ -33,7 +35,15 @@ impl SfuConfig {
             .dtls_provider
             .generate_certificate()
             .ok_or_else(|| anyhow::anyhow!("the crypto library made no DTLS certificate"))?;
-        Ok(SfuConfig { media, participants_max, silence_max: Duration::from_secs(20), sin: None, crypto, certificate })
+        Ok(SfuConfig {
+            media,
+            participants_max,
+            silence_max: Duration::from_secs(20),
+            last_n: None,
+            sin: None,
+            crypto,
+            certificate,
+        })
     }
 }
 
@@ -54,6 +64,13 @@ pub struct Joined {
     /// Names the session in [`super::Sfu::leave`].
     pub session: String,
     pub answer: String,
+}
+
+/// What a session is to be told: of whom it gets video from now on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Forwarded {
+    pub session: String,
+    pub senders: Vec<String>,
 }
 
 /// Why an ICE restart was not answered.
@@ -120,6 +137,9 @@ pub struct Stats {
     /// Slots that went on with another layer of their sender's video.
     #[serde(default)]
     pub layer_switches: u64,
+    /// Receivers whose choice of senders changed because somebody talked, came or left (last-N).
+    #[serde(default)]
+    pub speaker_switches: u64,
     /// Datagrams to other servers of the same rooms, and from them.
     #[serde(default)]
     pub cascade_out: u64,

@@ -6,6 +6,8 @@ mod hook; // the user's own join API in front of a driver
 pub mod janus; // Janus VideoRoom over WebSocket
 mod turn; // TURN servers themselves: pairs, signalled in process
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use hook::read_any_answer;
 pub use janus::tls_config;
 
 use crate::history::{FailReason, LegCause};
@@ -131,6 +133,8 @@ pub enum TransportState {
     /// Keys are there, media flows.
     Connected {
         suite: Suite,
+        /// First eight bytes of the SHA-256 of the peer's certificate.
+        certificate: u64,
     },
     /// ICE or DTLS failed for good.
     Failed {
@@ -284,6 +288,11 @@ pub enum MediaCommand {
         leg: LegId,
         slot: u8,
     },
+    /// The server says whose video it forwards to the leg: that of nobody else.
+    Forwarded {
+        leg: LegId,
+        senders: Vec<LegId>,
+    },
 }
 
 /// A leg's handle to its media path. Cheap to clone.
@@ -350,6 +359,12 @@ impl Media {
     pub fn close(&self, slot: u8) {
         let _ = self.to.send(MediaCommand::Close { leg: self.leg, slot });
     }
+
+    /// The server says that it forwards the video of these to the leg, and nobody else's, from about now on (last-N). Where
+    /// a server never says so, everybody's is expected.
+    pub fn forwarded(&self, senders: Vec<LegId>) {
+        let _ = self.to.send(MediaCommand::Forwarded { leg: self.leg, senders });
+    }
 }
 
 #[cfg(test)]
@@ -373,7 +388,9 @@ mod tests {
                 MediaCommand::Candidate { .. } => "candidate",
                 MediaCommand::Offer { .. } => "offer",
                 MediaCommand::Close { .. } => "close",
-                MediaCommand::AcceptAnswer { .. } | MediaCommand::Switch { .. } => "other",
+                MediaCommand::AcceptAnswer { .. } | MediaCommand::Switch { .. } | MediaCommand::Forwarded { .. } => {
+                    "other"
+                }
             });
         }
         assert_eq!(order, ["accept", "candidate", "offer", "close"]);

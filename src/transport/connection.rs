@@ -233,7 +233,8 @@ impl Transport {
         }
         let Keys { suite, ours, theirs } = keys;
         let dtls_client = self.setup() == Setup::Active;
-        self.events.push_back(Event::Connected { suite, dtls_client, ours, theirs });
+        let certificate = self.fingerprint;
+        self.events.push_back(Event::Connected { suite, dtls_client, certificate, ours, theirs });
         self.drain(now);
     }
 

@@ -100,7 +100,7 @@ impl Association {
     pub fn connect(&mut self, now: Instant, shared: &Shared) -> Result<(), Failure> {
         let result = self.endpoint.connect(now, peer(), shared.client.clone(), None);
         self.phase = Phase::Handshaking;
-        self.collect(now);
+        self.collect(now, true);
         result.map_err(|e| failure(&e))
     }
 
@@ -130,7 +130,11 @@ impl Association {
             // One bad record; the keys stand.
             Err(_) => Outcome::Nothing,
         };
-        let answered = self.collect(now);
+        // rtc-dtls 0.21.1 answers a part of a flight whose beginning is missing with a fatal alert, and yet goes on waiting.
+        // OpenSSL sends each record of a flight that it repeats by itself: where the first of them is lost, the alert
+        // would end a handshake that can succeed. Whatever does end it is an error, too.
+        let alerts = self.phase != Phase::Handshaking || !matches!(outcome, Outcome::Nothing);
+        let answered = self.collect(now, alerts);
         if let Outcome::Failed(Failure::Fingerprint) = outcome {
             self.close(now); // tells the peer
         } else if matches!(outcome, Outcome::PeerClosed | Outcome::Failed(_)) {
@@ -177,9 +181,10 @@ impl Association {
         Ok(Keys { suite, ours, theirs })
     }
 
-    /// Takes over what the endpoint wants to send; true when there was something.
-    fn collect(&mut self, now: Instant) -> bool {
-        let new: Vec<BytesMut> = std::iter::from_fn(|| self.endpoint.poll_transmit()).map(|m| m.message).collect();
+    /// Takes over what the endpoint wants to send, its alerts or not; true when there was something.
+    fn collect(&mut self, now: Instant, alerts: bool) -> bool {
+        let mut new: Vec<BytesMut> = std::iter::from_fn(|| self.endpoint.poll_transmit()).map(|m| m.message).collect();
+        new.retain(|d| alerts || d.first() != Some(&ALERT));
         if new.is_empty() {
             return false;
         }
@@ -250,7 +255,7 @@ impl Association {
     /// Queues close_notify.
     pub fn close(&mut self, now: Instant) {
         if self.endpoint.close(now).is_ok() {
-            self.collect(now);
+            self.collect(now, true);
         }
         self.phase = Phase::Closed;
     }

@@ -150,8 +150,8 @@ pub enum Event {
     IceConnected(SocketAddr),
     /// Both sides claimed the same ICE role, and we gave way (RFC 8445 7.3.1.1).
     RoleConflict,
-    /// Keys are there: media may flow.
-    Connected { suite: Suite, dtls_client: bool, ours: MasterKey, theirs: MasterKey },
+    /// Keys are there: media may flow. `certificate`: SHA-256 of the peer's.
+    Connected { suite: Suite, dtls_client: bool, certificate: [u8; 32], ours: MasterKey, theirs: MasterKey },
     /// No answer to our checks for [`Timing::disconnected`]. Media goes on until consent ends.
     Disconnected,
     /// close_notify from the peer. Nothing more will be sent.

@@ -26,6 +26,8 @@ pub(super) struct Frame {
     pub end: Option<bool>,
     /// The judged part: as planned, but no longer than the run.
     pub hold: Window,
+    /// A join that takes longer has failed, ms; 0 where the history does not say.
+    pub join_timeout_ms: f64,
 }
 
 impl Frame {
@@ -59,6 +61,7 @@ impl Frame {
             unhealthy: Windows::of(unhealthy),
             watched: Windows::of(watched),
             end,
+            join_timeout_ms: run.join_timeout_ms,
             hold: Window { from_ms: run.hold_from_ms, until_ms: run.hold_until_ms.min(leaving_at) },
         }
     }

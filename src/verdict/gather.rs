@@ -223,7 +223,10 @@ impl<'a> Gatherer<'a> {
                 self.joined(t, server, &setup);
             }
             Event::JoinFailed(failure) => self.join_failed(t, failure),
-            Event::FirstMedia { leg, first_rtp_ms, first_frame_ms, .. } => {
+            Event::FirstMedia { leg, first_rtp_ms, first_frame_ms, rtp_in_vain_ms, frame_in_vain_ms, .. } => {
+                // What never came counts at all the time that it was waited for.
+                let (first_rtp_ms, first_frame_ms) =
+                    (first_rtp_ms.or(rtp_in_vain_ms), first_frame_ms.or(frame_in_vain_ms));
                 let longest = first_frame_ms.into_iter().chain(first_rtp_ms).fold(0.0, f64::max);
                 let waited = Window { from_ms: t - longest, until_ms: t };
                 if let Some(&server) = self.out.joined_on.get(&leg)
@@ -328,15 +331,18 @@ impl<'a> Gatherer<'a> {
                 | FailReason::TimeoutDtls
                 | FailReason::LeftEarly
         );
+        let join_timeout_ms = self.frame.join_timeout_ms;
         let in_second = self.joins_in_second(t);
         in_second.2 += 1;
         if timed_out && counts == Counts::Target {
-            in_second.0.push(Sample { t, ms: after_ms });
+            // Whoever left before the join was done did not see how long it would have taken: it counts in full, too.
+            let ms = if reason == FailReason::LeftEarly { after_ms.max(join_timeout_ms) } else { after_ms };
+            in_second.0.push(Sample { t, ms });
             let times = match server {
                 Some(id) => &mut self.server(id).setup,
                 None => &mut self.out.setup_nowhere,
             };
-            times.0[0].push(Sample { t, ms: after_ms });
+            times.0[0].push(Sample { t, ms });
         }
         if counts == Counts::Generator {
             self.out.joins_inconclusive += 1;

@@ -357,17 +357,18 @@ fn legs(all: &Gathered) -> Legs {
 }
 
 /// By kind, of the legs of one place. A leg whose worst stretch was over the limit while the generator was unhealthy
-/// proves nothing and is left out.
+/// proves nothing: it is open.
 fn lossy_of<'a>(legs: impl Iterator<Item = &'a Leg>, pass: &[Threshold]) -> [LossyLegs; 2] {
     let mut out = [LossyLegs::default(); 2];
     for leg in legs {
         for kind in Kind::BOTH {
             let Some(worst) = leg.worst_loss[kind.index()] else { continue };
             let over = worst > lossy_limit(kind, pass);
-            if over && leg.in_unhealthy[kind.index()] {
-                continue;
-            }
-            out[kind.index()].add(LossyLegs { judged: 1, over: over.into() });
+            let open = over && leg.in_unhealthy[kind.index()];
+            out[kind.index()].add(match open {
+                true => LossyLegs { judged: 0, over: 0, open: 1 },
+                false => LossyLegs { judged: 1, over: over.into(), open: 0 },
+            });
         }
     }
     out
@@ -474,6 +475,14 @@ fn notes(all: &Gathered, frame: &Frame) -> Vec<NoteRow> {
     }
     for (id, s) in &all.servers {
         for (kind, flow, reported) in [("audio", &s.audio, s.reported[0]), ("video", &s.video, s.reported[1])] {
+            if flow.count.foreign_stamps > 0 {
+                let n = flow.count.foreign_stamps;
+                let text = format!(
+                    "{n} packets of {kind} from {} held stamps that were damaged, cut short or of another run: counted, not believed",
+                    frame.server_name(*id)
+                );
+                rows.push(NoteRow { code: "foreign_stamps".into(), text, count: n.unsigned_abs() });
+            }
             let loss = flow.count.e2e_loss().filter(|l| *l >= NOTED_LOSS);
             if let (Some(loss), Some(way)) = (loss, direction(flow, reported)) {
                 let text = format!("{} lost {} % of {kind} {way}", frame.server_name(*id), number(percent(loss)));

@@ -102,6 +102,9 @@ pub(super) struct Track {
     /// What the join hook or the router said.
     pub routed: Option<(At, Option<String>)>,
     pub joined: Option<(At, ServerId)>,
+    /// Whom its media met: the address, and the certificate.
+    pub remote: Option<String>,
+    pub certificate: Option<String>,
     pub setup_ms: f64,
     pub failed: Option<(At, Option<ServerId>, FailReason, String)>,
     pub moves: Vec<Move>,
@@ -163,8 +166,10 @@ impl Tracks {
                 track.join_at = leg.join_at.as_secs_f64() * 1000.0;
             }
             Event::Routed { leg, server, .. } => self.of(*leg).routed = Some((at, server.clone())),
-            Event::Joined { leg, room, server, setup, .. } => {
+            Event::Joined { leg, room, server, setup, remote, certificate, .. } => {
                 let track = self.of(*leg);
+                track.remote.clone_from(remote);
+                track.certificate.clone_from(certificate);
                 (track.room, track.joined, track.setup_ms) = (Some(*room), Some((at, *server)), setup.total_ms);
             }
             Event::JoinFailed(f) => {
@@ -219,7 +224,13 @@ impl Tracks {
                 successors.entry(fallen).or_default().push(*id);
             }
         }
-        let judge = Judge { tracks: self, frame, limits, successors };
+        let mut rooms: BTreeMap<RoomId, Vec<LegId>> = BTreeMap::new();
+        for (id, track) in &self.legs {
+            if let (Some(room), Some(_)) = (track.room, track.joined) {
+                rooms.entry(room).or_default().push(*id);
+            }
+        }
+        let judge = Judge { tracks: self, frame, limits, successors, rooms };
         self.legs.iter().filter_map(|(id, track)| Some((*id, judge.class(*id, track)?))).collect()
     }
 }
@@ -236,6 +247,8 @@ struct Judge<'a> {
     frame: &'a Frame,
     limits: &'a Classes,
     successors: BTreeMap<LegId, Vec<LegId>>,
+    /// Who ever was in a room.
+    rooms: BTreeMap<RoomId, Vec<LegId>>,
 }
 
 impl Judge<'_> {
@@ -265,13 +278,19 @@ impl Judge<'_> {
             let classed = or_ours(LegClass::OneWay, gap)?;
             return Some(Classed { about: Some(from), ..classed });
         }
+        if let Some(gap) = self.unheard(id, track, end) {
+            return or_ours(LegClass::OneWay, gap);
+        }
         let longest_move =
             track.moves.iter().map(|m| end.stood_still(m.gap)).max_by(|a, b| a.length_ms().total_cmp(&b.length_ms()));
         if let Some(gap) = longest_move {
             let long = gap.length_ms() > ms(self.limits.glitch);
             return if long { or_ours(LegClass::Migrated, gap) } else { of(LegClass::Migrated, gap) };
         }
-        let longest = self.longest(end);
+        // Who never heard anybody has no gap, only silence; before somebody is heard a call takes its time.
+        let long = |w: &Window| w.length_ms() >= ms(self.limits.one_way) && !self.peers_fell(end, w);
+        let silent = end.silences.iter().map(span).filter(long);
+        let longest = silent.fold(self.longest(end), |a, b| if b.length_ms() > a.length_ms() { b } else { a });
         if longest.length_ms() > ms(self.limits.glitch) {
             return or_ours(LegClass::Glitched, longest);
         }
@@ -338,6 +357,36 @@ impl Judge<'_> {
         gaps.into_iter().find(|g| self.heard_back(id, track, g)).map(|g| (window(g), g.from))
     }
 
+    /// When nobody who was in the room all the time heard it, although it heard them: the first such gap's part that all share.
+    fn unheard(&self, id: LegId, track: &Track, end: &Ending) -> Option<Window> {
+        let limit = self.limits.one_way.as_secs_f64() * 1000.0;
+        let others = track.room.and_then(|r| self.rooms.get(&r))?;
+        let others = others.iter().filter(|o| **o != id).filter_map(|o| Some((*o, self.tracks.legs.get(o)?)));
+        // Each one's gaps about this leg, of those who were there long enough to have one.
+        let others: Vec<(Window, Vec<Window>)> = others
+            .filter_map(|(other, t)| {
+                let e = t.end.as_ref()?;
+                let deaf = |g: &&FlowGap| {
+                    g.from == id
+                        && window(g).length_ms() >= limit
+                        && g.from_ms < end.at.t
+                        && self.heard_back(other, t, g)
+                };
+                let stay = Window { from_ms: t.joined?.0.t, until_ms: e.at.t };
+                Some((stay, e.flow_gaps.iter().filter(deaf).map(window).collect()))
+            })
+            .collect();
+        let mut all = others.iter().flat_map(|(_, gaps)| gaps);
+        all.find_map(|w| {
+            let mut there = others.iter().filter(|(stay, _)| stay.overlap_ms(w) >= limit);
+            there.try_fold(*w, |shared, (_, gaps)| {
+                let part =
+                    gaps.iter().map(|g| shared.common(g)).max_by(|a, b| a.length_ms().total_cmp(&b.length_ms()))?;
+                (part.length_ms() >= limit - FLOW_GAP_MS).then_some(part)
+            })
+        })
+    }
+
     /// The other one of the pair received this leg's media while its own did not arrive here.
     fn heard_back(&self, id: LegId, track: &Track, gap: &FlowGap) -> bool {
         let w = window(gap);
@@ -363,6 +412,9 @@ fn window(gap: &FlowGap) -> Window {
 /// What the person on this leg noticed; `other` names who it is about.
 pub(super) fn noticed(classed: &Classed, cause: Option<LegCause>, other: Option<&str>) -> String {
     let seconds = format!("{} s", number(classed.ms() / 1000.0));
+    if classed.class == LegClass::OneWay && other.is_none() {
+        return format!("was heard by nobody for {seconds}, and heard the others all the time");
+    }
     let other = other.unwrap_or("somebody");
     match classed.class {
         LegClass::NeverJoined => "could not get into the call".into(),

@@ -84,6 +84,49 @@ fn one_way_needs_the_other_way_to_work() {
 }
 
 #[test]
+fn who_never_heard_anybody_is_not_clean() {
+    let silent = |until_ms: f64| {
+        classes(|leg, line| {
+            if leg == A {
+                end(line).silences = vec![Silence { from_ms: 30_000.0, until_ms }];
+            }
+        })
+    };
+    let all = silent(36_000.0);
+    assert_eq!((class(&all, A), all[&LegId(A)].ms(), class(&all, 1)), (LegClass::Glitched, 6000.0, LegClass::Clean));
+    assert_eq!(class(&silent(34_000.0), A), LegClass::Clean, "a call that begins");
+    assert_eq!(class(&silent(50_000.0), A), LegClass::Dropped);
+}
+
+#[test]
+fn whom_nobody_hears_is_not_clean() {
+    let deaf = |from_s: f64, until_s: f64| gap(1, Kind::Audio, from_s, until_s);
+    let all = classes(|leg, line| match leg {
+        0 => with_gaps(line, &[deaf(30.0, 38.0)]),
+        2 => with_gaps(line, &[deaf(30.5, 39.0)]),
+        _ => {}
+    });
+    assert_eq!([0, 1, 2].map(|l| class(&all, l)), [LegClass::OneWay; 3]);
+    let unheard = &all[&LegId(1)];
+    assert_eq!((unheard.about, unheard.evidence), (None, Window { from_ms: 30_500.0, until_ms: 38_000.0 }));
+    assert!(noticed(unheard, None, None).contains("was heard by nobody for 7.5 s"));
+    // At different times: each time somebody heard it.
+    let all = classes(|leg, line| match leg {
+        0 => with_gaps(line, &[deaf(30.0, 38.0)]),
+        2 => with_gaps(line, &[deaf(40.0, 48.0)]),
+        _ => {}
+    });
+    assert_eq!([0, 1, 2].map(|l| class(&all, l)), [LegClass::OneWay, LegClass::Clean, LegClass::OneWay]);
+    // Who hears nobody either is not one way.
+    let all = classes(|leg, line| match leg {
+        0 => with_gaps(line, &[deaf(30.0, 38.0)]),
+        1 => with_gaps(line, &[0, 2].map(|from| gap(from, Kind::Audio, 30.0, 38.0))),
+        _ => with_gaps(line, &[deaf(30.0, 38.0)]),
+    });
+    assert_eq!([0, 1, 2].map(|l| class(&all, l)), [LegClass::Glitched; 3]);
+}
+
+#[test]
 fn nobody_is_dropped_because_another_one_fell() {
     // The second one's transport dies at 40 s; its consent ends at 60 s. The others hear it no more.
     let all = classes(|leg, line| match leg {
@@ -133,6 +176,7 @@ fn rejoin(of: u32, id: u32, run: &Synthetic, joined_s: Option<f64>) -> Vec<Line>
             server: ServerId(0),
             suite: None,
             remote: None,
+            certificate: None,
             setup: crate::history::Setup::default(),
         };
         lines.push(Line { t: s * 1000.0, event });

@@ -58,6 +58,15 @@ pub struct E2eCounts {
     pub loss: Option<f64>,
 }
 
+/// Stamps that prove nothing; what carried them is counted, and never believed.
+#[derive(Clone, Copy, PartialEq, Default, Debug, Serialize)]
+pub struct StampCounts {
+    /// Damaged, cut short, or of another run.
+    pub foreign: i64,
+    /// Packets (of video: frames) without any: not ours.
+    pub missing: i64,
+}
+
 /// What the server reports (RFC 3550 6.4.1) of the media sent to it, before anything was sent again.
 #[derive(Clone, Copy, PartialEq, Default, Debug, Serialize)]
 pub struct UpCounts {
@@ -75,6 +84,10 @@ pub struct MediaMetrics {
     pub loss_source: Option<LossSource>,
     /// Share of legs that lost more than the limit in any 10 s: means hide.
     pub lossy_legs_share: Option<f64>,
+    /// Legs that are not in it: their worst 10 s are over the limit, and may be the generator's doing.
+    pub lossy_legs_inconclusive: u64,
+    /// Of received packets.
+    pub stamps: StampCounts,
     pub rtp: RtpCounts,
     pub e2e: E2eCounts,
     pub up: UpCounts,
@@ -138,6 +151,9 @@ pub struct VideoMetrics {
     pub frozen_share: Option<f64>,
     /// Times that a receiver saw the server go on with another simulcast layer; `None` where no video flowed.
     pub layer_switches: Option<i64>,
+    /// Times that a server said that it forwards a sender's video to a receiver no longer (last-N); `None` where no video
+    /// flowed.
+    pub paused: Option<i64>,
     /// Of senders that adapt to their network; `None` without any.
     pub steps: Option<StepMetrics>,
 }
@@ -195,6 +211,8 @@ pub fn flow_metric(flow: &Flow, kind: Kind, path: &str) -> Option<f64> {
         "rtp.recovered" => c.recovered,
         "e2e.expected" => c.e2e_expected,
         "e2e.received" => c.e2e_received,
+        "stamps.foreign" => c.foreign_stamps,
+        "stamps.missing" => c.unstamped,
         _ => return None,
     };
     has_data(flow).then_some(value as f64)
@@ -224,6 +242,8 @@ impl MediaMetrics {
             loss,
             loss_source: loss.map(|_| source),
             lossy_legs_share: lossy.share(),
+            lossy_legs_inconclusive: lossy.open,
+            stamps: StampCounts { foreign: c.foreign_stamps, missing: c.unstamped },
             rtp: RtpCounts {
                 expected: c.rtp_expected,
                 received: c.rtp_received,
@@ -261,6 +281,7 @@ impl VideoMetrics {
             freezes: flow_metric(flow, Kind::Video, "freezes"),
             frozen_share: flow_metric(flow, Kind::Video, "frozen_share"),
             layer_switches: has_data(flow).then_some(flow.count.layer_switches),
+            paused: has_data(flow).then_some(flow.count.paused),
             steps: StepMetrics::of(flow),
         }
     }
@@ -283,6 +304,8 @@ impl StepMetrics {
 pub(super) struct LossyLegs {
     pub judged: u64,
     pub over: u64,
+    /// Neither: over the limit, but in seconds in which the generator was unhealthy.
+    pub open: u64,
 }
 
 impl LossyLegs {
@@ -290,9 +313,16 @@ impl LossyLegs {
         (self.judged > 0).then(|| percent(self.over as f64 / self.judged as f64))
     }
 
+    /// What the share might be at the least and at the most, by what the open ones really are.
+    pub fn bounds(self) -> Option<[f64; 2]> {
+        let all = self.judged + self.open;
+        (all > 0).then(|| [self.over, self.over + self.open].map(|n| percent(n as f64 / all as f64)))
+    }
+
     pub fn add(&mut self, o: LossyLegs) {
         self.judged += o.judged;
         self.over += o.over;
+        self.open += o.open;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::history::synthetic::Synthetic;
-use crate::history::{Event, LegCause, Line, Reading, Silence};
+use crate::history::{Event, FailReason, LegCause, Line, Reading, Silence};
 use crate::profile::{HealthLimits, Op, Threshold, ThresholdValue};
 use crate::types::Kind;
 
@@ -188,6 +188,100 @@ fn joins_while_the_generator_was_unhealthy_prove_nothing() {
     for (of, whole) in [(&j.setup.first_rtp, &well.setup.first_rtp), (&j.setup.first_frame, &well.setup.first_frame)] {
         assert!(of.count < whole.count, "{} of {}", of.count, whole.count);
     }
+}
+
+/// Legs whose worst 10 s may be ours are neither good nor bad: the limit holds or breaks whatever they were, or is open.
+#[test]
+fn lossy_legs_that_may_be_ours_are_counted_out() {
+    let of = |open: usize, bad: usize, most: f64| {
+        let mut lines = Synthetic { hold: 10..70, unhealthy: Some(30..31), ..Synthetic::default() }.lines();
+        let ends = lines.iter_mut().filter_map(|l| if let Event::LegEnd(e) = &mut l.event { Some(e) } else { None });
+        for (n, end) in ends.filter(|e| e.server == Some(crate::types::ServerId(0))).enumerate() {
+            let (loss, at) = if n < open { (0.5, 31_000.0) } else { (0.5, 60_000.0) };
+            end.worst_10s_loss[0] = Some(if n < open + bad { loss } else { 0.0 });
+            end.worst_10s_at_ms[0] = Some(at);
+        }
+        let limit = [limit("audio.lossy_legs_share", Op::Le, ThresholdValue::Percent(most))];
+        let j = judge(&Reading::of_lines(lines).unwrap(), &limit, &HealthLimits::default());
+        let audio = &j.servers[0].audio.media;
+        (j.pass[0].verdict, audio.lossy_legs_share, audio.lossy_legs_inconclusive, j.pass[0].why.clone())
+    };
+    // Six legs on the server.
+    assert_eq!(of(0, 0, 20.0), (Verdict::Pass, Some(0.0), 0, None));
+    assert_eq!(of(0, 2, 20.0).0, Verdict::Fail);
+    assert_eq!(of(1, 0, 20.0), (Verdict::Pass, Some(0.0), 1, None), "one of six at the most");
+    assert_eq!(of(1, 3, 20.0), (Verdict::Fail, Some(60.0), 1, None), "three of six at the least");
+    let why =
+        |legs| Some(format!("is open: the worst 10 s of {legs} legs on sfu-1 fell into the generator's own trouble"));
+    assert_eq!(of(2, 0, 20.0), (Verdict::Unknown, Some(0.0), 2, why(2)));
+    assert_eq!(of(1, 1, 20.0), (Verdict::Unknown, Some(20.0), 1, why(1)));
+    assert_eq!(of(6, 0, 20.0), (Verdict::Unknown, None, 6, why(6)), "none that is known is not good");
+}
+
+/// What never came is not left out of the times of what came.
+#[test]
+fn first_media_that_never_came_counts_at_its_full_wait() {
+    let limits = [
+        limit("setup.first_rtp.p95", Op::Le, ThresholdValue::Ms(2000.0)),
+        limit("setup.first_frame.p95", Op::Le, ThresholdValue::Ms(2000.0)),
+    ];
+    let of = |vain: bool| {
+        let mut lines = Synthetic::default().lines();
+        let end = lines.last().unwrap().t;
+        let first = lines.iter_mut().filter(|l| matches!(l.event, Event::FirstMedia { .. }));
+        for line in first.take(4) {
+            let Event::FirstMedia { first_rtp_ms, first_frame_ms, rtp_in_vain_ms, frame_in_vain_ms, .. } =
+                &mut line.event
+            else {
+                unreachable!()
+            };
+            (*first_rtp_ms, *first_frame_ms) = (None, None);
+            if vain {
+                (*rtp_in_vain_ms, *frame_in_vain_ms) = (Some(20_000.0), Some(20_000.0));
+                line.t = end;
+            }
+        }
+        lines.sort_by(|a, b| a.t.total_cmp(&b.t));
+        let j = judge(&Reading::of_lines(lines).unwrap(), &limits, &HealthLimits::default());
+        (j.pass.iter().map(|o| o.verdict).collect::<Vec<_>>(), j.setup.first_rtp, j.setup.first_frame)
+    };
+    let (verdicts, rtp, frame) = of(true);
+    assert_eq!(verdicts, [Verdict::Fail, Verdict::Fail]);
+    assert_eq!((rtp.count, rtp.max, frame.max), (24, Some(20_000.0), Some(20_000.0)));
+    // As it was when they were left out.
+    let (verdicts, rtp, _) = of(false);
+    assert_eq!((verdicts, rtp.count), (vec![Verdict::Pass, Verdict::Pass], 20));
+}
+
+/// A stay that is over before the join is done says nothing of how long the join would have taken.
+#[test]
+fn joins_cut_off_by_their_stay_count_in_full() {
+    let mut lines = Synthetic { join_failures: 2, hold: 20..40, ..Synthetic::default() }.lines();
+    for line in &mut lines {
+        if let Event::JoinFailed(f) = &mut line.event {
+            (f.reason, f.after_ms) = (FailReason::LeftEarly, 1000.0);
+        }
+    }
+    let j = judged_lines(lines);
+    assert_eq!((j.setup.total.count, j.setup.total.max), (12, Some(15_000.0)));
+    assert_eq!(outcome(&j, "setup.total.p95").verdict, Verdict::Fail);
+    assert_eq!(outcome(&j, "joins.failed_share").verdict, Verdict::Fail);
+}
+
+#[test]
+fn foreign_stamps_are_in_the_summary_and_noted() {
+    let mut lines = Synthetic::default().lines();
+    for line in &mut lines {
+        if let Event::Interval(i) = &mut line.event {
+            (i.servers[1].audio.count.foreign_stamps, i.servers[1].video.count.unstamped) = (3, 2);
+        }
+    }
+    let j = judged_lines(lines);
+    assert_eq!((j.audio.media.stamps.foreign, j.video.media.stamps.missing), (60, 40));
+    assert_eq!((j.servers[0].audio.media.stamps.foreign, j.servers[1].audio.media.stamps.foreign), (0, 60));
+    let note = j.notes.iter().find(|n| n.code == "foreign_stamps").unwrap();
+    assert!(note.text.starts_with("60 packets of audio from sfu-2") && note.count == 60, "{}", note.text);
+    assert_eq!(judged(&Synthetic::default()).notes.iter().find(|n| n.code == "foreign_stamps"), None);
 }
 
 #[test]

@@ -65,13 +65,15 @@ pub(super) fn judge(index: usize, t: &Threshold, whole: &Whole<'_>, name: &dyn F
         why: None,
     };
     let mut worst_server = None;
-    match per_server(&t.metric, whole) {
+    match per_server(t, whole) {
         Some(values) => {
+            let open =
+                values.iter().find_map(|(id, v)| if let Value::Open(legs) = v { Some(((*id)?, *legs)) } else { None });
             // A server where the metric had to have data and has none is as bad as no data at all, unless another fails.
             let silent = values.iter().find(|(_, v)| matches!(v, Value::Missing)).and_then(|(id, _)| *id);
             let known = values.iter().filter_map(|(id, v)| match v {
                 Value::Is(v) => Some((*id, *v)),
-                Value::Missing | Value::NotExpected => None,
+                Value::Missing | Value::Open(_) | Value::NotExpected => None,
             });
             let worst = known.reduce(|a, b| if worse(t.op, out.limit, b.1, a.1) { b } else { a });
             if let Some((id, value)) = worst {
@@ -83,6 +85,13 @@ pub(super) fn judge(index: usize, t: &Threshold, whole: &Whole<'_>, name: &dyn F
             if let Some(id) = silent.filter(|_| out.verdict != Verdict::Fail) {
                 out.verdict = Verdict::Unknown;
                 out.why = Some(format!("has no data on {}", name(id)));
+            }
+            if let Some((id, legs)) = open.filter(|_| out.verdict != Verdict::Fail) {
+                out.verdict = Verdict::Unknown;
+                out.why = Some(format!(
+                    "is open: the worst 10 s of {legs} legs on {} fell into the generator's own trouble",
+                    name(id)
+                ));
             }
         }
         None => {
@@ -117,6 +126,8 @@ fn of(holds: bool) -> Verdict {
 
 enum Value {
     Is(f64),
+    /// So many legs might be the generator's doing, and the verdict hangs on them.
+    Open(u64),
     /// Something had to be measured there and was not.
     Missing,
     NotExpected,
@@ -124,7 +135,8 @@ enum Value {
 
 /// The metric on each server it exists on; `None` when it is a number of the run only. Joins that met no server are a
 /// place of their own.
-fn per_server(metric: &str, whole: &Whole<'_>) -> Option<Vec<(Option<ServerId>, Value)>> {
+fn per_server(t: &Threshold, whole: &Whole<'_>) -> Option<Vec<(Option<ServerId>, Value)>> {
+    let metric = &*t.metric;
     let servers = &whole.all.servers;
     if let Some(path) = metric.strip_prefix("setup.") {
         let name = path.split_once('.').map_or("", |(_, name)| name);
@@ -142,9 +154,19 @@ fn per_server(metric: &str, whole: &Whole<'_>) -> Option<Vec<(Option<ServerId>, 
         return Some(servers.iter().map(|(id, s)| (Some(*id), on(s))).collect());
     }
     let on = |id: &ServerId, s: &ServerGather| {
+        let lossy = whole.lossy.get(id).map(|kinds| kinds[kind.index()]).unwrap_or_default();
+        if path == "lossy_legs_share"
+            && let Some([least, most]) = lossy.bounds().filter(|_| lossy.open > 0)
+        {
+            let holds = |share: f64| t.op.holds(share, t.value.number());
+            let shown = lossy.share().map(holds);
+            if holds(least) != holds(most) || shown != Some(holds(least)) {
+                return Value::Open(lossy.open);
+            }
+        }
         let flow = if kind == Kind::Audio { &s.audio } else { &s.video };
         let value = match path {
-            "lossy_legs_share" => whole.lossy.get(id).and_then(|kinds| kinds[kind.index()].share()),
+            "lossy_legs_share" => lossy.share(),
             _ => flow_metric(flow, kind, path),
         };
         match value {

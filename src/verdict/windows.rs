@@ -22,7 +22,12 @@ impl Window {
     }
 
     pub fn overlap_ms(&self, o: &Window) -> f64 {
-        (self.until_ms.min(o.until_ms) - self.from_ms.max(o.from_ms)).max(0.0)
+        self.common(o).length_ms().max(0.0)
+    }
+
+    /// What both have; of negative length where they do not touch.
+    pub fn common(&self, o: &Window) -> Window {
+        Window { from_ms: self.from_ms.max(o.from_ms), until_ms: self.until_ms.min(o.until_ms) }
     }
 }
 

@@ -71,7 +71,19 @@ pub fn real() -> Vec<crate::real::Setting> {
             "{ down = { duplicate = \"3%\", reorder = \"3%\", reorder_by = \"50ms\", after = \"4s\" } }",
         ),
     ];
-    settings.map(|(name, network)| crate::real::Setting { name, network, hold: 20, strict: false }).into()
+    let stages = [
+        (
+            "stage: 5 % loss both ways",
+            "{ up = { loss = \"5%\", after = \"4s\" }, down = { loss = \"5%\", after = \"4s\" } }",
+        ),
+        (
+            "stage: delay 30 ms, jitter 10 ms, 3 % doubled, 3 % lost down",
+            "{ down = { delay = \"30ms\", jitter = \"10ms\", duplicate = \"3%\", loss = \"3%\", after = \"4s\" } }",
+        ),
+    ];
+    let real = |name, network, stage| crate::real::Setting { name, network, stage, hold: 20, strict: false };
+    let before_the_server = settings.map(|(name, network)| real(name, network, None));
+    before_the_server.into_iter().chain(stages.map(|(name, stage)| real(name, "{}", Some(stage)))).collect()
 }
 
 /// docs/calibration.md.
@@ -83,14 +95,18 @@ pub fn page(simulated: &[crate::table::Cell], sockets: &[crate::table::Cell]) ->
          comes from the receiver's counters and histograms, which know nothing of that log. One number: both say the same, \
          to the packet. `log / report`: they may differ within the bound. *in*: every column is inside its bound; *OUT*: \
          one is not; *unknown*: the machine was not up to it, so nothing is said.\n\n\
-         Bounds: counts exact; delay 0.5 ms + 2 %; jitter 5 % of RFC 3550 over the log. *Recovered* is held against the \
-         RTX packets that came in, of which a few may be for packets that came by themselves meanwhile.\n\n\
+         Bounds: counts exact; delay 0.5 ms + 2 %; jitter 5 % of RFC 3550 over the log. Over sockets, jitter is off by up to \
+         20 µs of the kernel's, too, and by what 5 ms change in it, since it is not known to the ms when a second's sample \
+         was taken. `least–most / report`: the log leaves that open. *Recovered* are packets that came as RTX only: a \
+         record has an RTX packet's frame and length, but its number is sealed in it.\n\n\
          ## In virtual time\n\n\
          Whole participants with SRTP on both sides of the embedded SFU, both links through the impairer; no sockets, no \
          scheduler.\n\n{}\n\
          ## Over real sockets\n\n\
          `roomful impair` in front of one of two servers, `roomful run` against both, which is not told. Counts and times \
-         apart: a busy machine makes times unknown, and drops of its own make counts unknown.\n\n{}",
+         apart: a busy machine makes times unknown, and drops of its own make counts unknown. *stage*: the network is the \
+         participants' own, `network` in the profile; a second impairer before the server, which does nothing, tells what \
+         passed, and the same seeded link run again what the stage did to it.\n\n{}",
         crate::table::markdown(simulated),
         crate::table::markdown(sockets),
     )

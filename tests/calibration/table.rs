@@ -23,6 +23,24 @@ impl Check {
         Check { what, truth, measured, bound, unit }
     }
 
+    /// A range of whole numbers.
+    fn is_count(&self) -> bool {
+        self.bound > 0.0
+            && [self.truth - self.bound, self.truth + self.bound, self.measured].iter().all(|v| v.fract() == 0.0)
+    }
+
+    /// From the least to the most that the log leaves open.
+    pub fn between(what: &'static str, (least, most): (i64, i64), measured: i64) -> Check {
+        let (least, most) = (least as f64, most as f64);
+        Check {
+            what,
+            truth: f64::midpoint(least, most),
+            measured: measured as f64,
+            bound: (most - least) / 2.0,
+            unit: "",
+        }
+    }
+
     pub fn holds(&self) -> bool {
         (self.truth - self.measured).abs() <= self.bound + 1e-9
     }
@@ -84,6 +102,9 @@ pub fn markdown(cells: &[Cell]) -> String {
                 // An unhealthy generator gives no numbers.
                 (None, _) | (_, Some(_)) => String::new(),
                 (Some(c), None) if c.holds() && c.bound == 0.0 => number(c.truth),
+                (Some(c), None) if c.is_count() => {
+                    format!("{:.0}–{:.0} / {:.0}", c.truth - c.bound, c.truth + c.bound, c.measured)
+                }
                 (Some(c), None) => format!("{} / {}{}", number(c.truth), number(c.measured), c.unit),
             };
             let _ = write!(out, " {text} |");

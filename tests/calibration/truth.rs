@@ -29,6 +29,7 @@ pub struct Packet {
     /// `None`: lost, or unreadable for a turned bit.
     pub left_ns: Option<u64>,
     pub twice: bool,
+    pub len: u16,
 }
 
 /// The streams of these payload types, by SSRC.
@@ -49,6 +50,7 @@ pub fn streams(records: &[Record], pts: &[u8]) -> BTreeMap<u32, Stream> {
             came_ns: r.came_ns,
             left_ns: r.lost.is_none().then_some(r.left_ns).filter(|_| !r.corrupted),
             twice: r.twice,
+            len: r.len,
         });
     }
     out
@@ -68,10 +70,6 @@ impl Stream {
     pub fn lost(&self) -> BTreeSet<i64> {
         let arrived: HashSet<i64> = self.packets.iter().filter(|p| p.left_ns.is_some()).map(|p| p.seq).collect();
         self.packets.iter().map(|p| p.seq).filter(|s| !arrived.contains(s)).collect()
-    }
-
-    pub fn sent(&self) -> usize {
-        self.packets.iter().map(|p| p.seq).collect::<HashSet<_>>().len()
     }
 
     /// In order of arrival, second copies right behind the first. Of those that leave at the same time, the first that
@@ -131,15 +129,13 @@ impl Stream {
     }
 }
 
-/// One-way delays in ns from sending (`up` came) to arrival (`down` left), of every packet that arrived: the server
-/// renumbers a stream by a constant, which is found by when and how the first packets pass it. `server_ns`: what lies
-/// between the two links.
-pub fn delays(up: &Stream, down: &Stream, server_ns: u64) -> Vec<u64> {
-    let Some(first) = down.packets.first() else { return Vec::new() };
+/// What to add to a number of `down` to have the one of `up`: the server renumbers a stream by a constant, which is found
+/// by when and how the first packets pass it. `server_ns`: what lies between the two links.
+pub fn renumbered(up: &Stream, down: &Stream, server_ns: u64) -> Option<i64> {
+    let first = down.packets.first()?;
     let delivered: BTreeMap<i64, &Packet> =
         up.packets.iter().filter(|p| p.left_ns.is_some()).map(|p| (p.seq, p)).collect();
-    let nearest = delivered.values().min_by_key(|p| (p.left_ns.unwrap() + server_ns).abs_diff(first.came_ns));
-    let Some(nearest) = nearest else { return Vec::new() };
+    let nearest = delivered.values().min_by_key(|p| (p.left_ns.unwrap() + server_ns).abs_diff(first.came_ns))?;
     // A burst of video leaves in one go: which of it came first is told by where frames end.
     let fits = |offset: i64| {
         let of = |p: &Packet| delivered.get(&(p.seq + offset)).map(|u| u.marker == p.marker);
@@ -150,12 +146,57 @@ pub fn delays(up: &Stream, down: &Stream, server_ns: u64) -> Vec<u64> {
     let causal = |offset: &i64| {
         down.packets.iter().all(|p| delivered.get(&(p.seq + offset)).is_none_or(|u| p.came_ns >= u.left_ns.unwrap()))
     };
-    let near = (base - 8..=base + 8).filter(causal).max_by_key(|o| (fits(*o), -(o - base).abs()));
-    let Some(near) = near else { return Vec::new() };
+    (base - 8..=base + 8).filter(causal).max_by_key(|o| (fits(*o), -(o - base).abs()))
+}
+
+/// One-way delays in ns from sending (`up` came) to arrival (`down` left), of every packet that arrived and has a stamp:
+/// of audio each, of VP8 a frame's last, of H.264 its first.
+pub fn delays(up: &Stream, down: &Stream, server_ns: u64) -> Vec<u64> {
+    let Some(offset) = renumbered(up, down, server_ns) else { return Vec::new() };
+    let sent: BTreeMap<i64, &Packet> = up.packets.iter().rev().map(|p| (p.seq, p)).collect();
+    let stamped = |p: &Packet| match up.pt {
+        VP8 => p.marker,
+        H264 => sent.get(&(p.seq - 1)).is_none_or(|before| before.timestamp != p.timestamp),
+        _ => true,
+    };
     let mut seen = HashSet::new();
     let arrived = down.arrivals().into_iter().filter(|(_, p)| seen.insert(p.seq));
-    arrived.filter_map(|(at, p)| delivered.get(&(p.seq + near)).map(|u| at - u.came_ns)).collect()
+    let of = |(at, p): (u64, Packet)| sent.get(&(p.seq + offset)).filter(|u| stamped(u)).map(|u| at - u.came_ns);
+    arrived.filter_map(of).collect()
 }
+
+/// How many packets of `main` that never came by themselves were brought by `again`, sent again as RTX to the same client:
+/// at least, and at most. A packet that is sent again has its timestamp and is two bytes longer (RFC 4588 4); where several
+/// of a frame are of one length, which of them it was is sealed in it.
+pub fn recovered(main: &Stream, again: &Stream) -> (i64, i64) {
+    // By timestamp and length: numbers that never came, numbers that came late, packets sent again.
+    let mut groups = BTreeMap::<(u32, u16), (HashSet<i64>, i64, i64)>::new();
+    let lost = main.lost();
+    for p in main.packets.iter().filter(|p| lost.contains(&p.seq)) {
+        groups.entry((p.timestamp, p.len)).or_default().0.insert(p.seq);
+    }
+    let (mut highest, mut seen) = (i64::MIN, HashSet::new());
+    for (_, p) in main.arrivals().into_iter().filter(|(_, p)| seen.insert(p.seq)) {
+        if p.seq < highest {
+            groups.entry((p.timestamp, p.len)).or_default().1 += 1;
+        }
+        highest = highest.max(p.seq);
+    }
+    let came: BTreeMap<i64, Packet> = again.arrivals().into_iter().map(|(_, p)| (p.seq, p)).collect();
+    for p in came.values() {
+        if let Some(group) = p.len.checked_sub(RTX_BYTES).and_then(|len| groups.get_mut(&(p.timestamp, len))) {
+            group.2 += 1;
+        }
+    }
+    groups.into_values().fold((0, 0), |(least, most), (missing, late, again)| {
+        let at_most = again.min(missing.len() as i64);
+        // It may be the same packet again and again, and one that came late after all.
+        (least + if late == 0 { at_most.min(1) } else { 0 }, most + at_most)
+    })
+}
+
+/// RFC 4588 4: the original sequence number.
+const RTX_BYTES: u16 = 2;
 
 /// Value at a quantile: the smallest that so many are not above.
 pub fn quantile(values: &mut [f64], q: f64) -> Option<f64> {

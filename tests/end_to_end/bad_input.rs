@@ -38,6 +38,23 @@ fn datagrams(socket: &UdpSocket) -> usize {
     std::iter::from_fn(|| socket.recv_from(&mut buffer).ok()).count()
 }
 
+/// A target that takes connections and says nothing: Ctrl-C ends the wait, and nothing is left.
+#[test]
+fn ctrl_c_ends_the_wait_for_a_target_that_is_silent() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let place = Place::against(&url, &profile("target.toml", &alone("m"), "2s", ALL_JOIN));
+    let run = place.run();
+    let _held = silent.accept().unwrap();
+    // The handler is set in the same moment as the question is asked.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    run.signal("INT");
+    let run = run.finish();
+    assert_eq!(run.code, Some(130), "{run:?}");
+    assert!(run.stderr.contains("Interrupted: taking back"), "{run:?}");
+    assert!(!place.out().join("history.jsonl").exists() && !place.out().join("summary.json").exists());
+}
+
 #[test]
 fn every_way_to_refuse_a_join_is_counted_by_its_reason() {
     let deaf = UdpSocket::bind("127.0.0.1:0").unwrap();

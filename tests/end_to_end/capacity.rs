@@ -61,6 +61,7 @@ fn an_admission_limit_is_found_and_named() {
         // What it cost was seen: the process of the server used CPU and memory.
         let cost = &trials[0]["servers"][0]["cost"];
         assert!(cost["memory_bytes"].as_f64().unwrap() > 1e6 && cost["cpu_cores"].as_f64().unwrap() > 0.0, "{cost}");
+        assert!(cost["run_queue"].as_f64().is_some_and(|n| n >= 0.0) && cost["steal"].is_number(), "{cost}");
         // Six rooms of four send twelve streams each; 50 packets a second come of each.
         assert_eq!(a["streams"], 72);
         let pps = a["egress_pps"].as_f64().unwrap();
@@ -68,7 +69,20 @@ fn an_admission_limit_is_found_and_named() {
         let keda = std::fs::read_to_string(place.out().join("keda-scaledobject.yaml")).unwrap();
         // The autoscaler acts at a tenth more than its target.
         assert!(keda.contains("threshold: \"18\""), "{keda}");
-        assert!(std::fs::read_to_string(place.out().join("report.html")).unwrap().contains("class=\"curve\""));
+        let hpa: String = std::fs::read_to_string(place.out().join("hpa.yaml")).unwrap();
+        assert!(hpa.contains("kind: HorizontalPodAutoscaler") && hpa.contains("averageValue: \"18\""), "{hpa}");
+        let numbers = std::fs::read_to_string(place.out().join("capacity.env")).unwrap();
+        assert!(numbers.ends_with("PARTICIPANTS_LOWER=24\nPARTICIPANTS_UPPER=28\nSCALE_OUT_AT=20\n"), "{numbers}");
+        let page = std::fs::read_to_string(place.out().join("report.html")).unwrap();
+        for shown in [
+            "class=\"curve\"",
+            "CPU of the server",
+            "Memory of the server",
+            "Run queue of the server",
+            "What the server waited for",
+        ] {
+            assert!(page.contains(shown), "{shown}");
+        }
         // Anybody can judge again.
         let again = place.report(&[]);
         assert_eq!((again.code, &place.summary()["capacity"]), (Some(0), a), "{again:?}");
@@ -135,14 +149,15 @@ fn a_quota_is_found_again_and_again_and_half_of_it_carries_half() {
         bounds(&long_run(&Place::with(&text)))
     };
     let whole: Vec<(f64, f64)> = (0..5).map(|_| find("20%")).collect();
-    let lowers = whole.iter().map(|b| b.0);
-    let (least, most) = (lowers.clone().fold(f64::INFINITY, f64::min), lowers.fold(0.0, f64::max));
-    // One width of the search on either side.
-    assert!(most - least <= (2.0 * 0.05 * most).max(8.0), "{whole:?}");
+    let mut lowers: Vec<f64> = whole.iter().map(|b| b.0).collect();
+    lowers.sort_by(f64::total_cmp);
+    // Five percent, or one room.
+    let off = (0.05 * lowers[2]).max(4.0);
+    assert!(lowers.iter().all(|l| (l - lowers[2]).abs() <= off), "{whole:?}");
     let half = find("10%");
     let ratio = half.0 / (whole.iter().map(|b| b.0).sum::<f64>() / 5.0);
     eprintln!("{whole:?}, half of the quota {half:?}: {ratio:.2}");
-    assert!((0.35..=0.65).contains(&ratio), "{ratio}");
+    assert!((0.4..=0.6).contains(&ratio), "{ratio}");
 }
 
 #[test]

@@ -12,12 +12,23 @@ const LAYERS: &str = "video = \"vp8@1500kbit/s\"\nsimulcast = true";
 
 #[test]
 fn receivers_see_the_layers_that_the_server_chooses() {
+    layers_are_switched("rid");
+}
+
+#[test]
+fn receivers_see_the_layers_of_an_ssrc_group() {
+    layers_are_switched("ssrc-group");
+}
+
+fn layers_are_switched(simulcast: &str) {
     beside(|| {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let options = EmbeddedOptions { program: Some(ROOMFUL.into()), ..EmbeddedOptions::default() };
         let fleet = runtime.block_on(EmbeddedFleet::start(1, 50, &options)).unwrap();
         let text = profile("target.toml", &rooms("layers", 1, 3, LAYERS), "10s", LIMITS);
         let place = Place::against(fleet.base_url(), &text);
+        let target = std::fs::read_to_string(place.path("target.toml")).unwrap();
+        place.write("target.toml", &format!("simulcast = \"{simulcast}\"\n{target}"));
         let run = place.run();
         let end = Instant::now() + PATIENCE;
         let mut joined = 0;

@@ -6,10 +6,12 @@
 mod adaptation;
 mod bad_input;
 mod capacity;
+mod churn;
 mod clients;
 #[path = "../support/disturbed.rs"]
 mod disturbed;
 mod fake_server;
+mod last_n;
 mod layers;
 mod scale_in;
 mod support;

@@ -247,6 +247,54 @@ fn the_red_wedding_names_those_who_fell() {
             .collect();
         println!("{fell:?} {:?}", failed["I4"]);
         assert_eq!(failed["I4"].len(), fell.len(), "{fell:?} {named:?}");
+
+        // The page shows what the summary says: each server's time, each leg with its class, the evidence.
+        let page = std::fs::read_to_string(place.out().join("report.html")).unwrap();
+        for word in ["I3", "I4", "What the fleet says of itself"] {
+            assert!(page.contains(word), "{word}");
+        }
+        for server in servers(&lines).values() {
+            assert!(page.contains(server.as_str()), "{server}");
+        }
+        let evidence = summary["scale_in"]["invariants"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|i| i["evidence"].as_array().unwrap());
+        let shown = |text: &str| page.contains(&text.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;"));
+        for e in evidence {
+            assert!(shown(e["what"].as_str().unwrap()) && shown(e["noticed"].as_str().unwrap()), "{e}");
+        }
+        let bars = page.matches("thrown out of the call and back after").count();
+        assert!(bars >= fell.len(), "{bars} bars of {fell:?}");
+
+        // Judged again from its history, the run is the same, and so is its page.
+        let again = place.report(&[]);
+        assert_eq!(again.code, Some(3), "{again:?}");
+        assert_eq!(place.summary(), summary);
+        assert_eq!(std::fs::read_to_string(place.out().join("report.html")).unwrap(), page);
+    });
+}
+
+/// Two profiles that take a minute each, at once.
+#[test]
+#[ignore = "takes 80 s: run by make test-long"]
+fn a_rolling_restart_and_an_autoscaler_pass() {
+    beside(|| {
+        std::thread::scope(|s| {
+            let [rolling, watched] = [
+                ("rolling-restart", include_str!("../../profiles/rolling-restart.toml")),
+                ("observe-only", include_str!("../../profiles/observe-only.toml")),
+            ]
+            .map(|(name, profile)| s.spawn(move || shipped(name, profile)));
+            for (run, removed) in [(rolling, 2), (watched, 1)] {
+                let (code, place) = run.join().unwrap();
+                let summary = place.summary();
+                assert_eq!(code, Some(0), "{}", summary["sentence"]);
+                let removals = summary["scale_in"]["removals"].as_array().unwrap().len();
+                assert!(removals >= removed, "{}", summary["scale_in"]["removals"]);
+            }
+        });
     });
 }
 

@@ -6,6 +6,7 @@ use roomful::history::{Event, LegCause, Line, StepAction, StepStage};
 use roomful::profile::Expect;
 use roomful::verdict::scale_in::{CordonSource, Invariant};
 use roomful::verdict::{Judgement, Verdict};
+use std::collections::BTreeSet;
 
 const SEEDS: std::ops::RangeInclusive<u64> = 1..=20;
 
@@ -213,6 +214,96 @@ fn a_server_that_comes_back_under_another_id_is_told() {
     lines.insert(last, Line { t: lines[last].t, event: Event::Note { code, text: text.clone(), leg: None, count: 3 } });
     let j = judged(lines, &model.expect());
     assert!(scale_in(&j).audit.renamed.contains(&format!("{text} (3 joins)")));
+}
+
+/// The driver, the registry and the join API agree on a server; the certificate that the media met is another one's.
+#[test]
+fn legs_that_media_says_are_elsewhere_are_told() {
+    let model = Model::default();
+    let right = judge(&model);
+    let landings = &scale_in(&right).audit.landings;
+    assert!(landings.compared >= 20 && landings.elsewhere.is_empty() && landings.alike.is_empty(), "{landings:?}");
+    type Mark = Option<String>;
+    let altered = |change: &mut dyn FnMut(u32, &mut Mark, &mut Mark)| {
+        let mut lines = model.lines();
+        for line in &mut lines {
+            if let Event::Joined { server, certificate, remote, .. } = &mut line.event {
+                change(server.0, certificate, remote);
+            }
+        }
+        judged(lines, &model.expect())
+    };
+    // Two of server 1 met server 0.
+    let mut left = 2;
+    let mut two = |server: u32, mark: &mut Option<String>, other: &str| {
+        if server == 1 && left > 0 {
+            left -= 1;
+            *mark = Some(other.to_owned());
+        }
+    };
+    let j = altered(&mut |server, certificate, _| two(server, certificate, "0000000000000000"));
+    let e = &scale_in(&j).audit.landings.elsewhere;
+    assert_eq!(
+        e.iter().map(|e| (&*e.server, &*e.met, e.by, e.legs)).collect::<Vec<_>>(),
+        [("s2", "s1", "certificate", 2)]
+    );
+    assert_eq!(with(scale_in(&j), Verdict::Fail), BTreeSet::from(["I8"]), "{}", j.sentence);
+    assert!(row(&j, "I8").evidence.iter().any(|e| e.what.contains("met the certificate of s1") && e.legs.len() == 2));
+    // Certificates for each connection: addresses tell.
+    let (mut n, mut left) = (0, 2);
+    let j = altered(&mut |server, certificate, remote| {
+        n += 1;
+        *certificate = Some(format!("{n:016x}"));
+        if server == 1 && left > 0 {
+            left -= 1;
+            *remote = Some("10.77.0.1:5004".into());
+        }
+    });
+    let e = &scale_in(&j).audit.landings.elsewhere;
+    assert_eq!(e.iter().map(|e| (&*e.server, &*e.met, e.by, e.legs)).collect::<Vec<_>>(), [("s2", "s1", "address", 2)]);
+    // One certificate and one address for all: nothing tells them apart, and nothing is claimed.
+    let j = altered(&mut |_, certificate, remote| {
+        (*certificate, *remote) = (Some("ab".into()), Some("10.77.0.1:5004".into()));
+    });
+    let landings = &scale_in(&j).audit.landings;
+    assert!(landings.elsewhere.is_empty() && landings.alike.len() >= 2, "{landings:?}");
+    assert_eq!(with(scale_in(&j), Verdict::Fail), BTreeSet::new(), "{}", j.sentence);
+}
+
+/// An autoscaler acts on what is exported: loss in percent and jitter in ms stand beside ours, with how far they are apart.
+#[test]
+fn exported_loss_and_jitter_stand_beside_ours() {
+    let model = Model::default();
+    let mut lines = model.lines();
+    let (mut n, mut lossy) = (0, 0);
+    for line in &mut lines {
+        if let Event::Fleet(v) = &mut line.event {
+            let two = v.servers.iter_mut().filter(|s| s.server == "s2" && s.sessions.is_some());
+            for s in two {
+                (s.loss, s.jitter_ms) = (Some(if n == 0 { 0.05 } else { 0.01 }), Some(7.0));
+                n += 1;
+            }
+        }
+        if let Event::Interval(i) = &mut line.event {
+            for s in i.servers.iter_mut().filter(|s| s.server.0 == 1 && s.audio.count.e2e_expected > 0) {
+                s.audio.count.e2e_received = s.audio.count.e2e_expected * 98 / 100;
+                lossy += 1;
+            }
+        }
+    }
+    assert!(n > 3 && lossy > 3);
+    let j = judged(lines, &model.expect());
+    let rows = &scale_in(&j).audit.exported;
+    let row = |metric: &str| {
+        rows.iter().find(|r| r.server == "s2" && r.metric == metric).unwrap_or_else(|| panic!("{metric}: {rows:?}"))
+    };
+    let (loss, jitter) = (row("loss"), row("jitter"));
+    assert!(loss.looks > 3 && (1.0..2.0).contains(&loss.exported) && (1.5..2.7).contains(&loss.ours), "{loss:?}");
+    assert!(
+        (0.3..=3.5).contains(&loss.off_max) && loss.off_max >= (loss.exported - loss.ours).abs() - 0.01,
+        "{loss:?}"
+    );
+    assert!((jitter.exported - 7.0).abs() < 1e-9 && jitter.ours < 1.0 && jitter.off_max > 6.0, "{jitter:?}");
 }
 
 #[test]

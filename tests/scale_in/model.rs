@@ -358,6 +358,7 @@ impl Sim {
             hold_from_ms: HOLD_FROM,
             hold_until_ms: HOLD_UNTIL,
             legs_planned: self.legs.len() as u32,
+            join_timeout_ms: 15_000.0,
             limits: serde_json::Value::Null,
         }
     }
@@ -509,7 +510,8 @@ impl Sim {
         };
         let (leg, room) = (planned.id, planned.room);
         let remote = Some(format!("10.77.0.{}:5004", server + 1));
-        self.push(Event::Joined { leg, room, server: ServerId(server as u32), suite: None, remote, setup });
+        let (server_id, certificate) = (ServerId(server as u32), Some(format!("{server:016x}")));
+        self.push(Event::Joined { leg, room, server: server_id, suite: None, remote, certificate, setup });
         for other in self.up(room.index()).into_iter().filter(|o| *o != n) {
             if self.legs[other].server != Some(server) {
                 continue;
@@ -517,7 +519,14 @@ impl Sim {
             let from = self.legs[other].planned.id;
             let base = start.max(self.legs[other].planned.join_at.as_secs_f64() * 1000.0);
             let first = Some(self.now - base + 20.0);
-            self.push(Event::FirstMedia { leg, from, first_rtp_ms: first, first_frame_ms: None });
+            self.push(Event::FirstMedia {
+                leg,
+                from,
+                first_rtp_ms: first,
+                first_frame_ms: None,
+                rtp_in_vain_ms: None,
+                frame_in_vain_ms: None,
+            });
         }
         let leave = planned.leave_at.as_secs_f64() * 1000.0;
         self.at(leave.max(self.now + 500.0), Ev::Leave(n, LegCause::Left));

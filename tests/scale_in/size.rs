@@ -10,7 +10,7 @@ use roomful::history::{
 use roomful::measure::{Flow, FlowCounters};
 use roomful::plan::{PlannedLeg, PlannedRoom};
 use roomful::profile::{Expect, HealthLimits};
-use roomful::types::{Bitrate, Codec, Encoding, LegId, RoomId, ServerId};
+use roomful::types::{Bitrate, Codec, Encoding, LegId, RoomId, ServerId, Suite};
 use roomful::verdict::judge_scale_in;
 use std::time::{Duration, Instant};
 
@@ -65,6 +65,8 @@ fn flow(rng: &mut ChaCha8Rng, n: i64, video: bool) -> Flow {
     }
     f.silence_max_ms = 21;
     f.leg_seconds = n;
+    // As the engine does before it writes.
+    f.thin();
     f
 }
 
@@ -87,6 +89,7 @@ fn write(w: &mut Writer) {
             hold_from_ms: 300_000.0,
             hold_until_ms: 3_590_000.0,
             legs_planned: LEGS,
+            join_timeout_ms: 15_000.0,
             limits: serde_json::Value::Null,
         }),
     );
@@ -120,6 +123,8 @@ fn write(w: &mut Writer) {
     for i in 0..1000u64 {
         shard.timer_lateness.record_us(30 + i * i % 1009 % 100);
     }
+    shard.send_lateness.thin();
+    shard.timer_lateness.thin();
     let encoding = |codec, bits| Some(Encoding { codec, bitrate: Bitrate(bits) });
     let room_names: Vec<String> = (0..rooms).map(|n| format!("meeting-{n}")).collect();
     // Server 0 is drained: its rooms end one by one from 600 s on.
@@ -157,18 +162,25 @@ fn write(w: &mut Writer) {
             };
             let (room, server) = (RoomId(room), server_of(room));
             let remote = Some("10.77.0.1:50000".to_owned());
-            put(t - 400.0, Event::Joined { leg: LegId(leg), room, server, suite: None, remote, setup });
+            let (suite, certificate) =
+                (Some(Suite::AeadAes128Gcm), Some(format!("{:016x}", u64::MAX - u64::from(server.0))));
+            put(t - 400.0, Event::Joined { leg: LegId(leg), room, server, suite, remote, certificate, setup });
+            // It hears those before it, and they hear it.
             for other in (leg / SIZE * SIZE)..leg {
-                let first = Some(120.5);
-                put(
-                    t - 300.0,
-                    Event::FirstMedia {
-                        leg: LegId(leg),
-                        from: LegId(other),
-                        first_rtp_ms: first,
-                        first_frame_ms: first,
-                    },
-                );
+                for (leg, from) in [(leg, other), (other, leg)].map(|(a, b)| (LegId(a), LegId(b))) {
+                    let (first_rtp_ms, first_frame_ms) = (Some(120.512), Some(131.207));
+                    put(
+                        t - 300.0,
+                        Event::FirstMedia {
+                            leg,
+                            from,
+                            first_rtp_ms,
+                            first_frame_ms,
+                            rtp_in_vain_ms: None,
+                            frame_in_vain_ms: None,
+                        },
+                    );
+                }
             }
         }
         if second == 500 {
@@ -350,6 +362,8 @@ fn ten_thousand_legs_over_an_hour() {
         before / 1024
     );
     println!("{}: {}", j.verdict.as_str(), j.sentence);
+    assert!(bytes <= 200_000_000, "{bytes}");
+    assert!(peak <= 1 << 20, "{peak} KiB");
     assert_eq!(scale_in.exposed_legs, u64::from(LEGS / SERVERS));
     assert_eq!(j.legs.judged, Some(u64::from(LEGS)));
 }

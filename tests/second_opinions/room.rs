@@ -1,7 +1,7 @@
 //! One room of two of roomful's participants, watched by a browser and a stock peer, all through one impairer in front of
 //! the server, whose log is the truth.
 
-use crate::signalling::Signalling;
+use crate::signalling::{BROWSER, Signalling};
 use crate::stock::{Said, Seen, Stock};
 use crate::support::{PATIENCE, Place, Process, ROOMFUL, signal};
 use crate::targets::chromium::{Chromium, serve_pages};
@@ -12,7 +12,11 @@ use roomful::history::Line;
 use roomful::impair::Record;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Roomful's participants; each sends audio and video and receives the others'.
@@ -34,22 +38,34 @@ impl Target {
     }
 }
 
+/// What somebody said of a flow each time: packets that came by themselves until then, and their jitter.
+pub type Looks = Vec<(i64, f64)>;
+
 /// What all said.
+#[derive(Clone)]
 pub struct Heard {
     /// Roomful's history.
     pub lines: Vec<Line>,
     /// getStats' inbound-rtp of the browser, by SSRC, as it was last.
     pub browser: BTreeMap<u32, Value>,
+    /// In ms.
+    pub browser_jitter: BTreeMap<u32, Looks>,
     /// SSRCs of what the browser sends.
     pub browser_sends: Vec<u32>,
     pub stock: BTreeMap<u32, Seen>,
     pub stock_said: BTreeMap<u32, Said>,
+    /// In thousandths of a unit of the RTP clock.
+    pub stock_jitter: BTreeMap<u32, Looks>,
     /// Janus's handle_info of what is published, by SSRC: one entry a medium, as it was last.
     pub janus: BTreeMap<u32, Value>,
+    /// In ms.
+    pub janus_jitter: BTreeMap<u32, Looks>,
     /// The impairer's log: up and down, by client.
     pub records: BTreeMap<String, [Vec<Record>; 2]>,
     /// Datagrams that the impairer said this machine lost, and that the kernel did for want of buffers: in no log.
     pub machine_drops: [u64; 2],
+    /// How late a thread of the test woke meanwhile, in the mean.
+    pub late_ms: f64,
 }
 
 /// `roomful impair` in front of a server. Ends with the test.
@@ -66,12 +82,23 @@ impl Drop for Impairer {
 }
 
 impl Impairer {
-    async fn start(ports: [u16; 2], network: &str) -> Impairer {
+    /// At the second address, in front of these ports of `to`.
+    async fn start(ports: [u16; 2], to: IpAddr, network: &str) -> Impairer {
         let folder = tempfile::tempdir().unwrap();
-        let range = |n| format!("{}:{}-{}", netns::address(n), ports[0], ports[1]);
+        let range = |address| format!("{address}:{}-{}", ports[0], ports[1]);
         let file = |name| std::fs::File::create(folder.path().join(name)).unwrap();
         let mut command = Command::new(ROOMFUL);
-        command.args(["impair", "--listen", &range(2), "--to", &range(1), "--network", network, "--for", "10m"]);
+        command.args([
+            "impair",
+            "--listen",
+            &range(netns::address(2)),
+            "--to",
+            &range(to),
+            "--network",
+            network,
+            "--for",
+            "10m",
+        ]);
         command.arg("--log").arg(folder.path().join("log")).stdin(Stdio::null());
         let child = command.stdout(file("stdout")).stderr(file("stderr")).spawn().unwrap();
         let impairer = Impairer { child, folder };
@@ -124,7 +151,12 @@ async fn watch(
     let stock = Stock::join(&mut signalling, SENDERS).await;
     let mut interrupted = false;
     let end = Instant::now() + PATIENCE;
+    let mut kept = Instant::now();
     while !run.is_over() {
+        if kept.elapsed() > Duration::from_secs(10) {
+            signalling.keep_alive().await;
+            kept = Instant::now();
+        }
         let had = |of: &mut dyn Iterator<Item = u64>| of.collect::<Vec<_>>();
         assert!(
             Instant::now() < end,
@@ -136,13 +168,21 @@ async fn watch(
         assert_eq!(said["errors"], json!([]));
         for entry in said["inbound"].as_array().unwrap() {
             if entry["packetsReceived"].as_u64().is_some_and(|n| n > 0) {
-                heard.browser.insert(entry["ssrc"].as_u64().unwrap() as u32, entry.clone());
+                let ssrc = entry["ssrc"].as_u64().unwrap() as u32;
+                let n = |key: &str| entry[key].as_i64().unwrap_or(0);
+                let arrived = n("packetsReceived") - n("retransmittedPacketsReceived");
+                let jitter_ms = entry["jitter"].as_f64().unwrap() * 1000.0;
+                heard.browser_jitter.entry(ssrc).or_default().push((arrived, jitter_ms));
+                heard.browser.insert(ssrc, entry.clone());
             }
         }
         let sends = said["outbound"].as_array().unwrap().iter();
         heard.browser_sends = sends.map(|e| e["ssrc"].as_u64().unwrap() as u32).collect();
         if let Some(janus) = janus {
-            media_of(janus, &mut heard.janus).await;
+            media_of(janus, heard).await;
+        }
+        for (ssrc, said) in stock.said().await {
+            heard.stock_jitter.entry(ssrc).or_default().push((said.received, said.jitter_ms));
         }
         let audio =
             heard.browser.values().filter(|s| s["kind"] == "audio" && s["packetsReceived"].as_u64() >= Some(packets));
@@ -159,7 +199,7 @@ async fn watch(
 }
 
 /// What Janus receives of publishers, by their SSRCs.
-async fn media_of(janus: &Janus, into: &mut BTreeMap<u32, Value>) {
+async fn media_of(janus: &Janus, heard: &mut Heard) {
     for session in janus.admin.list_sessions().await {
         // It may end while we look.
         for handle in janus.admin.list_handles_if_there(session).await {
@@ -168,7 +208,12 @@ async fn media_of(janus: &Janus, into: &mut BTreeMap<u32, Value>) {
                 if let (Some(true), Some(ssrc)) =
                     (medium["direction"]["recv"].as_bool(), medium["ssrc"]["ssrc-peer"].as_u64())
                 {
-                    into.insert(ssrc as u32, medium.clone());
+                    let n = |value: &Value| value.as_i64().unwrap_or(0);
+                    let packets = &medium["stats"]["in"];
+                    let came = n(&packets["packets"]) - n(&packets["retransmissions"]);
+                    let jitter_ms = n(&medium["rtcp"]["main"]["jitter-local"]) as f64;
+                    heard.janus_jitter.entry(ssrc as u32).or_default().push((came, jitter_ms));
+                    heard.janus.insert(ssrc as u32, medium.clone());
                 }
             }
         }
@@ -180,13 +225,18 @@ pub async fn run(target: Target, network: &str, packets: u64, chromium: &Chromiu
     let mut heard = Heard {
         lines: Vec::new(),
         browser: BTreeMap::new(),
+        browser_jitter: BTreeMap::new(),
         browser_sends: Vec::new(),
         stock: BTreeMap::new(),
         stock_said: BTreeMap::new(),
+        stock_jitter: BTreeMap::new(),
         janus: BTreeMap::new(),
+        janus_jitter: BTreeMap::new(),
         records: BTreeMap::new(),
         machine_drops: [0; 2],
+        late_ms: 0.0,
     };
+    let sleeper = Sleeper::start();
     let drops_before = udp_drops();
     let place = Place::with(&profile());
     let mut command = Command::new(ROOMFUL);
@@ -201,7 +251,7 @@ pub async fn run(target: Target, network: &str, packets: u64, chromium: &Chromiu
             };
             let fleet = EmbeddedFleet::start(1, 20, &options).await.unwrap();
             let port = fleet.servers()[0].media.port();
-            let impairer = Impairer::start([port, port], network).await;
+            let impairer = Impairer::start([port, port], netns::address(1), network).await;
             let url = fleet.base_url();
             place.write("target.toml", &target_file("embedded", url, ""));
             let mut run = place.start(command);
@@ -219,7 +269,7 @@ pub async fn run(target: Target, network: &str, packets: u64, chromium: &Chromiu
         }
         Target::Janus => {
             let janus = Janus::start_behind(netns::address(2)).await;
-            let impairer = Impairer::start(RTP_PORTS, network).await;
+            let impairer = Impairer::start(RTP_PORTS, netns::BEHIND, network).await;
             let admin = "admin = \"http://10.77.0.1:7088/admin\"\n\
                 [secrets]\nadmin_key = { env = \"JANUS_ADMIN_KEY\" }\n";
             place.write("target.toml", &target_file("janus", &janus.url, admin));
@@ -229,7 +279,7 @@ pub async fn run(target: Target, network: &str, packets: u64, chromium: &Chromiu
             let room = rooms["list"].as_array().unwrap().iter().find(|r| r["description"] == "pair-1").unwrap();
             let room = room["room"].as_u64().unwrap();
             let pages = serve_pages().await;
-            let page = format!("http://{pages}/janus.html?ws={}&room={room}&people=browser&codec=vp8", janus.url);
+            let page = format!("http://{pages}/janus.html?ws={}&room={room}&people={BROWSER}&codec=vp8", janus.url);
             let client = Client::connect(&janus.url).await.unwrap();
             let signalling = Signalling::Janus { client, room };
             let stats = "window.stats().then(all => all[0])";
@@ -242,6 +292,7 @@ pub async fn run(target: Target, network: &str, packets: u64, chromium: &Chromiu
     };
     (heard.records, heard.machine_drops[0]) = impairer.end();
     heard.machine_drops[1] = udp_drops() - drops_before;
+    heard.late_ms = sleeper.stop();
     heard
 }
 
@@ -263,4 +314,34 @@ fn udp_drops() -> u64 {
     let wanted = |n: &str| ["RcvbufErrors", "SndbufErrors"].contains(&n);
     let each = names.split(' ').zip(values.split(' ')).filter(|(n, _)| wanted(n));
     each.map(|(_, v)| v.parse::<u64>().unwrap()).sum()
+}
+
+/// Naps all the time, to see how late this machine's threads wake.
+struct Sleeper {
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<f64>,
+}
+
+impl Sleeper {
+    fn start() -> Sleeper {
+        let over = Arc::new(AtomicBool::new(false));
+        let until = over.clone();
+        let thread = std::thread::spawn(move || {
+            let (nap, mut naps, mut late) = (Duration::from_millis(5), 0.0, Duration::ZERO);
+            while !until.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                std::thread::sleep(nap);
+                late += began.elapsed().saturating_sub(nap);
+                naps += 1.0;
+            }
+            late.as_secs_f64() * 1e3 / naps
+        });
+        Sleeper { over, thread }
+    }
+
+    /// The mean, ms.
+    fn stop(self) -> f64 {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
 }

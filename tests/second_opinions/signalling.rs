@@ -1,7 +1,12 @@
 //! How a stock peer comes into the room.
 
+use crate::support::PATIENCE;
 use crate::targets::janus::Client;
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// The browser's name in the room.
+pub const BROWSER: &str = "browser";
 
 #[expect(clippy::large_enum_variant, reason = "one at a time")]
 pub enum Signalling<'a> {
@@ -23,17 +28,26 @@ impl Signalling<'_> {
         text
     }
 
-    /// Janus: an offer of all who publish.
-    pub async fn offer(&mut self) -> String {
+    /// Janus: an offer of these many participants, once they all publish.
+    pub async fn offer(&mut self, senders: usize) -> String {
         let Signalling::Janus { client, room } = self else { panic!("the embedded fleet answers") };
         client.request(json!({"janus": "create"})).await;
         let attached = client.request(json!({"janus": "attach", "plugin": "janus.plugin.videoroom"})).await;
         client.handle = attached["data"]["id"].as_u64();
+        // Janus names those a publisher whose media comes: with handshakes lost on the way that is some seconds later, and
+        // this one offer is all that the stock peer gets. The browser publishes, too, sooner or later.
         let asked = json!({"request": "listparticipants", "room": room});
-        let answer = client.request(json!({"janus": "message", "body": asked})).await;
-        let all = answer["plugindata"]["data"]["participants"].as_array().unwrap().clone();
-        let streams: Vec<Value> =
-            all.iter().filter(|p| p["publisher"] == true).map(|p| json!({"feed": p["id"]})).collect();
+        let mut feeds: Vec<Value> = Vec::new();
+        let end = Instant::now() + PATIENCE;
+        while feeds.len() < senders {
+            assert!(Instant::now() < end, "{} of {senders} participants publish", feeds.len());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let answer = client.request(json!({"janus": "message", "body": asked.clone()})).await;
+            let all =
+                answer["plugindata"]["data"]["participants"].as_array().unwrap_or_else(|| panic!("{answer}")).clone();
+            feeds = all.into_iter().filter(|p| p["publisher"] == true && p["display"] != BROWSER).collect();
+        }
+        let streams: Vec<Value> = feeds.iter().map(|p| json!({"feed": p["id"]})).collect();
         let join = json!({"request": "join", "ptype": "subscriber", "room": room, "streams": streams});
         let mut joined = client.request(json!({"janus": "message", "body": join})).await;
         match joined["jsep"]["sdp"].take() {
@@ -46,5 +60,12 @@ impl Signalling<'_> {
         let Signalling::Janus { client, .. } = self else { panic!("the embedded fleet answers") };
         let jsep = json!({"type": "answer", "sdp": answer});
         client.request(json!({"janus": "message", "body": {"request": "start"}, "jsep": jsep})).await;
+    }
+
+    /// To be called every few seconds: Janus ends a session that is silent for a minute.
+    pub async fn keep_alive(&mut self) {
+        if let Signalling::Janus { client, .. } = self {
+            client.send(json!({"janus": "keepalive"})).await;
+        }
     }
 }

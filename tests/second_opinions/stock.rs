@@ -140,7 +140,7 @@ impl Stock {
                 peer.set_remote_description(RTCSessionDescription::answer(answer).unwrap()).await.unwrap();
             }
             Signalling::Janus { .. } => {
-                let offer = signalling.offer().await;
+                let offer = signalling.offer(senders).await;
                 peer.set_remote_description(RTCSessionDescription::offer(offer).unwrap()).await.unwrap();
                 let answer = peer.create_answer(None).await.unwrap();
                 peer.set_local_description(answer).await.unwrap();

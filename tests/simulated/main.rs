@@ -3,7 +3,10 @@
 
 mod adaptation;
 mod clients;
+mod last_n;
 mod layers;
 mod moves;
+mod presets;
 mod rooms;
 mod sim;
+mod virtual_run;

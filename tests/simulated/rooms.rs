@@ -64,7 +64,11 @@ fn a_room_of_four_loses_nothing_and_measures_its_delay() {
         sim.run(Duration::from_secs(20));
         end(&mut sim);
         for (n, m) in sim.members.iter().enumerate() {
-            assert!(m.states.contains(&TransportState::Connected { suite }), "{n}: {:?}", m.states);
+            assert!(
+                m.states.iter().any(|s| matches!(s, TransportState::Connected { suite: s, .. } if *s == suite)),
+                "{n}: {:?}",
+                m.states
+            );
             assert_eq!(m.first.len(), 6, "{n}: first media of 3 others, 2 kinds: {:?}", m.first);
             for k in 0..2 {
                 let c = &m.counts[k];
@@ -158,6 +162,59 @@ fn a_late_joiner_and_a_leaver_cost_nobody_a_packet() {
     }
 }
 
+/// Churn: the seat is empty for half a second, and its next one comes on the same SSRC before a second is over.
+#[test]
+fn a_successor_on_the_same_ssrc_ends_no_freeze_and_no_gap() {
+    for (n, client) in Client::ALL.into_iter().enumerate() {
+        let mut sim = Sim::new(40 + n as u64, client, MS(10));
+        sim.join(None, None, 1, CLEAN);
+        let mut sender = sim.join(opus(), video(Codec::Vp8), 1, CLEAN);
+        for _ in 0..4 {
+            sim.run(MS(3100));
+            sim.quiet(sender);
+            sim.run(MS(100));
+            sim.leave(sender);
+            sim.run(MS(400));
+            sender = sim.join(opus(), video(Codec::Vp8), 1, CLEAN);
+        }
+        sim.run(MS(3000));
+        end(&mut sim);
+        let m = &sim.members[0];
+        let [audio, video] = &m.counts;
+        assert_eq!((video.freezes, video.frozen_ms), (0, 0), "{client:?} {video:?}");
+        assert_eq!((video.e2e_loss(), audio.e2e_loss()), (Some(0.0), Some(0.0)), "{client:?}");
+        assert!(video.watched_ms > 13_000, "{client:?} {video:?}");
+        let gap = m.totals.as_ref().unwrap().longest_gap.0;
+        assert!(gap < 200.0, "{client:?}: {gap} ms");
+    }
+}
+
+/// Another run's participants in the room: what they send is heard, counted, and believed in nothing.
+#[test]
+fn stamps_of_another_run_are_counted_and_never_believed() {
+    let mut sim = Sim::new(50, Client::Chrome, MS(10));
+    sim.join(opus(), video(Codec::Vp8), 2, CLEAN);
+    sim.join(opus(), video(Codec::H264), 2, CLEAN);
+    sim.foreign = true;
+    sim.join(opus(), video(Codec::Vp8), 2, CLEAN);
+    sim.run(Duration::from_secs(10));
+    end(&mut sim);
+    for n in [0, 1] {
+        for (kind, c) in sim.members[n].counts.iter().enumerate() {
+            // Of audio each packet, of video each frame.
+            assert!(c.foreign_stamps > [450, 250][kind], "{n}: {c:?}");
+            let own = sim.members[1 - n].counts[kind].sent;
+            assert!(c.received > own + c.foreign_stamps - 50, "{n}: all of it came: {c:?}");
+            assert_eq!(c.e2e_expected, c.e2e_received, "{n}: {c:?}");
+            assert!(c.e2e_expected <= own, "{n}: nothing of the stranger's is expected: {c:?}, {own}");
+        }
+        assert!(sim.members[n].first.iter().all(|f| f.0 == LegId(1 - n as u32)), "{:?}", sim.members[n].first);
+        assert!(sim.members[n].flows[0].silence_max_ms < 100);
+    }
+    // And the other way round.
+    assert!(sim.members[2].counts[0].foreign_stamps > 900, "{:?}", sim.members[2].counts[0]);
+}
+
 #[test]
 fn a_watcher_that_sends_nothing_receives() {
     let mut sim = Sim::new(7, Client::Chrome, MS(10));
@@ -169,6 +226,42 @@ fn a_watcher_that_sends_nothing_receives() {
     assert!(sim.connected(1));
     assert!(m.counts[1].frames > 200 && m.counts[0].e2e_expected > 400, "{:?}", m.counts);
     assert_eq!(m.counts[0].e2e_expected, m.counts[0].e2e_received);
+}
+
+/// A receiver whose way back is dead hears nothing of a sender: that is told, with how long it waited.
+#[test]
+fn media_that_never_comes_is_waited_for_in_vain() {
+    let mut sim = Sim::new(8, Client::Chrome, MS(10));
+    sim.join(opus(), video(Codec::Vp8), 1, CLEAN);
+    sim.join(opus(), video(Codec::Vp8), 1, [PERFECT, loses(1.0)]);
+    sim.run(Duration::from_secs(12));
+    end(&mut sim);
+    let deaf = &sim.members[1];
+    assert_eq!(deaf.first, [(LegId(0), None, None); 2]);
+    let (heard, seen): (Vec<_>, Vec<_>) = deaf.in_vain.iter().map(|v| v.1).partition(|v| v[1].is_none());
+    for rtp in [heard[0][0], seen[0][0], seen[0][1]] {
+        // Until the sender stopped.
+        assert!((11_900.0..12_100.0).contains(&rtp.unwrap()), "{:?}", deaf.in_vain);
+    }
+    assert!(sim.members[0].in_vain.iter().all(|v| v.1 == [None; 2]), "{:?}", sim.members[0].in_vain);
+
+    // Key frames that never come whole leave the first frame out, though packets come.
+    let mut sim = Sim::new(9, Client::Chrome, MS(10));
+    sim.join(None, video(Codec::Vp8), 1, CLEAN);
+    sim.join(None, None, 1, [PERFECT, loses(0.95)]);
+    sim.run(Duration::from_secs(12));
+    end(&mut sim);
+    let blind = &sim.members[1];
+    let [(_, Some(_), None)] = blind.first[..] else { panic!("{:?}", blind.first) };
+    let [(_, [None, Some(_)])] = blind.in_vain[..] else { panic!("{:?}", blind.in_vain) };
+
+    // Who was there for a moment only has not waited in vain.
+    let mut sim = Sim::new(10, Client::Chrome, MS(10));
+    sim.join(opus(), None, 1, CLEAN);
+    sim.join(opus(), None, 1, [PERFECT, loses(1.0)]);
+    sim.run(Duration::from_secs(3));
+    end(&mut sim);
+    assert!(sim.members[1].in_vain.iter().all(|v| v.1 == [None; 2]), "{:?}", sim.members[1].in_vain);
 }
 
 #[test]

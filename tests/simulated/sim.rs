@@ -11,9 +11,9 @@ use roomful::plan::PlannedLeg;
 use roomful::sfu::{Sfu, SfuConfig};
 use roomful::signaling::{OfferWant, TransportState};
 use roomful::transport::{AllowList, Shared, Timing};
-use roomful::types::{Bitrate, Client, Codec, Encoding, LegId, RoomId, Suite};
+use roomful::types::{Bitrate, Client, Codec, Encoding, LegId, RoomId, Simulcast, Suite};
 use std::cell::Cell;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ fn clock() -> u64 {
     CLOCK.with(Cell::get)
 }
 
-fn clips() -> &'static ClipLibrary {
+pub fn clips() -> &'static ClipLibrary {
     static CLIPS: OnceLock<ClipLibrary> = OnceLock::new();
     CLIPS.get_or_init(|| ClipLibrary::load().unwrap())
 }
@@ -43,12 +43,28 @@ pub fn loses(share: f64) -> Conditions {
     Conditions { loss: Loss::Independent(share), ..Conditions::default() }
 }
 
+/// An RTP packet that a member sent, before its network.
+pub struct Tapped {
+    pub at: Instant,
+    pub payload_type: u8,
+    pub seq: u16,
+    pub ssrc: u32,
+    pub len: usize,
+}
+
 pub struct Member {
     pub participant: Participant,
+    /// The offer of its first transport.
+    pub offer: String,
     pub addr: SocketAddr,
     /// Up and down, with their records. What is no RTP passes beside them, unless all are impaired.
     pub links: [Link; 2],
     pub states: Vec<TransportState>,
+    pub state_at: Vec<Instant>,
+    /// Codes of what it told of.
+    pub notes: Vec<&'static str>,
+    /// With each of `first`: for how long packet and frame were waited for that never came, ms.
+    pub in_vain: Vec<(LegId, [Option<f64>; 2])>,
     pub first: Vec<(LegId, Option<f64>, Option<f64>)>,
     /// By transport.
     pub sessions: Vec<String>,
@@ -102,11 +118,17 @@ pub struct Sim {
     pub delay: Duration,
     pub sfu: Sfu,
     sfu_addr: SocketAddr,
-    pub room: Room,
+    rooms: BTreeMap<RoomId, Room>,
     pub members: Vec<Member>,
     pub meter: Meter,
+    second_meter: Meter,
+    /// Of this second so far, what no sample brings: delays, and those who left.
+    left_over: [Flow; 2],
     lateness: Hist,
     common: Arc<Common>,
+    other_run: Arc<Common>,
+    /// Who joins next belongs to another run.
+    pub foreign: bool,
     flights: BinaryHeap<Flight>,
     order: u64,
     rng: ChaCha12Rng,
@@ -120,8 +142,22 @@ pub struct Sim {
     pub lower_layers: Vec<Encoding>,
     /// What senders who join next may step down to.
     pub steps: Vec<Encoding>,
+    /// The SFU sees nothing of it in offers.
+    pub refuses_simulcast: bool,
+    /// Whose RTP is looked at on its way out.
+    pub tap: Option<usize>,
+    pub tapped: Vec<Tapped>,
+    /// When members hear what the SFU tells them (last-N), after it said so; `None`: never.
+    pub word_after: Option<Duration>,
+    /// That is a lie: it names all.
+    pub words_name_all: bool,
+    words: Vec<(Instant, usize, Vec<LegId>)>,
+    /// What members heard, and when.
+    pub told: Vec<(Instant, usize, Vec<LegId>)>,
     /// When participants were sampled, CLOCK_REALTIME in ns.
     pub sampled_ns: Vec<u64>,
+    /// What all measured in each second, audio and video.
+    pub seconds: Vec<[Flow; 2]>,
 }
 
 pub fn encoding(codec: Codec, kbit: u64) -> Encoding {
@@ -143,6 +179,7 @@ impl Sim {
             transport: Shared::new(suites, Timing::default()).unwrap(),
             allow: Arc::new(AllowList::new(vec![("10.0.0.0".parse().unwrap(), 8)])),
             client,
+            simulcast: Simulcast::Rid,
         });
         Sim {
             start: now,
@@ -150,10 +187,21 @@ impl Sim {
             delay,
             sfu: Sfu::new(SfuConfig::new(sfu_addr, 1000).unwrap(), now),
             sfu_addr,
-            room: Room::new(),
+            rooms: BTreeMap::new(),
+            seconds: Vec::new(),
             members: Vec::new(),
             meter: Meter::allocated(),
+            second_meter: Meter::allocated(),
+            left_over: Default::default(),
             lateness: Hist::allocated(),
+            other_run: Arc::new(Common {
+                run: RUN + 1,
+                transport: common.transport.clone(),
+                allow: common.allow.clone(),
+                client,
+                simulcast: common.simulcast,
+            }),
+            foreign: false,
             common,
             flights: BinaryHeap::new(),
             order: 0,
@@ -165,8 +213,27 @@ impl Sim {
             talk: TalkSpec::default(),
             lower_layers: Vec::new(),
             steps: Vec::new(),
+            refuses_simulcast: false,
+            tap: None,
+            tapped: Vec::new(),
+            word_after: Some(Duration::from_millis(5)),
+            words_name_all: false,
+            words: Vec::new(),
+            told: Vec::new(),
             sampled_ns: Vec::new(),
         }
+    }
+
+    /// How layers are told apart; before anybody joins.
+    pub fn layers_by(&mut self, simulcast: Simulcast) {
+        Arc::get_mut(&mut self.common).unwrap().simulcast = simulcast;
+    }
+
+    /// The SFU shows so many of those who talked last; before anybody joins.
+    pub fn last_n(&mut self, n: u32) {
+        let mut config = SfuConfig::new(self.sfu_addr, 1000).unwrap();
+        config.last_n = Some(n);
+        self.sfu = Sfu::new(config, self.now);
     }
 
     pub fn now_ns(&self) -> u64 {
@@ -204,15 +271,37 @@ impl Sim {
             network_delay_max: self.network_delay_max,
             talk: self.talk.clone(),
         };
-        let participant = Participant::new(self.now, spec, &self.common);
-        self.room.join(LegId(n as u32), planned_ns, participant.sends());
+        let want = OfferWant {
+            send: audio.is_some() || video.is_some(),
+            receive_audio: slots,
+            receive_video: slots,
+            ..OfferWant::default()
+        };
+        self.enter(spec, "room", want, network)
+    }
+
+    /// A participant of any room joins now.
+    pub fn enter(&mut self, spec: Spec, room: &str, want: OfferWant, network: Network) -> usize {
+        let n = self.members.len();
+        let planned_ns = spec.planned_ns;
+        let common = if self.foreign { &self.other_run } else { &self.common };
+        let participant = Participant::new(self.now, spec, common);
+        let of = self.rooms.entry(participant.room()).or_default();
+        // Nobody here knows what another run's participants send.
+        if !self.foreign {
+            of.join(LegId(n as u32), planned_ns, participant.sends());
+        }
         let addr = SocketAddr::new([10, 0, 1, n as u8].into(), 6000);
         let link_seed = self.seed;
         self.members.push(Member {
             participant,
+            offer: String::new(),
             addr,
             links: [0, 1].map(|way| Link::new(network[way], seed(link_seed, n as u64, way as u64)).recorded()),
             states: vec![],
+            state_at: vec![],
+            notes: vec![],
+            in_vain: vec![],
             first: vec![],
             sessions: vec![],
             flows: Default::default(),
@@ -221,13 +310,7 @@ impl Sim {
             gone: false,
             totals: None,
         });
-        let want = OfferWant {
-            send: audio.is_some() || video.is_some(),
-            receive_audio: slots,
-            receive_video: slots,
-            ..OfferWant::default()
-        };
-        self.open(n, "room", want);
+        self.open(n, room, want);
         n
     }
 
@@ -237,7 +320,12 @@ impl Sim {
         let addr = address(&self.members[n], slot);
         self.members[n].participant.open(now, slot, addr).unwrap();
         let offer = self.with(n, |p, w| p.offer(w, slot, want)).unwrap();
-        let joined = self.sfu.join(now, room, &format!("p{n}"), &offer).unwrap();
+        if slot == 0 {
+            self.members[n].offer.clone_from(&offer);
+        }
+        let of_layers = |l: &str| l.starts_with("a=rid:") || l.starts_with("a=simulcast:");
+        let heard: String = offer.split_inclusive('\n').filter(|l| !self.refuses_simulcast || !of_layers(l)).collect();
+        let joined = self.sfu.join(now, room, &format!("p{n}"), &heard).unwrap();
         self.with(n, |p, w| p.accept_answer(w, slot, &joined.answer)).unwrap();
         self.members[n].sessions.push(joined.session);
         self.drain_sfu();
@@ -275,6 +363,8 @@ impl Sim {
             r
         });
         self.count(n, &flows, &delta);
+        (0..2).for_each(|k| self.left_over[k].merge(&flows[k]));
+        self.settle_meter();
         for session in self.members[n].sessions.clone() {
             self.sfu.leave(self.now, &session);
         }
@@ -299,12 +389,13 @@ impl Sim {
         let now_ns = self.now_ns();
         CLOCK.with(|c| c.set(now_ns));
         let m = &mut self.members[n];
+        let room = self.rooms.get_mut(&m.participant.room()).unwrap();
         let mut w = World {
             now: self.now,
             now_ns,
             clock,
-            room: &mut self.room,
-            meter: &mut self.meter,
+            room,
+            meter: &mut self.second_meter,
             lateness: &mut self.lateness,
             sink: &mut out,
             buf: &mut buf,
@@ -313,13 +404,33 @@ impl Sim {
         let r = f(&mut m.participant, &mut w);
         for e in events {
             match e {
-                Event::State { state, .. } => m.states.push(state),
-                Event::FirstMedia { from, rtp_ms, frame_ms } => m.first.push((from, rtp_ms, frame_ms)),
-                Event::Connect { .. } | Event::Disconnect { .. } | Event::Closed { .. } | Event::Note { .. } => {}
+                Event::State { state, at, .. } => {
+                    // Keys are made anew for each run, whatever the seed.
+                    m.states.push(match state {
+                        TransportState::Connected { suite, .. } => TransportState::Connected { suite, certificate: 0 },
+                        other => other,
+                    });
+                    m.state_at.push(at);
+                }
+                Event::FirstMedia { from, rtp_ms, frame_ms, in_vain_ms } => {
+                    m.first.push((from, rtp_ms, frame_ms));
+                    m.in_vain.push((from, in_vain_ms));
+                }
+                Event::Note { code, .. } => m.notes.push(code),
+                Event::Connect { .. } | Event::Disconnect { .. } | Event::Closed { .. } => {}
             }
         }
         for (slot, to, data) in out.0 {
             assert_eq!(to, self.sfu_addr, "a packet to somebody who is not the SFU");
+            if self.tap == Some(n) && is_rtp(&data) {
+                self.tapped.push(Tapped {
+                    at: self.now,
+                    payload_type: data[1] & 0x7f,
+                    seq: u16::from_be_bytes([data[2], data[3]]),
+                    ssrc: u32::from_be_bytes([data[8], data[9], data[10], data[11]]),
+                    len: data.len(),
+                });
+            }
             let from = address(&self.members[n], slot);
             self.through(n, 0, None, from, data);
         }
@@ -357,6 +468,26 @@ impl Sim {
             let slot = (d.to.port() - self.members[n].addr.port()) as u8;
             self.through(n, 1, Some((n, slot)), self.sfu_addr, d.contents);
         }
+        while let Some(word) = self.sfu.poll_told() {
+            let Some(after) = self.word_after else { continue };
+            let Some(n) = self.members.iter().position(|m| m.sessions.contains(&word.session)) else { continue };
+            let leg = |name: &String| LegId(name.strip_prefix('p').unwrap().parse().unwrap());
+            let senders = match self.words_name_all {
+                true => (0..self.members.len() as u32).map(LegId).collect(),
+                false => word.senders.iter().map(leg).collect(),
+            };
+            self.words.push((self.now + after, n, senders));
+        }
+    }
+
+    fn hear(&mut self) {
+        while let Some(at) = self.words.iter().position(|w| w.0 <= self.now) {
+            let (_, n, senders) = self.words.remove(at);
+            if !self.members[n].gone {
+                self.told.push((self.now, n, senders.clone()));
+                self.with(n, |p, w| p.set_forwarded(w, senders));
+            }
+        }
     }
 
     fn count(&mut self, n: usize, flows: &[Flow; 2], delta: &[FlowCounters; 2]) {
@@ -366,12 +497,28 @@ impl Sim {
         }
     }
 
+    /// What was metered until now goes to the whole, and to this second.
+    fn settle_meter(&mut self) {
+        for k in 0..2 {
+            let (now, rest) = (&mut self.second_meter, &mut self.left_over[k]);
+            rest.delay.merge(&now.delay[k]);
+            rest.rtt.merge(&now.rtt[k]);
+            self.meter.delay[k].merge(&now.delay[k]);
+            self.meter.rtt[k].merge(&now.rtt[k]);
+            now.delay[k].clear();
+            now.rtt[k].clear();
+        }
+    }
+
     pub fn run(&mut self, d: Duration) {
         let until = self.now + d;
         while self.now < until {
             let mut next = until.min(self.next_second).min(self.sfu.poll_timeout());
             for m in self.members.iter().filter(|m| !m.gone) {
                 next = next.min(m.participant.poll_timeout());
+            }
+            if let Some(word) = self.words.iter().map(|w| w.0).min() {
+                next = next.min(word);
             }
             if let Some(f) = self.flights.peek() {
                 next = next.min(f.at);
@@ -392,6 +539,7 @@ impl Sim {
                     Some(_) => {}
                 }
             }
+            self.hear();
             for n in 0..self.members.len() {
                 if !self.members[n].gone && self.members[n].participant.poll_timeout() <= self.now {
                     self.with(n, |p, w| p.handle_timeout(w));
@@ -404,6 +552,7 @@ impl Sim {
             if self.now >= self.next_second {
                 self.next_second += Duration::from_secs(1);
                 self.sampled_ns.push(self.now_ns());
+                let mut second = <[Flow; 2]>::default();
                 for n in 0..self.members.len() {
                     if self.members[n].gone {
                         continue;
@@ -411,9 +560,15 @@ impl Sim {
                     let mut flows = <[Flow; 2]>::default();
                     let delta = self.with(n, |p, w| p.sample(w, &mut flows));
                     self.count(n, &flows, &delta);
+                    (0..2).for_each(|k| second[k].merge(&flows[k]));
                 }
+                self.settle_meter();
+                let rest = std::mem::take(&mut self.left_over);
+                (0..2).for_each(|k| second[k].merge(&rest[k]));
+                self.seconds.push(second);
             }
         }
+        self.settle_meter();
     }
 
     /// The SFU is told which layer a member gets at most.

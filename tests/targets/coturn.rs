@@ -89,7 +89,7 @@ impl Drop for Uclient {
 /// What the CLI lists is what a client has allocated, whichever way it came.
 #[test]
 fn the_cli_lists_what_clients_have_allocated() {
-    netns::inside("the_cli_lists_what_clients_have_allocated", async || {
+    netns::inside_beside("the_cli_lists_what_clients_have_allocated", async || {
         let (plain, tls) = (SocketAddr::new(netns::address(3), 3478), SocketAddr::new(netns::address(3), 5349));
         for (way, server, more) in [("UDP", plain, &[][..]), ("TCP", plain, &["-t"]), ("TLS", tls, &["-t", "-S"])] {
             let coturn = Coturn::start(0, Credentials::LongTerm, &[]).await;
@@ -139,7 +139,7 @@ impl Drop for Own {
 /// coturn's own client finds nothing wrong with the TURN server of our fleet: nothing is lost.
 #[test]
 fn coturns_client_is_served_by_our_own_turn_server() {
-    netns::inside("coturns_client_is_served_by_our_own_turn_server", async || {
+    netns::inside_beside("coturns_client_is_served_by_our_own_turn_server", async || {
         let own = Own::start();
         let stats = async || {
             let url = format!("{}/stats", own.ready.http);
@@ -200,7 +200,7 @@ fn thirty_relayed_participants_meet_in_janus() {
 /// allocation, and relayed participants beside direct ones.
 #[test]
 fn what_holds_on_our_own_turn_server_holds_on_coturn() {
-    netns::inside("what_holds_on_our_own_turn_server_holds_on_coturn", async || {
+    netns::inside_beside("what_holds_on_our_own_turn_server_holds_on_coturn", async || {
         let coturn = Coturn::start(0, Credentials::LongTerm, &[]).await;
         let ways = "target=tests/targets/profiles/turn-ways-target.toml";
         for (name, more) in [
@@ -243,7 +243,7 @@ fn what_holds_on_our_own_turn_server_holds_on_coturn() {
 /// notice nothing.
 #[test]
 fn a_killed_coturn_is_a_gap_for_its_own_legs_alone() {
-    netns::inside("a_killed_coturn_is_a_gap_for_its_own_legs_alone", async || {
+    netns::inside_beside("a_killed_coturn_is_a_gap_for_its_own_legs_alone", async || {
         let mut one = Coturn::start(0, Credentials::LongTerm, &[]).await;
         let two = Coturn::start(1, Credentials::LongTerm, &[]).await;
         let mut run = Run::alone("coturn-killed", &own_profile("turn-pairs.toml"), &with(&["load.hold=35s"]));
@@ -299,7 +299,7 @@ fn refused(run: &Ended, code: u16) -> usize {
 /// What coturn refuses is counted by its code, and the others talk on.
 #[test]
 fn refusals_are_counted_by_their_code() {
-    netns::inside("refusals_are_counted_by_their_code", async || {
+    netns::inside_beside("refusals_are_counted_by_their_code", async || {
         let short = ["load.hold=2s", "load.join_timeout=4s"];
         let pairs = own_profile("turn-pair.toml");
         let coturn = Coturn::start(0, Credentials::LongTerm, &[]).await;
@@ -330,7 +330,7 @@ fn refusals_are_counted_by_their_code() {
 /// Nonces that are stale after 4 s, allocations that live for 10 s, time-limited credentials: nobody in the call notices.
 #[test]
 fn short_lives_are_renewed() {
-    netns::inside("short_lives_are_renewed", async || {
+    netns::inside_beside("short_lives_are_renewed", async || {
         let lines = ["stale-nonce=4", "max-allocate-lifetime=10"];
         let coturn = Coturn::start(0, Credentials::TimeLimited, &lines).await;
         let sets = with(&["target=tests/targets/profiles/turn-secret-target.toml", "load.hold=18s"]);
@@ -354,7 +354,7 @@ fn short_lives_are_renewed() {
 /// Allocations that nobody gives back are ghosts, which coturn's CLI lists until they run out.
 #[test]
 fn allocations_that_are_not_given_back_stay_behind() {
-    netns::inside("allocations_that_are_not_given_back_stay_behind", async || {
+    netns::inside_beside("allocations_that_are_not_given_back_stay_behind", async || {
         let coturn = Coturn::start(0, Credentials::LongTerm, &["max-allocate-lifetime=20"]).await;
         let sets = with(&["ice.release=false", "load.hold=2s"]);
         let run = Run::alone("coturn-ghosts", &own_profile("turn-pair.toml"), &sets).ended().await;
@@ -369,7 +369,7 @@ fn allocations_that_are_not_given_back_stay_behind() {
 /// One of two coturns is drained: new allocations are sent to the other one, and its end drops nobody.
 #[test]
 fn a_coturn_is_drained() {
-    netns::inside("a_coturn_is_drained", async || {
+    netns::inside_beside("a_coturn_is_drained", async || {
         let redis = Redis::start_at((netns::address(1), 6379).into());
         let statsdb = format!("redis-statsdb=\"ip={} dbname=2 port=6379\"", netns::address(1));
         let mut one = Coturn::start(0, Credentials::LongTerm, &[&statsdb]).await;
@@ -406,7 +406,7 @@ fn a_coturn_is_drained() {
 /// A coturn that can drains by itself; one that can't says so, and the run does not take that for a drain.
 #[test]
 fn a_coturn_that_can_drains_by_itself() {
-    netns::inside("a_coturn_that_can_drains_by_itself", async || {
+    netns::inside_beside("a_coturn_that_can_drains_by_itself", async || {
         let mut one = Coturn::start(0, Credentials::LongTerm, &[]).await;
         let two = Coturn::start(1, Credentials::LongTerm, &[]).await;
         let can = one.cli("?").contains("drain");
@@ -441,7 +441,7 @@ fn a_coturn_that_can_drains_by_itself() {
 /// The load at which a coturn's own quota refuses is found, and told apart from quality.
 #[test]
 fn a_quota_bounds_the_search_of_allocations() {
-    netns::inside("a_quota_bounds_the_search_of_allocations", async || {
+    netns::inside_beside("a_quota_bounds_the_search_of_allocations", async || {
         let coturn = Coturn::start(0, Credentials::LongTerm, &["total-quota=17"]).await;
         let sets = with(&[
             "search.range=8..80",

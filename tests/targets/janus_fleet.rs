@@ -106,6 +106,11 @@ fn faults_are_classed_as_they_are() {
             for (t, end) in there {
                 println!("{name}: {} {:?} {:.0} ms after: {}", end.leg, end.cause, t - fault.begun, end.detail);
                 assert!(end.cause.is_drop() && t < fault.done + 1000.0, "{name}: {end:?} at {t}");
+                // A killed server is silent at once; one that ends says so while it still sends.
+                let silent = end.silences.iter().map(|s| s.from_ms).find(|from| *from > fault.begun - GAP_MS);
+                let silent = silent.unwrap_or(t);
+                let until = if name == "kill" { fault.done } else { t };
+                assert!(silent < until + GAP_MS, "{name}: silent from {silent}, {fault:?}, ended {t}");
                 let (home, back) = &landed[&successors[&end.leg]];
                 assert_ne!(*home, server);
                 assert!(*back < fault.done + 10_000.0, "back at {back}");
@@ -140,6 +145,110 @@ fn media_alone_is_cut_off() {
         }
         assert_eq!(run.number("legs.clean"), 3.0);
         assert_eq!(run.code, 3, "{}", run.printed);
+    });
+}
+
+/// `accept_new_sessions` of the admin API: who comes to a room on a cordoned Janus is refused, and after its uncordon nobody is.
+#[test]
+fn janus_is_cordoned_by_its_own_api() {
+    netns::inside_beside("janus_is_cordoned_by_its_own_api", async || {
+        let janus = support::janus::Janus::start(0).await;
+        let profile = own_profile("janus-own-cordon.toml");
+        let run = support::roomful::Run::start(&janus, "janus_own_cordon", &profile, BUSY_MACHINE).ended().await;
+        print_figures(&run);
+        assert_eq!(run.code, 0, "{}", run.printed);
+        let (cordon, uncordon) = (run.operation("cordon").0, run.operation("uncordon").0);
+        let cordoned = |from: f64, until: f64, wanted: bool| {
+            let views = run.history.iter().filter(|l| l.t > from && l.t < until).filter_map(|l| match &l.event {
+                Event::Fleet(v) if v.backend == "janus" => Some(v),
+                _ => None,
+            });
+            views.flat_map(|v| &v.servers).any(|s| s.cordoned == Some(wanted))
+        };
+        assert!(cordoned(cordon.done, uncordon.begun, true) && cordoned(uncordon.done, f64::INFINITY, false));
+        let refused = run.history.iter().find_map(|l| if let Event::JoinFailed(f) = &l.event { Some(f) } else { None });
+        assert!(refused.is_some_and(|f| f.detail.contains("472")), "{refused:?}");
+        let after: Vec<f64> = run.landed().values().map(|(_, t)| *t).filter(|t| *t > cordon.begun).collect();
+        assert!(after.len() == 2 && after.iter().all(|t| *t > uncordon.done), "{after:?}");
+        let invariants = run.invariants();
+        assert_eq!([invariants["I2"].as_str(), invariants["I11"].as_str()], ["pass"; 2], "{invariants:?}");
+    });
+}
+
+/// Its sessions vanish from Janus by themselves, and what its history has until then is judged.
+#[test]
+fn a_killed_roomful_leaves_no_session() {
+    netns::inside_beside("a_killed_roomful_leaves_no_session", async || {
+        let janus = support::janus::Janus::start(0).await;
+        let profile = own_profile("janus-own-cordon.toml");
+        let mut run = support::roomful::Run::start(&janus, "janus_killed_roomful", &profile, BUSY_MACHINE);
+        run.holds().await;
+        assert_eq!(janus.admin.list_sessions().await.len(), 2);
+        let out = run.kill();
+        support::until("Janus ends the sessions", Duration::from_secs(20), async || {
+            janus.admin.list_sessions().await.is_empty().then_some(())
+        })
+        .await;
+        let report = support::roomful::binary().arg("report").arg(&out).output().unwrap();
+        let said = String::from_utf8_lossy(&report.stdout).into_owned() + &String::from_utf8_lossy(&report.stderr);
+        assert_eq!(report.status.code(), Some(4), "{said}");
+        assert!(said.contains("crashed or was killed"), "{said}");
+        let summary = std::fs::read_to_string(out.join("summary.json")).unwrap();
+        let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+        assert_eq!(summary["participants"]["joined"], 2, "{summary:#}");
+    });
+}
+
+/// A registry that is paused, cut off from a server and emptied, and a server whose signalling is cut off: no call ends. But
+/// this router forgets with its registry where rooms are, and who comes late is alone on another server.
+#[test]
+fn faults_of_the_registry_are_judged() {
+    netns::inside_beside("faults_of_the_registry_are_judged", async || {
+        let fleet = JanusFleet::start(&[]).await;
+        let sets = [BUSY_MACHINE, &["target_file.fleet.redis.pause=3s"]].concat();
+        let run = fleet.run("janus_fleet-registry", &own_profile("janus-registry.toml"), &sets).ended().await;
+        print_figures(&run);
+        let views = |backend: &str, from: &str, until: &str| {
+            let (from, until) = (run.operation(from).0.done, run.operation(until).0.done);
+            let all = run.history.iter().filter(move |l| l.t > from && l.t < until);
+            let views = all.filter_map(|l| if let Event::Fleet(v) = &l.event { Some(v) } else { None });
+            views.filter(|v| v.backend == backend).cloned().collect::<Vec<_>>()
+        };
+        // A pause is a failed look, no empty fleet; what is cut off is not offered, and what is emptied says so.
+        let paused = views("redis", "pause", "resume");
+        assert!(paused.iter().any(|v| v.error.is_some() && v.servers.is_empty()), "{paused:?}");
+        let cut = views("redis", "cut-registry", "heal-registry");
+        let unlisted = |v: &roomful::history::FleetView| {
+            v.servers.iter().any(|s| s.server == "janus-2" && s.listed == Some(false) && s.alive == Some(false))
+        };
+        assert!(cut.iter().any(unlisted), "{cut:?}");
+        // New rooms start where the registry still knows somebody, and the late one not where its room is.
+        let landed = run.landed();
+        let (new, flush) = (run.operation("new").0, run.operation("flush").0);
+        let of_new: Vec<_> = landed.values().filter(|(_, t)| *t > new.begun && *t < flush.begun).collect();
+        assert!(of_new.len() == 2 && of_new.iter().all(|(s, _)| s != "janus-2"), "{landed:?}");
+        let late: Vec<_> = landed.values().filter(|(_, t)| *t > flush.done).collect();
+        assert!(late.len() == 1 && late[0].0 != "janus-3", "{landed:?}");
+
+        assert_eq!(run.code, 3, "{}", run.printed);
+        let failed: Vec<String> = run.invariants().into_iter().filter(|(_, v)| v == "fail").map(|(i, _)| i).collect();
+        // That those in the split room do not hear each other is harm, too, and nobody else was harmed.
+        assert_eq!(failed, ["I6", "I9"], "{}", run.summary["scale_in"]["invariants"]);
+        let rooms = |id: &str| {
+            let all = run.summary["scale_in"]["invariants"].as_array().unwrap();
+            let evidence = all.iter().find(|i| i["id"] == id).unwrap()["evidence"].as_array().unwrap();
+            evidence.iter().flat_map(|e| e["rooms"].as_array().unwrap().clone()).collect::<Vec<_>>()
+        };
+        let split = rooms("I6").remove(0);
+        assert!(rooms("I9").iter().all(|r| *r == split), "{:?}", rooms("I9"));
+        assert_eq!(["judged", "clean", "glitched"].map(|c| run.number(&format!("legs.{c}"))), [9.0, 8.0, 1.0]);
+        assert_eq!(run.number("legs.reconnected") + run.number("participants.failed"), 0.0);
+        let landings = &run.summary["scale_in"]["audit"]["landings"];
+        assert!(landings["compared"].as_u64() >= Some(6), "{landings}");
+        assert_eq!(
+            (landings["elsewhere"].as_array().unwrap().len(), landings["alike"].as_array().unwrap().len()),
+            (0, 0)
+        );
     });
 }
 

@@ -7,11 +7,14 @@ mod disturbed;
 mod support;
 
 use roomful::history::{Event, LegCause};
+use roomful::media::talk::Floor;
+use roomful::plan::{PlannedRoom, talk_seed};
+use roomful::types::RoomId;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use support::chromium::{Chromium, serve_pages};
-use support::janus::Janus;
+use support::janus::{ADMIN_KEY, Client, Janus};
 use support::roomful::{Ended, Run, own_profile, probe};
 use support::{artifacts, netns, until};
 
@@ -319,42 +322,188 @@ fn ice_restarts_bring_legs_back_from_a_janus_that_stood_still() {
 /// Three layers go up, one comes down; the substream of a subscriber is configured, and its receiver sees the switch.
 #[test]
 fn janus_switches_layers_and_nothing_is_lost() {
-    netns::inside("janus_switches_layers_and_nothing_is_lost", async || {
+    netns::inside("janus_switches_layers_and_nothing_is_lost", async || layers_are_switched("rid").await);
+}
+
+/// The same with layers that their SSRCs tell apart.
+#[test]
+fn janus_switches_layers_of_an_ssrc_group() {
+    netns::inside("janus_switches_layers_of_an_ssrc_group", async || layers_are_switched("ssrc-group").await);
+}
+
+async fn layers_are_switched(simulcast: &str) {
+    let janus = Janus::start(0).await;
+    let by = format!("target_file.simulcast={simulcast}");
+    let sets = [
+        &*by,
+        "rooms.meeting.count=1",
+        "rooms.meeting.size=3",
+        "rooms.meeting.video=vp8@1500kbit/s",
+        "rooms.meeting.simulcast=true",
+        "load.hold=9s",
+        BUSY_MACHINE,
+    ];
+    let mut run = Run::start(&janus, &format!("janus_run-layers-{simulcast}"), PROFILE, &sets);
+    run.holds().await;
+    for substream in [0, 2, 1] {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        for (session, handle, mids) in video_subscribers(&janus).await {
+            let streams: Vec<Value> = mids.iter().map(|mid| json!({"mid": mid, "substream": substream})).collect();
+            janus.tell(session, handle, json!({"request": "configure", "streams": streams})).await;
+        }
+    }
+    let publishers = publishers(&janus).await;
+    assert_eq!(publishers.len(), 3);
+    for (session, handle, _) in &publishers {
+        let info = janus.admin.handle_info(*session, *handle).await;
+        let streams = info["plugin_specific"]["streams"].as_array().unwrap();
+        assert!(streams.iter().any(|s| s["type"] == "video" && s["simulcast"] == true), "{streams:?}");
+        let media = info["webrtc"]["media"].as_object().unwrap();
+        let known = &media.values().find(|m| m["type"] == "video").unwrap()["ssrc"];
+        let number = |key: &str| known[key].as_u64();
+        let lowest = number("ssrc-peer").unwrap();
+        match simulcast {
+            // What Janus reads of the group: the layers in its order, and the retransmissions of each.
+            "ssrc-group" => {
+                let layers = ["ssrc-peer-sim-1", "ssrc-peer-sim-2"].map(number);
+                assert_eq!(layers, [Some(lowest + 1), Some(lowest + 2)], "{known}");
+                let rtx = number("ssrc-peer-rtx").unwrap();
+                let layers = ["ssrc-peer-sim-1-rtx", "ssrc-peer-sim-2-rtx"].map(number);
+                assert_eq!(layers, [Some(rtx + 1), Some(rtx + 2)], "{known}");
+            }
+            _ => assert_eq!(number("ssrc-peer-rtx"), None, "by rid, nothing is named: {known}"),
+        }
+    }
+    let run = run.ended().await;
+    print_figures(&run);
+    // Judged by what each leg counted, whatever else the machine had to do.
+    assert_eq!(run.number("participants.joined"), 3.0);
+    assert_eq!(run.summary["notes"].as_array().map(Vec::len), Some(0), "{}", run.summary["notes"]);
+    // Three receivers of two senders each, three times; Janus may change at the start, too.
+    let switches: i64 = run.leg_ends().map(|end| end.video.layer_switches).sum();
+    assert!((18..24).contains(&switches), "{switches}");
+    for end in run.leg_ends() {
+        assert!(end.video.layer_switches >= 6, "{end:?}");
+        assert_eq!((end.video.e2e_loss(), end.audio.e2e_loss()), (Some(0.0), Some(0.0)), "{end:?}");
+        assert_eq!((end.video.unstamped, end.video.foreign_stamps), (0, 0), "{end:?}");
+        // Two of them come in, in fewer packets than three layers go out in.
+        assert!(end.video.received < 2 * end.video.sent, "{end:?}");
+    }
+    janus.stop().await;
+}
+
+/// What Janus said of one participant's voice, ns of CLOCK_REALTIME.
+#[derive(Default)]
+struct Voice {
+    changes: Vec<(u64, bool)>,
+}
+
+impl Voice {
+    fn talks(&self, at_ns: u64) -> bool {
+        self.changes.iter().rev().find(|c| c.0 <= at_ns).is_some_and(|c| c.1)
+    }
+}
+
+/// Levels and silences are such that a server's own speaker detection works on them: Janus's `talking` events follow the
+/// conversation that the seed says.
+#[test]
+fn janus_hears_who_talks() {
+    netns::inside_beside("janus_hears_who_talks", async || {
+        const SEATS: u32 = 3;
+        const SEED: u64 = 11;
         let janus = Janus::start(0).await;
+        let room = 4242;
+        let made = janus
+            .ask(json!({
+                "request": "create", "room": room, "admin_key": ADMIN_KEY, "publishers": 9, "audiolevel_event": true,
+                // Averages of 10 packets; louder than -45 dBov is speech.
+                "audio_active_packets": 10, "audio_level_average": 45,
+            }))
+            .await;
+        assert_eq!(made["videoroom"], "created", "{made}");
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("join.sh");
+        std::fs::write(&script, format!("echo '{{\"url\": \"{}\", \"room\": \"{room}\"}}'\n", janus.url)).unwrap();
         let sets = [
+            &*format!("seed={SEED}"),
+            &*format!("target_file.join.exec=[\"sh\", \"{}\"]", script.display()),
             "rooms.meeting.count=1",
-            "rooms.meeting.size=3",
-            "rooms.meeting.video=vp8@1500kbit/s",
-            "rooms.meeting.simulcast=true",
-            "load.hold=14s",
+            &*format!("rooms.meeting.size={SEATS}"),
+            "rooms.meeting.talk=p59",
+            "load.hold=15s",
             BUSY_MACHINE,
         ];
-        let mut run = Run::start(&janus, "janus_run-layers", PROFILE, &sets);
+        let mut listener = Client::connect(&janus.url).await.unwrap();
+        listener.request(json!({"janus": "create"})).await;
+        let attached = listener.request(json!({"janus": "attach", "plugin": "janus.plugin.videoroom"})).await;
+        listener.handle = attached["data"]["id"].as_u64();
+        let join = json!({"request": "join", "ptype": "publisher", "room": room, "display": "listener"});
+        listener.request(json!({"janus": "message", "body": join})).await;
+
+        let mut run = Run::start(&janus, "janus_run-talk", PROFILE, &sets);
         run.holds().await;
-        for substream in [0, 2, 1] {
-            tokio::time::sleep(Duration::from_secs(3)).await;
-            for (session, handle, mids) in video_subscribers(&janus).await {
-                let streams: Vec<Value> = mids.iter().map(|mid| json!({"mid": mid, "substream": substream})).collect();
-                janus.tell(session, handle, json!({"request": "configure", "streams": streams})).await;
-            }
+        let mut feeds: BTreeMap<u64, String> = BTreeMap::new();
+        let listed = janus.ask(json!({"request": "listparticipants", "room": room})).await;
+        for p in listed["participants"].as_array().unwrap() {
+            feeds.insert(p["id"].as_u64().unwrap(), p["display"].as_str().unwrap().to_owned());
         }
+        let mut voices: BTreeMap<String, Voice> = BTreeMap::new();
+        let from_ns = now_ns();
+        let until = tokio::time::Instant::now() + Duration::from_secs(13);
+        while let Some(event) = listener.event(until).await {
+            let data = &event["plugindata"]["data"];
+            let talks = match data["videoroom"].as_str() {
+                Some("talking") => true,
+                Some("stopped-talking") => false,
+                _ => continue,
+            };
+            // What was told before the room was listed comes first, and is not looked at.
+            let name = feeds[&data["id"].as_u64().unwrap()].clone();
+            voices.entry(name).or_default().changes.push((now_ns(), talks));
+        }
+        let until_ns = now_ns();
         let run = run.ended().await;
         print_figures(&run);
-        // Judged by what each leg counted, whatever else the machine had to do.
-        assert_eq!(run.number("participants.joined"), 3.0);
-        assert_eq!(run.summary["notes"].as_array().map(Vec::len), Some(0), "{}", run.summary["notes"]);
-        // Three receivers of two senders each, three times; Janus may change at the start, too.
-        let switches: i64 = run.leg_ends().map(|end| end.video.layer_switches).sum();
-        assert!((18..24).contains(&switches), "{switches}");
-        for end in run.leg_ends() {
-            assert!(end.video.layer_switches >= 6, "{end:?}");
-            assert_eq!((end.video.e2e_loss(), end.audio.e2e_loss()), (Some(0.0), Some(0.0)), "{end:?}");
-            assert_eq!((end.video.unstamped, end.video.foreign_stamps), (0, 0), "{end:?}");
-            // Two of them come in, in fewer packets than three layers go out in.
-            assert!(end.video.received < 2 * end.video.sent, "{end:?}");
-        }
+        assert!(run.summary["notes"].as_array().unwrap().iter().all(|n| n["code"] != "janus_unknown"));
+
+        let info = run.history.iter().find_map(|l| if let Event::Run(info) = &l.event { Some(info) } else { None });
+        let epoch_ns = info.unwrap().epoch_ns;
+        let plan = PlannedRoom {
+            id: RoomId(0),
+            name: "meeting-1".into(),
+            group: 0,
+            size: SEATS,
+            senders_max: SEATS,
+            server: None,
+        };
+        // Of all moments, those in which Janus says what the conversation was 150 ms before: half of what it averages over,
+        // and the way there.
+        let agreement = |seed: u64| {
+            let (mut same, mut all) = (0, 0);
+            let mut floor = Floor::new(talk_seed(seed, &plan), SEATS);
+            for at_ns in (from_ns..until_ns).step_by(20_000_000) {
+                for seat in 0..SEATS {
+                    let said = voices.get(&format!("meeting-1/p{}", seat + 1)).is_some_and(|v| v.talks(at_ns));
+                    same += i32::from(said == floor.talks(at_ns - epoch_ns - 150_000_000, seat));
+                    all += 1;
+                }
+            }
+            f64::from(same) / f64::from(all)
+        };
+        let changes: Vec<(&String, usize)> = voices.iter().map(|(n, v)| (n, v.changes.len())).collect();
+        let right = agreement(SEED);
+        let wrong = (1..=50).map(|n| agreement(SEED + n)).fold(0.0, f64::max);
+        println!("{changes:?}: agrees in {right}, with the best of 50 other seeds in {wrong}");
+        assert_eq!(voices.len(), SEATS as usize);
+        assert!(changes.iter().all(|(_, n)| *n >= 4), "{changes:?}");
+        assert!(right > 0.85, "{right}");
+        assert!(right > wrong + 0.08, "another conversation is not what it heard: {right}, {wrong}");
         janus.stop().await;
     });
+}
+
+fn now_ns() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64
 }
 
 /// Senders behind a bottleneck learn of it by Janus's own feedback.

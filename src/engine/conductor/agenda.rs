@@ -17,7 +17,7 @@ const FOREVER: Duration = Duration::from_secs(10 * 366 * 86_400);
 
 /// Something to do now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Due {
+pub enum Due {
     Enter(Phase),
     Join(LegId),
     /// Stop sending; the leave follows.
@@ -27,7 +27,7 @@ pub(super) enum Due {
     End,
 }
 
-pub(super) struct Agenda {
+pub struct Agenda {
     plan: Arc<Plan>,
     epoch: Instant,
     last_packets: Duration,

@@ -1,16 +1,16 @@
 //! The legs of a run: joining, in, leaving, over. Every change of a leg's state is here.
 
+use super::super::leg::{Over, leg_end, participant_of};
 use super::super::realtime_ns;
 use super::super::relayed::News;
 use super::super::shard::ToShard;
 use super::Run;
-use crate::history::{self, Event, FailReason, JoinFailure, LegCause, LegEnd, Line, RelayWhat, ServerInfo};
+use crate::history::{self, Event, FailReason, JoinFailure, LegCause, Line, RelayWhat, ServerInfo};
 use crate::impair::Counters;
-use crate::participant::{FlowGap, Milestones, Silence, Spec, TalkSpec, Totals};
-use crate::plan::{self, PlannedLeg, PlannedRoom, mute_seed, talk_seed};
-use crate::profile::Talk;
+use crate::participant::{Milestones, Totals};
+use crate::plan;
 use crate::signaling::{Call, Ended, Media, Order, Progress as Milestone, TransportState};
-use crate::types::{Encoding, LegId, RoomId, ServerId, Suite};
+use crate::types::{LegId, RoomId, ServerId, Suite};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -58,6 +58,7 @@ pub(super) struct Leg {
     server: Option<ServerId>,
     suite: Option<Suite>,
     remote: Option<SocketAddr>,
+    certificate: Option<u64>,
     orders: Option<UnboundedSender<Order>>,
     task: Option<AbortHandle>,
     restarts: u32,
@@ -78,6 +79,7 @@ impl Leg {
             server: None,
             suite: None,
             remote: None,
+            certificate: None,
             orders: None,
             task: None,
             restarts: 0,
@@ -104,14 +106,6 @@ impl Run<'_> {
         (0..self.legs.len()).filter(|i| here(&self.legs[*i])).map(|i| LegId(i as u32)).collect()
     }
 
-    /// How a leg uses its microphone; all of a room compute the same conversation.
-    fn talk(&self, leg: &PlannedLeg, room: &PlannedRoom) -> TalkSpec {
-        let (group, seed) = (&self.c.profile.rooms[room.group], self.c.plan.seed);
-        let floor = (group.talk == Talk::P59).then(|| (talk_seed(seed, room), room.senders_max, leg.seat));
-        let mutes = group.mute.map(|m| (mute_seed(seed, room, leg.seat), m.after, m.lasts));
-        TalkSpec { floor, mutes, epoch: Some(self.c.epoch) }
-    }
-
     pub(super) fn start_join(&mut self, leg: LegId, rejoins: Option<LegId>, now: Instant) {
         let leg = self.planned[leg.index()].clone();
         let leg = &leg;
@@ -120,22 +114,9 @@ impl Run<'_> {
         let planned = self.legs[leg.id.index()].planned;
         let late_ms = now.saturating_duration_since(planned).as_secs_f64() * 1000.0;
         self.note_event(Event::JoinStart { leg: leg.clone(), late_ms, rejoins });
-        let clip = |e: Option<Encoding>| e.and_then(|e| self.c.clips.clip(e));
-        let below = |encodings: Vec<Encoding>| {
-            let sent = leg.video.map_or(Vec::new(), |_| encodings);
-            sent.into_iter().filter_map(|e| clip(Some(e))).collect()
-        };
-        let spec = Spec {
-            leg: leg.clone(),
-            clips: [clip(leg.audio), clip(leg.video)],
-            lower_layers: below(group.lower_layers()),
-            steps: below(group.steps()),
-            seed: self.c.plan.seed ^ (u64::from(leg.id.0) << 32 | 0x5eed),
-            // From now, not from the start: the clock may have been set meanwhile.
-            planned_ns: realtime_ns().saturating_sub(now.saturating_duration_since(planned).as_nanos() as u64),
-            network_delay_max: group.network_delay_max(),
-            talk: self.talk(leg, &room),
-        };
+        // From now, not from the start: the clock may have been set meanwhile.
+        let planned_ns = realtime_ns().saturating_sub(now.saturating_duration_since(planned).as_nanos() as u64);
+        let spec = participant_of(&self.c.profile, &self.c.plan, leg, &self.c.clips, planned_ns, self.c.epoch);
         let network = leg.network.and_then(|n| group.networks.get(n)).map(|n| Box::new([n.up, n.down]));
         let ways: Vec<(&str, f64)> = self.c.turn.ways.iter().map(|w| (&*w.id, w.weight)).collect();
         let relay = plan::relay(&self.c.profile, &room, leg.seat, leg.id.0.into(), &ways).map(Box::new);
@@ -377,9 +358,10 @@ impl Run<'_> {
         let Some(server) = l.server else { return };
         l.state = State::In;
         let (suite, remote) = (l.suite, l.remote.map(|r| r.to_string()));
+        let certificate = l.certificate.map(|c| format!("{c:016x}"));
         self.joining.remove(&leg);
         let room = self.planned[leg.index()].room;
-        self.note_event(Event::Joined { leg, room, server, suite, remote, setup });
+        self.note_event(Event::Joined { leg, room, server, suite, remote, certificate, setup });
     }
 
     /// What the media path says of a transport goes to the join's milestones and to the driver.
@@ -407,8 +389,9 @@ impl Run<'_> {
                 let text = "a transport's checks went unanswered, so ICE was to restart".to_owned();
                 note = Some(("ice_restart", text));
             }
-            TransportState::Connected { suite } => {
+            TransportState::Connected { suite, certificate } => {
                 l.milestones.keys.get_or_insert(at);
+                l.certificate.get_or_insert(*certificate);
                 l.suite.get_or_insert(*suite);
             }
             _ => {}
@@ -472,15 +455,6 @@ impl Run<'_> {
         at_ns.saturating_sub(self.c.epoch_ns) as f64 / 1e6
     }
 
-    fn flow_gap(&self, g: &FlowGap) -> history::FlowGap {
-        let (from_ms, until_ms) = (self.ms(g.gap.began_ns), self.ms(g.gap.ended_ns));
-        history::FlowGap { from: g.from, kind: g.kind, from_ms, until_ms }
-    }
-
-    fn silence(&self, s: &Silence) -> history::Silence {
-        history::Silence { from_ms: self.ms(s.from_ns), until_ms: self.ms(s.until_ns) }
-    }
-
     /// Its transport may live; nobody is there for it.
     pub(super) fn on_silent(&mut self, leg: LegId, since_ns: u64) {
         let from_ms = self.ms(since_ns);
@@ -505,26 +479,8 @@ impl Run<'_> {
             }
             End::Over { cause, detail, at: over } => {
                 self.dropped += u32::from(cause.is_drop() && !silent);
-                let epoch_ns = self.c.epoch_ns;
-                let since_start_ms = move |ns: u64| ns.saturating_sub(epoch_ns) as f64 / 1e6;
-                let at = since_start_ms(t.longest_gap.1);
-                let end = Event::LegEnd(LegEnd {
-                    leg,
-                    room,
-                    server,
-                    cause,
-                    detail,
-                    audio: t.audio,
-                    video: t.video,
-                    worst_10s_loss: t.worst_10s_loss,
-                    worst_10s_at_ms: t.worst_10s_at_ns.map(|at| at.map(since_start_ms)),
-                    silences: t.silences.iter().map(|s| self.silence(s)).collect(),
-                    flow_gaps: t.flow_gaps.iter().map(|g| self.flow_gap(g)).collect(),
-                    ice_restarts: restarts,
-                    longest_gap_ms: t.longest_gap.0,
-                    longest_gap_at_ms: at,
-                    impaired,
-                });
+                let how = Over { leg, room, server, cause, detail, ice_restarts: restarts, impaired };
+                let end = Event::LegEnd(leg_end(how, &t, self.c.epoch_ns));
                 let t = self.t(over);
                 (self.record)(Line { t, event: end });
             }

@@ -20,7 +20,7 @@ use crate::signaling::{Driver, Ended, MediaCommand, Progress as Milestone};
 use crate::types::{LegId, RoomId};
 use acts::Acts;
 pub use acts::Control;
-use agenda::{Agenda, Due};
+pub use agenda::{Agenda, Due};
 use anyhow::{Context as _, Result, bail};
 use legs::Leg;
 use room_rows::RoomRows;
@@ -428,8 +428,16 @@ impl Run<'_> {
         match e {
             FromShard::Opened { leg } => self.legs[leg.index()].has_transport = true,
             FromShard::State { leg, slot, state, at } => self.on_transport(leg, slot, state, at),
-            FromShard::FirstMedia { leg, from, rtp_ms, frame_ms } => {
-                self.note_event(Event::FirstMedia { leg, from, first_rtp_ms: rtp_ms, first_frame_ms: frame_ms });
+            FromShard::FirstMedia { leg, from, rtp_ms, frame_ms, in_vain_ms: [rtp_in_vain_ms, frame_in_vain_ms] } => {
+                let (first_rtp_ms, first_frame_ms) = (rtp_ms, frame_ms);
+                self.note_event(Event::FirstMedia {
+                    leg,
+                    from,
+                    first_rtp_ms,
+                    first_frame_ms,
+                    rtp_in_vain_ms,
+                    frame_in_vain_ms,
+                });
             }
             FromShard::Note { leg, code, text } => self.note(code, text, leg),
             FromShard::Silent { leg, since_ns } => self.on_silent(leg, since_ns),

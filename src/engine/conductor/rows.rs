@@ -70,6 +70,12 @@ fn whole(k: u64, mut all: Vec<ShardSecond>, count: usize, joining: u32) -> Secon
         rooms.extend(s.rooms);
         shards[s.shard] = s.health;
     }
+    let of_servers = servers.values_mut().flat_map(|f| [&mut f.audio, &mut f.video]);
+    of_servers.chain(paths.iter_mut().flat_map(|p| p.direct.iter_mut().chain(&mut p.relayed))).for_each(Flow::thin);
+    for s in &mut shards {
+        s.send_lateness.thin();
+        s.timer_lateness.thin();
+    }
     relays.sort_by(|a, b| (&a.turn, a.via).cmp(&(&b.turn, b.via)));
     let interval = Interval { seconds, connected, joining, servers: servers.into_values().collect(), paths, relays };
     Second { second: k, rooms, interval, shards }

@@ -15,6 +15,7 @@ impl Shard {
     /// restarts ICE, which it does because its path is gone. Gives back what needs not wait.
     pub(super) fn hold_for_relay(&mut self, c: MediaCommand) -> Option<MediaCommand> {
         let (leg, slot, restart) = match &c {
+            MediaCommand::Forwarded { .. } => return Some(c),
             MediaCommand::Offer { leg, slot, want, .. } => (*leg, *slot, want.ice_restart),
             MediaCommand::AcceptOffer { leg, slot, .. }
             | MediaCommand::AcceptAnswer { leg, slot, .. }
@@ -275,6 +276,7 @@ fn take_held(e: &mut Entry, slot: u8) -> Vec<MediaCommand> {
         | MediaCommand::Candidate { slot: s, .. }
         | MediaCommand::Switch { slot: s, .. }
         | MediaCommand::Close { slot: s, .. } => *s == slot,
+        MediaCommand::Forwarded { .. } => false,
     };
     let (of_slot, others) = std::mem::take(held).into_iter().partition(of_slot);
     *held = others;
@@ -291,6 +293,6 @@ fn refuse(c: MediaCommand, why: &MediaError) {
         MediaCommand::AcceptAnswer { reply, .. } | MediaCommand::Switch { reply, .. } => {
             drop(reply.send(Err(why.clone())))
         }
-        MediaCommand::Candidate { .. } | MediaCommand::Close { .. } => {}
+        MediaCommand::Candidate { .. } | MediaCommand::Close { .. } | MediaCommand::Forwarded { .. } => {}
     }
 }

@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// What the CLI says when it waits for a command.
-const PROMPT: &str = "> ";
+pub(super) const PROMPT: &str = "> ";
 const PASSWORD: &str = "password:";
 const DRAIN: &str = "drain";
 /// An answer longer than this is none.
@@ -211,7 +211,7 @@ async fn until(stream: &mut TcpStream, ends: &[&str]) -> Result<String> {
 
 /// True where the text ends in this prompt: the one for a command is a line of its own. A list of sessions has other lines
 /// that end as it does, and arrives in pieces.
-fn waits(text: &[u8], prompt: &str) -> bool {
+pub(super) fn waits(text: &[u8], prompt: &str) -> bool {
     let tail = String::from_utf8_lossy(&text[text.len().saturating_sub(64)..]);
     match prompt {
         PASSWORD => tail.trim_end().ends_with(PASSWORD),
@@ -245,7 +245,7 @@ fn tail(text: &[u8]) -> String {
 }
 
 /// `Total sessions: 7` at the end of `ps`.
-fn sessions(text: &str) -> Result<u64> {
+pub(super) fn sessions(text: &str) -> Result<u64> {
     let total = text.lines().rev().find_map(|l| l.trim().strip_prefix("Total sessions:"));
     let total = total.with_context(|| format!("no number of sessions in {:?}", tail(text.as_bytes())))?;
     total.trim().parse().with_context(|| format!("sessions: {total:?}"))

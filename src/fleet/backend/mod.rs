@@ -220,6 +220,15 @@ fn takes(actions: &[String], action: StepAction) -> bool {
     actions.is_empty() || actions.iter().any(|a| a == action.as_str())
 }
 
+/// Anything as what a fleet says of itself: a program's or service's JSON, a coturn's CLI, an exporter.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_any(text: &str) {
+    let _ = told::look(text);
+    let _ = coturn::sessions(text);
+    coturn::waits(text.as_bytes(), coturn::PROMPT);
+    super::observe::prometheus::sum(text, "sfu_sessions", &[("room".to_owned(), "a".to_owned())]);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

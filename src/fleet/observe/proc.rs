@@ -15,6 +15,8 @@ pub(super) struct Counters {
     cpu_s: Option<f64>,
     /// By thread.
     threads_s: BTreeMap<u32, f64>,
+    /// By thread: ready to run, and without a core.
+    waits_s: BTreeMap<u32, f64>,
     cores: Option<f64>,
     memory_bytes: Option<u64>,
     pressure_s: Option<f64>,
@@ -58,9 +60,10 @@ impl Counters {
         for task in std::fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
             let Some(tid) = task.file_name().to_str().and_then(|t| t.parse().ok()) else { continue };
             // A thread may end while we look.
-            let run = read_to_string(task.path().join("schedstat")).ok().and_then(|t| on_cpu(&t));
-            if let Some(s) = run {
-                out.threads_s.insert(tid, s);
+            let times = read_to_string(task.path().join("schedstat")).ok().and_then(|t| scheduled(&t));
+            if let Some((ran, waited)) = times {
+                out.threads_s.insert(tid, ran);
+                out.waits_s.insert(tid, waited);
             }
         }
         // The process's own sum has coarse ticks.
@@ -105,10 +108,9 @@ impl Counters {
         let rate = |new: Option<f64>, old: Option<f64>| Some((new? - old?) / seconds).filter(|r| *r >= 0.0);
         let busiest = self.threads_s.iter().filter_map(|(tid, s)| rate(Some(*s), old.threads_s.get(tid).copied()));
         // Thread by thread: one that ended takes its sum along.
-        let threads = || {
-            let spent = |(tid, s): (&u32, &f64)| (s - old.threads_s.get(tid).unwrap_or(&0.0)).max(0.0);
-            let some = !self.threads_s.is_empty() && !old.threads_s.is_empty();
-            some.then(|| self.threads_s.iter().map(spent).sum::<f64>() / seconds)
+        let threads = |new: &BTreeMap<u32, f64>, old: &BTreeMap<u32, f64>| {
+            let spent = |(tid, s): (&u32, &f64)| (s - old.get(tid).unwrap_or(&0.0)).max(0.0);
+            (!new.is_empty() && !old.is_empty()).then(|| new.iter().map(spent).sum::<f64>() / seconds)
         };
         let steal = self.machine.zip(old.machine).and_then(|((stolen, all), (stolen_old, all_old))| {
             (all > all_old).then(|| ((stolen - stolen_old) / (all - all_old)).max(0.0))
@@ -116,11 +118,12 @@ impl Counters {
         let read = Usage {
             server: String::new(),
             seconds,
-            cpu_cores: rate(self.cpu_s, old.cpu_s).or_else(threads),
+            cpu_cores: rate(self.cpu_s, old.cpu_s).or_else(|| threads(&self.threads_s, &old.threads_s)),
             cores: self.cores,
             busiest_thread: busiest.reduce(f64::max),
             memory_bytes: self.memory_bytes,
             cpu_pressure: rate(self.pressure_s, old.pressure_s),
+            run_queue: threads(&self.waits_s, &old.waits_s),
             steal,
             throttled: rate(self.throttled_s, old.throttled_s),
             egress_pps: rate(self.packets_out, old.packets_out),
@@ -137,6 +140,7 @@ impl Counters {
                 busiest_thread: told.busiest_thread.or(read.busiest_thread),
                 memory_bytes: told.memory_bytes.or(read.memory_bytes),
                 cpu_pressure: told.cpu_pressure.or(read.cpu_pressure),
+                run_queue: told.run_queue.or(read.run_queue),
                 steal: told.steal.or(read.steal),
                 throttled: told.throttled.or(read.throttled),
                 egress_pps: told.egress_pps.or(read.egress_pps),
@@ -163,9 +167,10 @@ fn cpus(list: &str) -> u32 {
     list.split(',').filter_map(count).sum()
 }
 
-/// First number of `schedstat`: ns on a CPU.
-fn on_cpu(text: &str) -> Option<f64> {
-    text.split(' ').next()?.trim().parse::<f64>().ok().map(|ns| ns / 1e9)
+/// First two numbers of `schedstat`, in s: on a CPU, and ready to run without one.
+fn scheduled(text: &str) -> Option<(f64, f64)> {
+    let mut ns = text.split_whitespace().map_while(|n| n.parse::<f64>().ok());
+    Some((ns.next()? / 1e9, ns.next()? / 1e9))
 }
 
 /// User and system time, fields 14 and 15; the name in field 2 may hold anything.
@@ -215,7 +220,7 @@ mod tests {
     #[test]
     fn texts_are_read_as_the_kernel_writes_them() {
         assert_eq!((cpus("0-2,7"), cpus("3"), cpus("")), (4, 1, 0));
-        assert_eq!(on_cpu("2500000000 12 99\n"), Some(2.5));
+        assert_eq!(scheduled("2500000000 1500000000 99\n"), Some((2.5, 1.5)));
         assert_eq!(ticks("7 (a (b) c) S 1 7 7 0 -1 4 1 0 0 0 150 50 0 0 20"), Some(2.0));
         assert_eq!(steal("cpu  1 2 3 4 5 6 7 8 9 10\n"), Some((8.0, 36.0)));
         assert_eq!(pressure("some avg10=1.00 avg60=0.10 avg300=0.00 total=2500000\n"), Some(2.5));
@@ -226,6 +231,18 @@ mod tests {
         for garbage in ["", "cpu", "some", "))", "x y"] {
             assert_eq!((ticks(garbage), steal(garbage), pressure(garbage), quota(garbage)), (None, None, None, None));
         }
+    }
+
+    /// Three threads that want one core: two of them wait at any time.
+    #[test]
+    fn threads_that_wait_are_a_run_queue() {
+        let at = |ran: f64, waited: f64| Counters {
+            threads_s: (1..=3).map(|t| (t, ran)).collect(),
+            waits_s: (1..=3).map(|t| (t, waited)).collect(),
+            ..Counters::default()
+        };
+        let usage = at(11.0, 22.0).since(&at(10.0, 20.0), 3.0);
+        assert_eq!((usage.cpu_cores, usage.run_queue), (Some(1.0), Some(2.0)));
     }
 
     #[test]

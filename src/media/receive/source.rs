@@ -134,7 +134,7 @@ impl Source {
     }
 
     /// One packet of a stream whose [`RxStream::owner_of`] is this source, after the stream has seen it. Returns the
-    /// one-way delay in µs if the packet carries it: stamped, new, and no retransmission.
+    /// one-way delay in µs if the packet carries it: stamped, come by itself for the first time, and no retransmission.
     pub fn on_packet(&mut self, rx: &RxStream, p: &Packet<'_>, outcome: Outcome) -> Option<u64> {
         let stamp = match p.stamp {
             StampSeen::Own(stamp) if (Owner { sender: stamp.sender, stream: stamp.stream }) == self.owner => {
@@ -148,6 +148,7 @@ impl Source {
                 self.on_jump(stamp, p.recv_ns);
                 return None;
             }
+            Outcome::AfterAll => return stamp.map(|stamp| p.recv_ns.saturating_sub(stamp.sent_ns) / 1000),
             Outcome::Duplicate => return None,
         };
         if self.kind == Kind::Video && !p.payload.is_empty() {
@@ -230,6 +231,25 @@ impl Source {
         self.state = State::Waiting { deadline_ns: None };
         self.gaps.set_flowing(false, at_ns);
         self.silence.stop();
+    }
+
+    /// The server has said that it forwards this stream no longer, about now: nothing more is expected, and what is under
+    /// way counts nowhere. What the ledger has made expected stays so; that is older than the grace time, so word that
+    /// comes as late as that costs nothing. [`Source::resume`] when it is forwarded again.
+    pub fn pause(&mut self, at_ns: u64) {
+        if self.state == State::Ended {
+            return;
+        }
+        self.close_period(self.expected_up_to);
+        self.state = State::Ended;
+        self.set_flowing(false, at_ns);
+    }
+
+    /// Forwarded again, as one of several layers, of which nobody says which: counting begins with the first stamp.
+    pub fn resume_on_demand(&mut self, at_ns: u64) {
+        self.resume(at_ns);
+        self.state = State::Waiting { deadline_ns: None };
+        self.gaps.set_flowing(false, at_ns);
     }
 
     /// Promised, never seen, and not awaited any longer: the server chose another layer. What was expected until now and
@@ -419,7 +439,13 @@ impl Source {
 
     fn on_video(&mut self, rx: &RxStream, n: u64, stamp: Option<Stamp>, recv_ns: u64) {
         let change = rx.media_change();
-        let Some(i) = self.binding_of(rx.ssrc()) else {
+        let bound = self.binding_of(rx.ssrc());
+        // The SSRC was somebody else's meanwhile, and is ours again: its numbers go on where that one's ended.
+        let again = bound.filter(|i| rx.owner() == Some(self.owner) && self.bindings[*i].is_some_and(|b| n >= b.until));
+        if let Some(i) = again.filter(|_| stamp.is_some()) {
+            self.bindings[i] = None;
+        }
+        let Some(i) = bound.filter(|i| self.bindings[*i].is_some()) else {
             if let Some(stamp) = stamp {
                 self.bind(rx, n, &stamp, recv_ns);
             }

@@ -58,6 +58,8 @@ pub enum Outcome {
         recovered: bool,
     },
     Duplicate,
+    /// By itself, after RTX had brought it: it counts as if RTX had not.
+    AfterAll,
     /// Outside the window in which new and duplicate can be told apart, before the start, or a jump that nothing has
     /// confirmed yet.
     TooOld,
@@ -235,9 +237,14 @@ impl RxStream {
             }
             Place::Behind(n) => (n, true),
             Place::Duplicate(n) => {
-                if !p.rtx && !self.came_after_all(n) {
-                    self.count.duplicate += 1;
+                if p.rtx {
+                    return Outcome::Duplicate;
                 }
+                if self.came_after_all(n) {
+                    self.jitter.on_packet(p.recv_ns, p.timestamp, self.clock_rate);
+                    return Outcome::AfterAll;
+                }
+                self.count.duplicate += 1;
                 return Outcome::Duplicate;
             }
             Place::TooOld => return Outcome::TooOld,

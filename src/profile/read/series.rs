@@ -152,6 +152,9 @@ fn placed(top: &mut View<'_>, shape: Option<Shape>, search: Option<&Search>, emb
     if embedded.is_some_and(|e| e.sin.is_some()) {
         clash.push("a `sin`");
     }
+    if embedded.is_some_and(|e| e.last_n.is_some()) {
+        clash.push("`last_n`");
+    }
     if search.is_some_and(|s| s.server.is_some()) {
         clash.push("[search] `server`: spread rooms load all of them");
     }

@@ -7,7 +7,7 @@ mod round_trip;
 
 use super::*;
 use crate::transport::{LocalParams, Setup};
-use crate::types::{Client, Codec};
+use crate::types::{Client, Codec, Simulcast};
 
 macro_rules! fixture {
     ($name:literal) => {
@@ -26,11 +26,11 @@ fn local() -> LocalParams {
 }
 
 fn opus(ssrc: u32) -> LocalTrack {
-    LocalTrack { encoding_codec: Codec::Opus, ssrc, rtx_ssrc: None, layers: 1 }
+    LocalTrack { encoding_codec: Codec::Opus, ssrc, rtx_ssrc: None, layers: 1, simulcast: Simulcast::Rid }
 }
 
 fn video(codec: Codec, ssrc: u32, rtx_ssrc: u32) -> LocalTrack {
-    LocalTrack { encoding_codec: codec, ssrc, rtx_ssrc: Some(rtx_ssrc), layers: 1 }
+    LocalTrack { encoding_codec: codec, ssrc, rtx_ssrc: Some(rtx_ssrc), layers: 1, simulcast: Simulcast::Rid }
 }
 
 fn chrome() -> Negotiation {

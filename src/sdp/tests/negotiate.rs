@@ -394,6 +394,28 @@ fn layers_are_offered_by_rid() {
     }
 }
 
+/// As browsers did it before there were rids: a group of SSRCs, the lowest layer first, each with its retransmissions.
+#[test]
+fn layers_are_offered_by_ssrc_group() {
+    let grouped = LocalTrack { simulcast: Simulcast::SsrcGroup, rtx_ssrc: Some(33), ..layered() };
+    for mut n in [chrome(), light()] {
+        let offer = n.offer(&local(), &[grouped], 0, 0);
+        let lines = section(&offer, 0);
+        let groups: Vec<&str> = lines.iter().filter_map(|l| l.strip_prefix("a=ssrc-group:")).collect();
+        assert_eq!(groups, ["SIM 20 21 22", "FID 20 31", "FID 21 32", "FID 22 33"]);
+        let named: Vec<&str> =
+            lines.iter().filter(|l| l.contains(" cname:")).map(|l| l.split_once(' ').unwrap().0).collect();
+        assert_eq!(named, ["a=ssrc:20", "a=ssrc:21", "a=ssrc:22", "a=ssrc:31", "a=ssrc:32", "a=ssrc:33"]);
+        assert!(!offer.contains("a=rid:") && !offer.contains("a=simulcast"), "{offer}");
+        assert_eq!(Description::parse(&offer).unwrap().media[0].sim, [20, 21, 22]);
+        // No answer says whether it is taken: all layers go out.
+        let mirrored = offer.replace("sendonly", "recvonly").replace("actpass", "active");
+        let mirrored: String = mirrored.split_inclusive("\r\n").filter(|l| !l.starts_with("a=ssrc")).collect();
+        let (_, a) = n.accept_answer(&mirrored).unwrap();
+        assert_eq!((a.sends[0].grouped, a.sends[0].rids.len(), a.sends[0].ssrc), (true, 0, 22));
+    }
+}
+
 #[test]
 fn layers_that_the_remote_takes_are_agreed_on() {
     for (taken, agreed) in [

@@ -38,6 +38,7 @@ prop_compose! {
             direction,
             payloads,
             extensions: extensions.into_iter().filter(|(_, u)| uris.insert(u.clone())).collect(),
+            sim: if ssrcs.len() > 2 { ssrcs.clone() } else { vec![] },
             fid: if let [a, b, ..] = ssrcs[..] { vec![(a, b)] } else { vec![] },
             cname: (!ssrcs.is_empty()).then(|| words.as_ref().map_or("-".into(), |w| w.0.clone())),
             msid: words.map(|(a, b)| format!("{a} {b}")),

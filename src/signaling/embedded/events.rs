@@ -23,6 +23,8 @@ pub(super) enum Told {
     Switch,
     /// Leave, and join again.
     Rejoin,
+    /// The video of these is forwarded to it, and nobody else's.
+    Forwarded { senders: Vec<String> },
     /// Its word did not come since then, and comes again.
     Again { lost: Instant },
     /// Nobody answers at the server's API any more.
@@ -38,6 +40,8 @@ struct Line {
     server: String,
     #[serde(default)]
     url: String,
+    #[serde(default)]
+    senders: Vec<String>,
 }
 
 #[derive(serde::Deserialize)]
@@ -46,6 +50,7 @@ enum Word {
     Move,
     Switch,
     Rejoin,
+    Forwarded,
 }
 
 /// The streams of all servers that legs are on.
@@ -171,6 +176,7 @@ fn pass_on(line: &[u8], base: &str, servers: &Mutex<HashMap<String, Server>>) {
         Word::Move => Told::Move { server: line.server, url: line.url },
         Word::Switch => Told::Switch,
         Word::Rejoin => Told::Rejoin,
+        Word::Forwarded => Told::Forwarded { senders: line.senders },
     };
     if let Some(ear) = lock(servers).get(base).and_then(|s| s.sessions.get(&line.session)) {
         let _ = ear.send(told);

@@ -158,6 +158,12 @@ impl<'a> Leg<'a> {
                 }
                 None
             }
+            Told::Forwarded { senders } => {
+                let legs = self.driver.legs();
+                let senders = senders.iter().filter_map(|name| legs.get(name)).copied().collect();
+                self.call.media.forwarded(senders);
+                None
+            }
             Told::Again { lost } => {
                 self.tell(Progress::Resumed { lost, back: Instant::now() });
                 None

@@ -10,14 +10,14 @@ use crate::history::FailReason;
 use crate::outside::{self, BodyError};
 use crate::plan::{PlannedLeg, PlannedRoom, TransportsPer};
 use crate::profile::ExternalTarget;
-use crate::types::Client;
+use crate::types::{Client, LegId};
 use anyhow::Context;
 use events::Events;
 use leg::Leg;
 use reqwest::{StatusCode, Url};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// The engine's join time-out is the one that counts; this one only keeps a request from living on.
@@ -45,6 +45,8 @@ pub struct EmbeddedDriver {
     client: reqwest::Client,
     hosts: OnceLock<Vec<IpAddr>>,
     events: Events,
+    /// Legs by the names that servers know them by.
+    legs: Mutex<HashMap<String, LegId>>,
 }
 
 impl EmbeddedDriver {
@@ -56,7 +58,17 @@ impl EmbeddedDriver {
         let director = Url::parse(director).with_context(|| format!("director's URL {director:?}"))?;
         anyhow::ensure!(!director.cannot_be_a_base(), "director's URL {director}: no base for paths");
         let client = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build()?;
-        Ok(EmbeddedDriver { director, events: Events::new(client.clone()), client, hosts: OnceLock::new() })
+        Ok(EmbeddedDriver {
+            director,
+            events: Events::new(client.clone()),
+            client,
+            hosts: OnceLock::new(),
+            legs: Mutex::default(),
+        })
+    }
+
+    fn legs(&self) -> MutexGuard<'_, HashMap<String, LegId>> {
+        self.legs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn url(&self, segments: &[&str]) -> Url {
@@ -117,9 +129,16 @@ impl Driver for EmbeddedDriver {
 
     fn run<'a>(&'a self, call: Call) -> BoxFuture<'a, Ended> {
         Box::pin(async {
-            match Leg::new(self, call).live().await {
+            let (name, id) = (call.leg.name.clone(), call.leg.id);
+            self.legs().insert(name.clone(), id);
+            let ended = match Leg::new(self, call).live().await {
                 Ok(ended) | Err(ended) => ended,
+            };
+            let mut legs = self.legs();
+            if legs.get(&name) == Some(&id) {
+                legs.remove(&name);
             }
+            ended
         })
     }
 
@@ -141,7 +160,7 @@ impl Driver for EmbeddedDriver {
 }
 
 /// Slots for all others who send; a sender is one of those itself, and what it does not send its room does not have.
-fn want(leg: &PlannedLeg, room: &PlannedRoom) -> OfferWant {
+pub fn want(leg: &PlannedLeg, room: &PlannedRoom) -> OfferWant {
     let senders = u16::try_from(room.senders_max).unwrap_or(u16::MAX);
     let slots = |sends: bool| match (leg.sends(), sends) {
         (true, true) => senders.saturating_sub(1),

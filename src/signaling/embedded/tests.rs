@@ -78,11 +78,15 @@ struct Run {
     orders: mpsc::UnboundedSender<Order>,
     progress: mpsc::UnboundedReceiver<Progress>,
     ended: tokio::task::JoinHandle<Ended>,
+    /// Whom the media path was told that the server forwards.
+    forwarded: Arc<Mutex<Vec<Vec<LegId>>>>,
 }
 
 fn run(url: &str, accept: Result<(), MediaError>) -> Run {
     let driver = EmbeddedDriver::new(url).unwrap();
     let (media, mut commands) = mpsc::unbounded_channel();
+    let forwarded: Arc<Mutex<Vec<Vec<LegId>>>> = Arc::default();
+    let told = forwarded.clone();
     tokio::spawn(async move {
         while let Some(command) = commands.recv().await {
             match command {
@@ -95,6 +99,7 @@ fn run(url: &str, accept: Result<(), MediaError>) -> Run {
                     reply.send(accept.clone()).unwrap();
                 }
                 MediaCommand::Switch { reply, .. } => reply.send(Ok(())).unwrap(),
+                MediaCommand::Forwarded { senders, .. } => told.lock().unwrap().push(senders),
                 _ => {}
             }
         }
@@ -109,7 +114,7 @@ fn run(url: &str, accept: Result<(), MediaError>) -> Run {
         orders: inbox,
         progress: outbox,
     };
-    Run { orders, progress, ended: tokio::spawn(async move { driver.run(call).await }) }
+    Run { orders, progress, ended: tokio::spawn(async move { driver.run(call).await }), forwarded }
 }
 
 impl Run {
@@ -126,7 +131,7 @@ impl Run {
     }
 }
 
-const CONNECTED: TransportState = TransportState::Connected { suite: Suite::AeadAes128Gcm };
+const CONNECTED: TransportState = TransportState::Connected { suite: Suite::AeadAes128Gcm, certificate: 0 };
 
 fn reason(ended: &Ended) -> FailReason {
     match ended {
@@ -487,6 +492,22 @@ async fn joins_again_when_it_is_told_to() {
     let ended = run.end().await;
     assert_eq!(cause(&ended), LegCause::ClosedByServer, "{ended:?}");
     assert_eq!(from.asked().last().unwrap(), "DELETE /sessions/one");
+}
+
+/// Names of strangers are nobody's; a list without anybody is one, too.
+#[tokio::test]
+async fn passes_on_whose_video_it_gets() {
+    let from = Mover::new("one", StatusCode::OK).await;
+    let mut run = run(&from.url, Ok(()));
+    run.until_signaled().await;
+    run.transport(CONNECTED);
+    for senders in [vec!["meeting-1/p 1", "a stranger"], vec![]] {
+        from.say(serde_json::json!({"session": "one", "told": "forwarded", "senders": senders})).await;
+    }
+    from.say(serde_json::json!({"session": "other", "told": "forwarded", "senders": ["meeting-1/p 1"]})).await;
+    until(|| run.forwarded.lock().unwrap().len() == 2).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(*run.forwarded.lock().unwrap(), [vec![LegId(0)], vec![]]);
 }
 
 #[tokio::test]

@@ -203,7 +203,10 @@ impl Leg {
                         drop(reply.send(verdict));
                     }
                     MediaCommand::AcceptOffer { reply, .. } => drop(reply.send(Ok("v=0\r\n".into()))),
-                    MediaCommand::Candidate { .. } | MediaCommand::Switch { .. } | MediaCommand::Close { .. } => {}
+                    MediaCommand::Candidate { .. }
+                    | MediaCommand::Switch { .. }
+                    | MediaCommand::Close { .. }
+                    | MediaCommand::Forwarded { .. } => {}
                 }
             }
         });
@@ -234,7 +237,7 @@ impl Leg {
     async fn connect(&mut self) {
         while let Some(progress) = self.progress.recv().await {
             if matches!(progress, Progress::Signaled(_)) {
-                let state = TransportState::Connected { suite: Suite::Aes128CmSha1_80 };
+                let state = TransportState::Connected { suite: Suite::Aes128CmSha1_80, certificate: 0 };
                 self.orders.send(Order::Transport { slot: 0, state }).unwrap();
                 return;
             }

@@ -367,7 +367,7 @@ impl Machine {
                     return self.media_failed(&MediaError::BadSdp("Janus configured us without an answer".to_owned()));
                 }
             }
-            RoomEvent::Created | RoomEvent::Participants(_) | RoomEvent::Layer => {}
+            RoomEvent::Created | RoomEvent::Participants(_) | RoomEvent::Layer | RoomEvent::Talking => {}
             RoomEvent::Other(text) => self.note("janus_unknown", text),
         }
         let Some(Jsep { offer, sdp }) = jsep else { return };

@@ -147,6 +147,8 @@ pub enum RoomEvent {
     },
     /// What the server sends us of a simulcast stream has changed; its receiver sees that by itself.
     Layer,
+    /// Somebody began or ceased to talk, by the levels of their audio; who listens hears it.
+    Talking,
     Other(String),
 }
 
@@ -240,6 +242,7 @@ fn plugin_event(value: &Value) -> Option<RoomEvent> {
         "created" => RoomEvent::Created,
         "destroyed" => RoomEvent::RoomDestroyed,
         "participants" => RoomEvent::Participants(data["participants"].as_array().map_or(0, Vec::len)),
+        "talking" | "stopped-talking" => RoomEvent::Talking,
         "event" => room_event(data),
         other => RoomEvent::Other(quote(other)),
     })
@@ -293,6 +296,9 @@ mod tests {
         assert_eq!(event(json!({"videoroom": "event", "leaving": "ok", "reason": "kicked"})), RoomEvent::Kicked);
         assert_eq!(event(json!({"videoroom": "destroyed", "room": 1})), RoomEvent::RoomDestroyed);
         assert_eq!(event(json!({"videoroom": "event", "room": 1, "mid": "1", "substream": 1})), RoomEvent::Layer);
+        let talking = json!({"videoroom": "talking", "room": 1, "id": 7, "audio-level-dBov-avg": 31.5});
+        assert_eq!(event(talking), RoomEvent::Talking);
+        assert_eq!(event(json!({"videoroom": "stopped-talking", "room": 1, "id": 7})), RoomEvent::Talking);
         assert!(matches!(event(json!({"videoroom": "event", "unpublished": "ok"})), RoomEvent::Other(_)));
     }
 

@@ -80,7 +80,7 @@ impl Run {
     }
 
     fn connected(&self, slot: u8) {
-        let state = TransportState::Connected { suite: Suite::AeadAes128Gcm };
+        let state = TransportState::Connected { suite: Suite::AeadAes128Gcm, certificate: 0 };
         self.order(Order::Transport { slot, state });
     }
 

@@ -12,8 +12,20 @@ use rtc::srtp::protection_profile::ProtectionProfile;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-pub const AUDIO: LocalTrack = LocalTrack { encoding_codec: Codec::Opus, ssrc: 1001, rtx_ssrc: None, layers: 1 };
-pub const VIDEO: LocalTrack = LocalTrack { encoding_codec: Codec::Vp8, ssrc: 1002, rtx_ssrc: Some(1003), layers: 1 };
+pub const AUDIO: LocalTrack = LocalTrack {
+    encoding_codec: Codec::Opus,
+    ssrc: 1001,
+    rtx_ssrc: None,
+    layers: 1,
+    simulcast: crate::types::Simulcast::Rid,
+};
+pub const VIDEO: LocalTrack = LocalTrack {
+    encoding_codec: Codec::Vp8,
+    ssrc: 1002,
+    rtx_ssrc: Some(1003),
+    layers: 1,
+    simulcast: crate::types::Simulcast::Rid,
+};
 
 pub struct Ours {
     pub transport: Transport,

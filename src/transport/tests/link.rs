@@ -260,7 +260,7 @@ pub fn events(t: &mut Transport) -> Vec<Event> {
 /// The `Connected` event among those that are waiting; the others are dropped.
 pub fn keys(t: &mut Transport) -> Option<(Suite, bool, MasterKey, MasterKey)> {
     events(t).into_iter().find_map(|e| match e {
-        Event::Connected { suite, dtls_client, ours, theirs } => Some((suite, dtls_client, ours, theirs)),
+        Event::Connected { suite, dtls_client, ours, theirs, .. } => Some((suite, dtls_client, ours, theirs)),
         _ => None,
     })
 }

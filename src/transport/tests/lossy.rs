@@ -40,6 +40,26 @@ fn at_20_percent_each_way() {
 }
 
 #[test]
+fn a_flight_that_comes_without_its_beginning_is_waited_for() {
+    // Of a server's flight, sent record by record as OpenSSL repeats it, only a later one arrives: a ServerHelloDone (RFC
+    // 6347 4.2.2), with a number that no message of this handshake has.
+    const DONE: &[u8] = b"\x16\xfe\xfd\0\0\0\0\0\0\0\x63\0\x0c\x0e\0\0\0\0\x28\0\0\0\0\0\0";
+    let mut p = pair([GCM, GCM], true);
+    p.lose = |side, d| side == 0 && d[0] == 22;
+    p.run(Duration::from_millis(300));
+    assert!(p.b.remote().is_some() && !p.b.is_keyed());
+    p.b.on_datagram(p.now, address(1), DONE);
+    p.lose = |_, d| {
+        assert_ne!(d[0], 21, "refused");
+        false
+    };
+    let sent = p.sent[1];
+    p.run(Duration::from_secs(1));
+    assert!(p.sent[1] > sent, "our flight goes on being sent");
+    assert!(!events(&mut p.b).iter().any(|e| matches!(e, Event::Failed(_))));
+}
+
+#[test]
 fn a_lost_last_flight_is_sent_again_when_the_peer_repeats_its_own() {
     // b is client; a, with keys already, loses its last flight: shortly, and until it gave its handshake's memory back.
     for lost_for in [Duration::from_millis(700), Duration::from_secs(5)] {

@@ -1,5 +1,6 @@
 //! What the fleet says of itself against what we saw: an autoscaler acts on the former.
 
+use super::landing::Landings;
 use super::record::Backend;
 use super::scene::{Scene, ms};
 use crate::verdict::metrics::rounded;
@@ -18,6 +19,8 @@ pub struct Audit {
     pub failed_looks: Vec<FailedLooks>,
     /// Servers that answer where another one did before, or that a join API calls by another one's name.
     pub renamed: Vec<String>,
+    /// Where media says that legs landed.
+    pub landings: Landings,
 }
 
 /// One exported number of one server, mean over the looks at which both are known.
@@ -43,10 +46,12 @@ pub struct FailedLooks {
     pub error: String,
 }
 
-pub(super) fn audit(scene: &Scene<'_>) -> Audit {
-    let mut out = Audit::default();
+pub(super) fn audit(scene: &Scene<'_>, landings: Landings) -> Audit {
+    let mut out = Audit { landings, ..Audit::default() };
     for backend in &scene.record.backends {
-        for server in backend.servers.keys() {
+        // One that discovers and observes tells the same twice.
+        let twice = scene.record.backends.iter().any(|b| b.name == backend.name && !b.is_discovery());
+        for server in backend.servers.keys().filter(|_| !(backend.is_discovery() && twice)) {
             rows(scene, backend, server, &mut out.exported);
         }
         if let Some((_, error)) = backend.errors.first() {

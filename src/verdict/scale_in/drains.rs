@@ -127,7 +127,18 @@ pub(super) fn worst_noticed(scene: &Scene<'_>, legs: &[LegId]) -> String {
     if legs.len() == 1 { text } else { format!("at worst ({}): {text}", scene.leg_name(leg)) }
 }
 
-pub(super) fn calls_end_clean(scene: &Scene<'_>, incidents: &[Incident], faults: &[Fault]) -> Finding {
+/// It did not hear others because its room was on several servers, which has its own invariant (I6).
+pub(super) fn is_apart(scene: &Scene<'_>, split: &BTreeSet<LegId>, leg: LegId) -> bool {
+    let end = scene.all.tracks.legs.get(&leg).and_then(|t| t.end.as_ref());
+    split.contains(&leg) && end.is_some_and(|e| !e.cause.is_drop())
+}
+
+pub(super) fn calls_end_clean(
+    scene: &Scene<'_>,
+    incidents: &[Incident],
+    faults: &[Fault],
+    split: &BTreeSet<LegId>,
+) -> Finding {
     let mut finding = Finding::default();
     let mut seen: BTreeSet<LegId> = BTreeSet::new();
     let (mut open, mut inconclusive, mut gaps) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
@@ -140,6 +151,7 @@ pub(super) fn calls_end_clean(scene: &Scene<'_>, incidents: &[Incident], faults:
                 None => drop(open.insert(*leg)),
                 Some(c) if c.class == LegClass::Inconclusive => drop(inconclusive.insert(*leg)),
                 Some(c) if c.class == LegClass::Clean || moved_well(scene, c) => {}
+                Some(_) if is_apart(scene, split, *leg) => {}
                 // What ended before anything was done is no matter of this.
                 Some(c) if c.evidence.until_ms < i.from() && c.class != LegClass::UncleanLeave => {}
                 Some(c) => bad.entry((&i.server, c.class)).or_default().push(*leg),
@@ -154,6 +166,7 @@ pub(super) fn calls_end_clean(scene: &Scene<'_>, incidents: &[Incident], faults:
                 None => drop(open.insert(*leg)),
                 Some(c) if c.class == LegClass::Inconclusive => drop(inconclusive.insert(*leg)),
                 Some(c) if c.class == LegClass::Clean || moved_well(scene, c) => {}
+                Some(_) if is_apart(scene, split, *leg) => {}
                 Some(c) => match f.share(scene, c) {
                     Share::None => {}
                     Share::Gap => drop(gaps.insert(*leg)),

@@ -1,6 +1,7 @@
 //! I5 and I8: what the fleet says of itself. It counts who is there, and its registry is sound.
 
 use super::incident::{Incident, alive_at, offers, touched};
+use super::landing::Landings;
 use super::record::Backend;
 use super::scene::{LOOK_MS, Scene, ms};
 use super::{Evidence, Finding};
@@ -176,7 +177,7 @@ fn ghost_evidence(scene: &Scene<'_>, backend: &Backend, server: &str, o: &Off, n
         .noticed("others in the room may still see somebody who has left; the server never empties")
 }
 
-pub(super) fn registry(scene: &Scene<'_>, incidents: &[Incident]) -> Finding {
+pub(super) fn registry(scene: &Scene<'_>, incidents: &[Incident], landings: &Landings) -> Finding {
     let ttl = ms(scene.expect.registry_ttl);
     let mut finding = Finding::default();
     let mut registries = 0;
@@ -191,6 +192,7 @@ pub(super) fn registry(scene: &Scene<'_>, incidents: &[Incident]) -> Finding {
         dead_entries(scene, incidents, backend, ttl, &mut finding);
         missing_entries(scene, incidents, backend, ttl, &mut finding);
         rooms(scene, incidents, backend, ttl, &mut finding);
+        elsewhere(scene, backend, landings, &mut finding);
         for (server, all) in &backend.servers {
             if let Some(seen) = all.iter().find(|s| s.is.headroom.is_some_and(|h| h < 0)) {
                 let headroom = seen.is.headroom.unwrap_or_default();
@@ -344,6 +346,29 @@ fn rooms(scene: &Scene<'_>, incidents: &[Incident], backend: &Backend, ttl: f64,
         }
     }
     finding.evidence.extend(wrong);
+}
+
+/// Entries of rooms that name the server that the driver named, too, while media came from another one.
+fn elsewhere(scene: &Scene<'_>, backend: &Backend, landings: &Landings, finding: &mut Finding) {
+    for e in &landings.elsewhere {
+        let told = |leg: &&LegId| {
+            let room = scene.all.tracks.legs.get(leg).and_then(|t| t.room).map(|r| scene.room_name(r));
+            let entries = room.and_then(|r| backend.rooms.get(&r));
+            entries.is_some_and(|all| all.iter().any(|(_, server)| server.as_ref() == Some(&e.server)))
+        };
+        let legs: Vec<LegId> = e.all.iter().filter(told).copied().collect();
+        let joined = |leg: &LegId| scene.all.tracks.legs.get(leg).and_then(|t| t.joined).map(|j| j.0);
+        let Some(first) = legs.first().and_then(joined) else { continue };
+        let n = count(legs.len() as u64, "leg", "legs");
+        let what = format!("{} has {n} on {}; their media met the {} of {}", backend.name, e.server, e.by, e.met);
+        let w =
+            Window { from_ms: first.t, until_ms: legs.iter().filter_map(joined).map(|j| j.t).fold(first.t, f64::max) };
+        let evidence = Evidence::new(what, w)
+            .on(&e.server)
+            .legs(scene, &legs)
+            .lines(legs.iter().filter_map(joined).map(|j| j.line));
+        finding.evidence.push(evidence.noticed("nothing yet: the call ends with a server that nobody thinks it is on"));
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod expected; // servers that had to be removed or added
 mod faults; // servers that were paused or cut off
 mod fleet; // I5, I8
 mod incident; // when each server was cordoned, and when it ended
+mod landing; // where legs really landed
 mod oracle; // I0
 mod others; // I9, I10, I13
 mod placement; // I1, I2, I6, I11
@@ -18,6 +19,7 @@ mod view; // what the report draws
 
 pub use audit::{Audit, AuditRow};
 pub use incident::{CordonSource, Removal};
+pub use landing::{Elsewhere, Landings};
 pub use view::{Bar, ServerLine, View};
 
 pub(super) use record::Recorder;
@@ -221,17 +223,18 @@ pub(super) fn judge(
     let admitted = &(&incident::admitted(&incidents) | &faults::admitted(&faults)) - &exposed;
     let (i5, ghosts) = fleet::sessions(&scene, &incidents);
     let (i6, split) = placement::affinity(&scene);
+    let landings = landing::landings(&scene);
     let of = |finding: Finding, id, title| finding.invariant(id, title, expect);
     let mut invariants = vec![
-        of(oracle::healthy(&scene, &incidents, generator_healthy), "I0", "the judge can be trusted"),
+        of(oracle::healthy(&scene, &incidents, &split, generator_healthy), "I0", "the judge can be trusted"),
         of(placement::no_new_rooms(&scene, &incidents), "I1", "no room starts on a cordoned server"),
         of(placement::late_joiners(&scene, &incidents), "I2", "late joiners go where join_policy says"),
         of(drains::outlives_its_calls(&scene, &incidents), "I3", "a server lives until its last call is over"),
-        of(drains::calls_end_clean(&scene, &incidents, &faults), "I4", "every call at risk ends clean"),
+        of(drains::calls_end_clean(&scene, &incidents, &faults, &split), "I4", "every call at risk ends clean"),
         of(i5, "I5", "the fleet counts who is there, and no ghosts"),
         of(i6, "I6", "a room is on one server"),
         of(drains::ends_in_time(&scene, &incidents), "I7", "a drained server ends in time"),
-        of(fleet::registry(&scene, &incidents), "I8", "the registry is sound"),
+        of(fleet::registry(&scene, &incidents, &landings), "I8", "the registry is sound"),
         of(others::unharmed(&scene, &incidents), "I9", "calls on other servers are unharmed"),
         of(others::herd(&scene), "I10", "those who fell come back in a bounded herd"),
         of(placement::rooms_again(&scene, &incidents), "I11", "after uncordon a server gets rooms again"),
@@ -269,7 +272,7 @@ pub(super) fn judge(
         longest_gap,
         classes,
         flags,
-        audit: audit::audit(&scene),
+        audit: audit::audit(&scene, landings),
         view: view::view(&scene, &incidents, &at_risk),
     };
     (out.verdict, out.sentence, out.reasons) = sentence::sentence(&out, &scene, &incidents, &faults);

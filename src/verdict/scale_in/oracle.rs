@@ -2,8 +2,10 @@
 //! and calls that nothing was done to went on.
 
 use super::Finding;
+use super::drains::is_apart;
 use super::incident::{Incident, first_touch, touched};
 use super::scene::{Scene, ms};
+use crate::types::LegId;
 use crate::verdict::legs::LegClass;
 use crate::verdict::words::{count, number};
 use crate::verdict::{Window, clock};
@@ -15,7 +17,12 @@ pub(super) fn is_bad(class: LegClass) -> bool {
 }
 
 /// Never a fail: what speaks against the judge makes the run unknown, and the evidence says so in `why`.
-pub(super) fn healthy(scene: &Scene<'_>, incidents: &[Incident], generator_healthy: bool) -> Finding {
+pub(super) fn healthy(
+    scene: &Scene<'_>,
+    incidents: &[Incident],
+    split: &BTreeSet<LegId>,
+    generator_healthy: bool,
+) -> Finding {
     let mut finding = Finding::default();
     let classes = &scene.all.classes;
     let all = classes.len() as f64;
@@ -59,7 +66,7 @@ pub(super) fn healthy(scene: &Scene<'_>, incidents: &[Incident], generator_healt
         }
         if track.joined.is_some() && track.room.is_some_and(|r| !rooms_touched.contains(&r)) {
             control += 1;
-            if is_bad(classed.class) && classed.evidence.until_ms >= touch {
+            if is_bad(classed.class) && classed.evidence.until_ms >= touch && !is_apart(scene, split, *id) {
                 control_bad.push(*id);
             }
         }

@@ -71,6 +71,22 @@ impl Chromium {
         chromium
     }
 
+    /// Puts what runs of it now, and what it will start, on one core.
+    pub fn pin(&self, core: &str) {
+        let mut pids = vec![self.driver.id()];
+        let mut next = 0;
+        while let Some(&pid) = pids.get(next) {
+            next += 1;
+            let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+            for task in tasks {
+                let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+                pids.extend(children.split_whitespace().filter_map(|c| c.parse::<u32>().ok()));
+            }
+            // One that has just ended is fine.
+            let _ = Command::new(program("taskset")).args(["-a", "-p", "-c", core, &pid.to_string()]).output();
+        }
+    }
+
     /// Loads a page in the tab.
     pub async fn open(&self, url: &str) {
         self.post("/url", json!({"url": url})).await;

@@ -38,15 +38,20 @@ impl Janus {
         Janus::start_with(n, &[]).await
     }
 
-    /// The same, known to others by another address only, that of an impairer in front of the first 200 RTP ports. It is
-    /// ICE-lite: its own checks would find a way past the impairer.
+    /// The same with its media at [`netns::BEHIND`], which is known to others by another address only, that of an impairer
+    /// in front of the RTP ports, and which can reach nobody but the impairer. Being ICE-lite is not enough: libnice
+    /// checks the addresses that it was told nevertheless, and where the impairer loses an answer, such a check finds a
+    /// way past it.
     pub async fn start_behind(front: IpAddr) -> Janus {
+        netns::confine(RTP_PORTS);
         let nat = format!("nat_1_1_mapping = \"{front}\"\n\tice_lite = true");
-        Janus::start_with(
-            0,
-            &[("ice_lite = false", nat), ("20000-23999", format!("{}-{}", RTP_PORTS[0], RTP_PORTS[1]))],
-        )
-        .await
+        let enforced = |address: IpAddr| format!("ice_enforce_list = \"{address}\"");
+        let changes = [
+            ("ice_lite = false", nat),
+            ("20000-23999", format!("{}-{}", RTP_PORTS[0], RTP_PORTS[1])),
+            (&*enforced(netns::address(1)), enforced(netns::BEHIND)),
+        ];
+        Janus::start_with(0, &changes).await
     }
 
     async fn start_with(n: u16, changes: &[(&str, String)]) -> Janus {
@@ -197,7 +202,19 @@ impl Client {
         answer
     }
 
-    async fn send(&mut self, mut request: Value) {
+    /// What it is told of its own accord, until then.
+    pub async fn event(&mut self, until: tokio::time::Instant) -> Option<Value> {
+        loop {
+            match tokio::time::timeout_at(until, self.ws.next()).await.ok()? {
+                Some(Ok(Message::Text(text))) => return Some(serde_json::from_str(&text).unwrap()),
+                Some(Ok(_)) => {}
+                other => panic!("the WebSocket gave {other:?}"),
+            }
+        }
+    }
+
+    /// Without waiting for the answer.
+    pub async fn send(&mut self, mut request: Value) {
         request["transaction"] = json!("x");
         if let Some(session) = self.session {
             request["session_id"] = json!(session);

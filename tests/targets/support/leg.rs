@@ -59,7 +59,10 @@ impl TextLeg {
 
     /// Pretends that media flows.
     pub fn connected(&self, slot: u8) {
-        self.order(Order::Transport { slot, state: TransportState::Connected { suite: Suite::Aes128CmSha1_80 } });
+        self.order(Order::Transport {
+            slot,
+            state: TransportState::Connected { suite: Suite::Aes128CmSha1_80, certificate: 0 },
+        });
     }
 
     /// Waits until the driver reports that the first negotiation is done.
@@ -123,7 +126,10 @@ async fn answer_media(mut commands: mpsc::UnboundedReceiver<MediaCommand>, asked
                 let _ = reply.send(Ok(answer(&sdp)));
                 asked.lock().unwrap().push(Asked::AcceptOffer(sdp));
             }
-            MediaCommand::Candidate { .. } | MediaCommand::Switch { .. } | MediaCommand::Close { .. } => {}
+            MediaCommand::Candidate { .. }
+            | MediaCommand::Switch { .. }
+            | MediaCommand::Close { .. }
+            | MediaCommand::Forwarded { .. } => {}
         }
     }
 }

@@ -88,3 +88,20 @@ fn ip(command: &str) -> String {
     assert!(output.status.success(), "ip {command}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
+
+/// An address for a server that only somebody in front of it may reach: whoever connects to it from here has it, too.
+pub const BEHIND: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 78, 0, 1));
+
+/// Adds [`BEHIND`] (again, if need be), from whose UDP ports `first` to `last` nothing goes out but to itself.
+pub fn confine([first, last]: [u16; 2]) {
+    // A network of its own: the kernel connects to a card's further addresses from its first one.
+    ip(&format!("address replace {BEHIND}/24 dev fleet1"));
+    nft("add table ip confined");
+    nft("add chain ip confined out { type filter hook output priority 0; }");
+    nft(&format!("add rule ip confined out ip saddr {BEHIND} ip daddr != {BEHIND} udp sport {first}-{last} drop"));
+}
+
+fn nft(command: &str) {
+    let output = Command::new(program("nft")).arg(command).output().unwrap();
+    assert!(output.status.success(), "nft {command}: {}", String::from_utf8_lossy(&output.stderr));
+}

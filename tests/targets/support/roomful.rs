@@ -2,7 +2,7 @@
 
 use super::coturn;
 use super::janus::{ADMIN_KEY, ADMIN_SECRET, Janus};
-use super::{artifacts, folder, until};
+use super::{artifacts, folder, program, until};
 use roomful::history::{Event, Line, Phase};
 use serde_json::Value;
 use std::fs;
@@ -30,7 +30,7 @@ fn against(janus: &Janus) {
     assert_eq!(janus.url, "ws://10.77.0.1:8188", "as profiles/targets/janus.toml says");
 }
 
-fn binary() -> Command {
+pub fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_roomful"));
     // As from the repository's root, where users start it.
     command
@@ -60,14 +60,28 @@ impl Run {
         Run::alone(name, profile, sets)
     }
 
+    /// The same on one core.
+    pub fn start_on(core: &str, janus: &Janus, name: &str, profile: &str, sets: &[&str]) -> Run {
+        against(janus);
+        let mut pinned = Command::new(program("taskset"));
+        let ours = binary();
+        pinned.args(["-c", core]).arg(ours.get_program()).current_dir(ours.get_current_dir().unwrap());
+        pinned.envs(ours.get_envs().filter_map(|(k, v)| Some((k, v?)))).env_remove("RUST_LOG").stdin(Stdio::null());
+        Run::by(pinned, name, profile, sets)
+    }
+
     /// The same, with no Janus in it.
     pub fn alone(name: &str, profile: &str, sets: &[&str]) -> Run {
+        Run::by(binary(), name, profile, sets)
+    }
+
+    fn by(mut command: Command, name: &str, profile: &str, sets: &[&str]) -> Run {
         let out = artifacts().join(name);
         // Left by an earlier test run.
         let _ = fs::remove_dir_all(&out);
         let log = artifacts().join(format!("{name}.log"));
         let printed = fs::File::create(&log).unwrap();
-        let child = binary()
+        let child = command
             .args(["run", profile, "--out"])
             .arg(&out)
             .args(sets.iter().flat_map(|set| ["--set", set]))
@@ -114,6 +128,13 @@ impl Run {
         let code = status.code().unwrap_or_else(|| panic!("ended by a signal: {}", self.printed()));
         let summary = serde_json::from_str(&summary).unwrap();
         Ended { code, summary, history: self.history(), printed: self.printed() }
+    }
+
+    /// SIGKILL; its run folder.
+    pub fn kill(mut self) -> PathBuf {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.out.clone()
     }
 
     fn printed(&self) -> String {

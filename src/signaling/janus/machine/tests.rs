@@ -117,7 +117,7 @@ impl Bench {
     }
 
     fn connected(&mut self, slot: u8) {
-        let state = TransportState::Connected { suite: Suite::Aes128CmSha1_80 };
+        let state = TransportState::Connected { suite: Suite::Aes128CmSha1_80, certificate: 0 };
         self.order(Order::Transport { slot, state });
     }
 

@@ -1,0 +1,6 @@
+//! See `roomful::fuzzing::profile`.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| roomful::fuzzing::profile(text));
