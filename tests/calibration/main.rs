@@ -84,6 +84,10 @@ fn named(setting: &real::Setting, way: &str) -> [f64; 2] {
         let summary = &ran.summary;
         let sentence = summary["sentence"].as_str().unwrap();
         assert_eq!(summary["verdict"], "fail", "{sentence}");
+        // Seconds that are left out of judging are in the log all the same.
+        if summary["generator"]["inconclusive_share"] != 0.0 {
+            continue;
+        }
         assert!(!sentence.contains("s2"), "{sentence}");
         let servers = summary["servers"].as_array().unwrap();
         let loss = |id: &str| servers.iter().find(|s| s["id"] == id).unwrap()["audio"]["loss"].as_f64().unwrap();
