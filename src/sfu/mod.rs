@@ -16,15 +16,22 @@ pub(crate) mod process; // life tied to the parent; what the kernel knows about 
 mod red; // RFC 2198 towards receivers without it
 mod registry; // pure: servers, rooms, headroom, who takes the next room
 mod rewrite; // numbers of a slot run on, whoever it shows
-mod rooms;
+mod rooms; // rooms and forwarding, sans-I/O
 pub mod server; // process: one media socket, one media thread, one HTTP API
-mod speakers; // rooms and forwarding, sans-I/O
+mod speakers; // who talked last, for last-N
 mod spread; // pure: rooms on several servers, for the registry
 mod stun; // whose connectivity check this is
 mod terms; // what goes into the core and comes out of it
 #[cfg(test)]
 mod tests;
 pub mod turn; // TURN servers beside them
+
+pub use api::{Cascade, Controlled, DirectorReady, RegistryView, ServerReady, ServerStats, ServerView};
+pub use client::Joining;
+pub(crate) use process::first_line;
+pub use rooms::Sfu;
+pub use terms::{Datagram, JoinError, Joined, Left, RestartError, SfuConfig, Stats};
+pub use turn::{TurnReady, TurnStats};
 
 /// Anything as what clients, peers and other servers send.
 #[cfg(any(test, fuzzing))]
@@ -39,10 +46,3 @@ pub(crate) fn take_any(bytes: &[u8]) {
     red::newest(bytes);
     turn::take_any(bytes);
 }
-
-pub use api::{Cascade, Controlled, DirectorReady, RegistryView, ServerReady, ServerStats, ServerView};
-pub use client::Joining;
-pub(crate) use process::first_line;
-pub use rooms::Sfu;
-pub use terms::{Datagram, JoinError, Joined, Left, RestartError, SfuConfig, Stats};
-pub use turn::{TurnReady, TurnStats};

@@ -283,6 +283,19 @@ fn merged(records: &BTreeMap<String, [Vec<Record>; 2]>, way: usize, pt: u8) -> V
     records.values().flat_map(|r| streams(&r[way], &[pt]).into_values()).collect()
 }
 
+/// What sequence numbers tell: lost, reordered and duplicate, each by its name.
+fn by_number([lost, reordered, duplicate]: [&'static str; 3], streams: &[Stream], c: FlowCounters) -> [Check; 3] {
+    let mut log = [0i64; 3];
+    for r in streams.iter().map(Stream::rtp) {
+        log = [log[0] + r.expected - r.received, log[1] + r.reordered, log[2] + r.duplicate];
+    }
+    [
+        Check::exact(lost, log[0], c.rtp_expected - c.rtp_received),
+        Check::exact(reordered, log[1], c.reordered),
+        Check::exact(duplicate, log[2], c.duplicate),
+    ]
+}
+
 /// Counts to the packet, and times where the machine was quiet.
 pub fn cells(s: &Setting, ran: &Result<Ran, String>) -> [Cell; 2] {
     let mut stage = Vec::new();
@@ -305,23 +318,9 @@ pub fn cells(s: &Setting, ran: &Result<Ran, String>) -> [Cell; 2] {
     let [up, down] = [0, 1].map(|way| merged(&ran.records, way, OPUS));
     let lost = |streams: &[Stream]| streams.iter().map(|s| s.lost().len() as i64).sum::<i64>();
     let mut checks = vec![Check::exact("audio e2e lost", lost(&up) + lost(&down), a.e2e_expected - a.e2e_received)];
-    let mut rtp = [0i64; 3];
-    for s in &down {
-        let r = s.rtp();
-        rtp = [rtp[0] + r.expected - r.received, rtp[1] + r.reordered, rtp[2] + r.duplicate];
-    }
-    checks.push(Check::exact("audio rtp lost", rtp[0], a.rtp_expected - a.rtp_received));
-    checks.push(Check::exact("audio reordered", rtp[1], a.reordered));
-    checks.push(Check::exact("audio duplicate", rtp[2], a.duplicate));
+    checks.extend(by_number(["audio rtp lost", "audio reordered", "audio duplicate"], &down, a));
     let [video_up, video_down] = [0, 1].map(|way| merged(&ran.records, way, VP8));
-    let mut rtp = [0i64; 3];
-    for s in &video_down {
-        let r = s.rtp();
-        rtp = [rtp[0] + r.expected - r.received, rtp[1] + r.reordered, rtp[2] + r.duplicate];
-    }
-    checks.push(Check::exact("video rtp lost", rtp[0], v.rtp_expected - v.rtp_received));
-    checks.push(Check::exact("video reordered", rtp[1], v.reordered));
-    checks.push(Check::exact("video duplicate", rtp[2], v.duplicate));
+    checks.extend(by_number(["video rtp lost", "video reordered", "video duplicate"], &video_down, v));
     let again = merged(&ran.records, 1, VP8 + 1);
     if let [main] = &video_down[..] {
         let again = again.into_iter().next().unwrap_or_default();

@@ -2,8 +2,8 @@
 //! terminate, faults) and observation (what servers say of themselves). A new one is a file and a line in [`Fleet::of`].
 
 mod coturn; // its telnet CLI
-mod embedded;
-mod embedded_turn; // TURN servers of our own fleet // our own fleet, over its director's HTTP API
+mod embedded; // our own fleet, over its director's HTTP API
+mod embedded_turn; // TURN servers of our own fleet
 mod exec; // programs of the user
 mod http; // a service of the user
 mod janus; // its administration API

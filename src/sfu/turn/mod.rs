@@ -8,6 +8,9 @@ pub mod server; // process: one UDP and one TCP address, relayed addresses, an H
 mod tests;
 mod wire; // messages as they go out
 
+pub use relay::RelayCounts;
+pub use server::{TurnReady, TurnStats};
+
 /// Anything as what clients and peers send to a relay, in pieces of a stream and in datagrams.
 #[cfg(any(test, fuzzing))]
 pub(super) fn take_any(bytes: &[u8]) {
@@ -41,6 +44,3 @@ pub(super) fn take_any(bytes: &[u8]) {
     }
     relay.on_peer(now, 0, SocketAddr::from(([10, 0, 0, 2], 2)), bytes, &mut Nowhere);
 }
-
-pub use relay::RelayCounts;
-pub use server::{TurnReady, TurnStats};

@@ -11,8 +11,8 @@ mod landing; // where legs really landed
 mod oracle; // I0
 mod others; // I9, I10, I13
 mod placement; // I1, I2, I6, I11
-mod record;
-mod relays; // what the history says of fleet and operations
+mod record; // what the history says of fleet and operations
+mod relays; // I12
 mod scene; // stays on servers, and rooms, as we saw them
 mod sentence;
 mod view; // what the report draws
