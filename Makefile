@@ -22,8 +22,9 @@ check: ## Formatting, lints, documentation
 # More than cores: tests wait more than they work, and those that need the machine see to that (tests/support/disturbed.rs).
 TEST_THREADS ?= 4
 
+# One failure must not hide the next: no-fail-fast.
 test: packages ## All tests: simulated, end to end, targets
-	cargo test --locked -- --test-threads=$(TEST_THREADS)
+	cargo test --locked --no-fail-fast -- --test-threads=$(TEST_THREADS)
 
 test-long: packages ## The same with many more seeds and the slow experiments
 	ROOMFUL_LONG=1 cargo test --locked -- --include-ignored --test-threads=$(TEST_THREADS)

@@ -3,15 +3,15 @@
 use super::objectives::{Joins, Scope, media};
 use super::search::Trial;
 use super::setting::Setting;
-use crate::history::{Carried, Event, FailReason, Interval, JoinFailure, Line, Relay, RelayFlow, RelayWhat, Usage};
+use crate::history::{
+    Carried, EDGE_MS, Event, FailReason, Interval, JoinFailure, Line, Relay, RelayFlow, RelayWhat, Usage,
+};
 use crate::measure::Flow;
 use crate::plan::PlannedTrial;
 use crate::types::{Kind, LegId, RoomId, ServerId};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Ticks may miss the edges of a window by this much.
-const EDGE_MS: f64 = 5.0;
 /// Name of all servers together, where rooms are not pinned.
 const ALL: &str = "all servers";
 

@@ -130,6 +130,10 @@ pub struct RunInfo {
     pub limits: serde_json::Value,
 }
 
+/// Judged are whole seconds of a hold or a trial. The tick that ends one may miss their edges by this much, ms: a timer that
+/// fires a little late must not cost a second.
+pub const EDGE_MS: f64 = 50.0;
+
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ServerInfo {
     pub id: ServerId,

@@ -10,9 +10,9 @@ mod writer;
 pub use crate::plan::{StepEvent, StepStage};
 pub use crate::types::StepAction;
 pub use event::{
-    Carried, Event, FailReason, FleetRole, FleetView, FlowGap, Health, Interval, JoinFailure, LegCause, LegEnd, Line,
-    MISNAMED, Paths, Phase, ReferenceFlow, Relay, RelayFlow, RelayWhat, RoomInterval, RunInfo, SCHEMA, ServerFlow,
-    ServerInfo, ServerSeen, Setup, ShardHealth, Silence, UdpErrors, Usage,
+    Carried, EDGE_MS, Event, FailReason, FleetRole, FleetView, FlowGap, Health, Interval, JoinFailure, LegCause,
+    LegEnd, Line, MISNAMED, Paths, Phase, ReferenceFlow, Relay, RelayFlow, RelayWhat, RoomInterval, RunInfo, SCHEMA,
+    ServerFlow, ServerInfo, ServerSeen, Setup, ShardHealth, Silence, UdpErrors, Usage,
 };
 pub use reader::{Problem, ReadError, Reading, Scan, read, read_with_tail};
 pub use writer::{CreateError, FILE_NAME, Writer};

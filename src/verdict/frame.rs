@@ -2,15 +2,13 @@
 //! the seconds in which the generator was unhealthy.
 
 use super::windows::{Window, Windows};
-use crate::history::{Event, Phase, Reading, RunInfo};
+use crate::history::{EDGE_MS, Event, Phase, Reading, RunInfo};
 use crate::types::{RoomId, ServerId};
 use std::collections::BTreeMap;
 
 /// What was lost in an unhealthy second may count in the next one only: with the next stamp, or when the ledger says
 /// after this time that it is not in flight any more.
 const AFTERMATH_MS: f64 = 1000.0;
-/// Ticks may miss the hold's edges by this much.
-const EDGE_MS: f64 = 5.0;
 
 #[derive(Clone, Debug)]
 pub(super) struct Frame {

@@ -4,7 +4,7 @@
 
 use crate::table::{Cell, Check};
 use crate::truth::{OPUS, Stream, VP8, delays, quantile, recovered, streams};
-use roomful::history::{Event, Line, Phase};
+use roomful::history::{EDGE_MS, Event, Line, Phase};
 use roomful::impair::Record;
 use roomful::measure::{FlowCounters, Hist};
 use serde_json::Value;
@@ -210,19 +210,18 @@ impl Ran {
         sum
     }
 
-    /// Of the audio that was sent through the impairer in the hold's seconds, as the history divides them: packets, and how
-    /// many of them it took.
+    /// Of the audio that was sent through the impairer in the seconds of the hold that a report judges: packets, and how many of
+    /// them it took.
     pub fn audio_in_hold(&self) -> [f64; 2] {
-        let epoch = self.lines.iter().find_map(|l| if let Event::Run(r) = &l.event { Some(r.epoch_ns) } else { None });
-        let at = |wanted: Phase| {
-            let is = |l: &&Line| matches!(l.event, Event::Phase { phase } if phase == wanted);
-            self.lines.iter().find(is).unwrap().t
-        };
-        let (from, until) = (at(Phase::Hold), at(Phase::Leaving));
-        let seconds = self.lines.iter().filter(|l| matches!(l.event, Event::Interval(_))).map(|l| l.t);
-        let seconds: Vec<f64> = seconds.filter(|t| *t > from && *t <= until).collect();
-        let ns = |ms: f64| epoch.unwrap() + (ms * 1e6) as u64;
-        let hold = ns(seconds[0] - 1000.0)..ns(*seconds.last().unwrap());
+        let run = self.lines.iter().find_map(|l| if let Event::Run(r) = &l.event { Some(r) } else { None }).unwrap();
+        let judged = run.hold_from_ms - EDGE_MS..=run.hold_until_ms + EDGE_MS;
+        let seconds = self.lines.iter().filter_map(|l| match &l.event {
+            Event::Interval(i) => Some((l.t - i.seconds * 1000.0, l.t)),
+            _ => None,
+        });
+        let seconds: Vec<(f64, f64)> = seconds.filter(|(a, b)| judged.contains(a) && judged.contains(b)).collect();
+        let ns = |ms: f64| run.epoch_ns + (ms * 1e6) as u64;
+        let hold = ns(seconds[0].0)..ns(seconds.last().unwrap().1);
         let [up, down] = [0, 1].map(|way| merged(&self.records, way, OPUS));
         let of = |streams: &[Stream], lost: bool| {
             let packets = streams.iter().flat_map(|s| &s.packets).filter(|p| hold.contains(&p.came_ns));
