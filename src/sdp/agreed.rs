@@ -10,6 +10,9 @@ use crate::types::{Codec, Kind};
 pub struct Agreed {
     pub sends: Vec<AgreedSend>,
     pub receives: Vec<AgreedReceive>,
+    /// RTCP may be of reduced size (RFC 5506): both sides take it on every m-line of the BUNDLE, whose RTCP is one
+    /// (RFC 8859: the attribute is the same on all). Otherwise each datagram is a compound as RFC 3550 6.1 has it.
+    pub reduced_size: bool,
 }
 
 /// A track that we may send.

@@ -15,6 +15,8 @@ pub(super) struct Line {
     /// We want it to carry something; of ours only, the remote may say otherwise.
     pub wanted: bool,
     pub direction: Direction,
+    /// As [`MediaSection::reduced_size`]; an answer has it where the offer has.
+    pub reduced_size: bool,
     pub formats: Vec<Format>,
     pub extensions: Vec<(u8, &'static str)>,
 }
@@ -113,6 +115,7 @@ impl Line {
             role,
             wanted: true,
             direction: Direction::Inactive,
+            reduced_size: true,
             formats: Vec::new(),
             extensions: Vec::new(),
         };
@@ -175,7 +178,7 @@ impl Line {
             .filter_map(|(id, uri)| known.iter().find(|(_, k)| k == uri).map(|(_, k)| (*id, *k)))
             .collect();
         let mid = remote.mid.as_str().into();
-        Line { mid, role, wanted, direction, formats, extensions }
+        Line { mid, role, wanted, direction, reduced_size: remote.reduced_size, formats, extensions }
     }
 
     /// The remote rejected our m-line: it stays rejected.
@@ -193,6 +196,7 @@ impl Line {
             mid: self.mid.to_string(),
             direction: self.direction,
             protocol: PROTOCOL.to_string(),
+            reduced_size: self.reduced_size,
             ..MediaSection::default()
         };
         match &self.role {

@@ -39,6 +39,8 @@ pub struct MediaSection {
     /// Port 0, and not merely `bundle-only` (RFC 9143 6).
     pub rejected: bool,
     pub direction: Direction,
+    /// Takes RTCP of reduced size (RFC 5506 5).
+    pub reduced_size: bool,
     /// Payload types with an rtpmap, in order of preference.
     pub payloads: Vec<Payload>,
     /// Header extensions by one-byte id (1 to 14, RFC 8285 4.2) and URI; each id and URI once.

@@ -263,8 +263,9 @@ impl Negotiation {
     }
 
     fn agree(&mut self, remotes: &[MediaSection]) {
-        let mut all = Agreed::default();
+        let mut all = Agreed { reduced_size: true, ..Agreed::default() };
         for (line, remote) in self.lines.iter().zip(remotes) {
+            all.reduced_size &= line.is_dead() || (line.reduced_size && remote.reduced_size);
             let ours = line.section(self.client, &self.cname);
             match &line.role {
                 Role::Send(track) => all.sends.extend(agreed::send(track, &ours, remote)),

@@ -298,6 +298,7 @@ impl MediaSection {
             }
             "msid" => self.msid = Some(value.to_string()),
             "simulcast" => self.simulcast(value),
+            "rtcp-rsize" => self.reduced_size = true,
             _ => {
                 if let Some(d) = direction(name) {
                     self.direction = d;

@@ -38,7 +38,10 @@ fn section(s: &mut String, head: &Head, m: &MediaSection) -> fmt::Result {
         return write!(s, "a=inactive\r\n");
     }
     transport(s, head)?;
-    write!(s, "a={}\r\na=rtcp-mux\r\na=rtcp-rsize\r\n", direction(m.direction))?;
+    write!(s, "a={}\r\na=rtcp-mux\r\n", direction(m.direction))?;
+    if m.reduced_size {
+        s.push_str("a=rtcp-rsize\r\n");
+    }
     for (id, uri) in &m.extensions {
         write!(s, "a=extmap:{id} {uri}\r\n")?;
     }

@@ -436,3 +436,20 @@ fn layers_that_the_remote_takes_are_agreed_on() {
         assert_eq!((a.sends[0].ssrc, a.sends[0].rtx, a.sends[0].active), (22, Some((97, 23)), true));
     }
 }
+
+#[test]
+fn rtcp_of_reduced_size_is_agreed_where_both_have_it_on_every_m_line() {
+    let lines = |text: &str| text.matches("\r\na=rtcp-rsize\r\n").count();
+    for (kept, agreed) in [(2, true), (1, false), (0, false)] {
+        let (mut one, mut two) = (chrome(), chrome());
+        let offer = one.offer(&local(), &[opus(1), video(Codec::Vp8, 2, 3)], 0, 0);
+        assert_eq!(lines(&offer), 2, "{offer}");
+        let heard = offer.replacen("a=rtcp-rsize\r\n", "", 2 - kept);
+        assert_eq!(lines(&heard), kept);
+        let (text, theirs) = answer(&mut two, &heard);
+        // RFC 5506 5.1: an answer has it only where the offer has.
+        assert_eq!((lines(&text), theirs.reduced_size), (kept, agreed), "{text}");
+        let (_, ours) = one.accept_answer(&text).unwrap();
+        assert_eq!(ours.reduced_size, agreed);
+    }
+}

@@ -18,7 +18,7 @@ fn payload() -> impl Strategy<Value = Payload> {
 
 prop_compose! {
     fn media()(
-        audio in any::<bool>(),
+        (audio, reduced_size) in any::<(bool, bool)>(),
         direction in prop::sample::select(vec![
             Direction::SendRecv, Direction::SendOnly, Direction::RecvOnly, Direction::Inactive,
         ]),
@@ -36,6 +36,7 @@ prop_compose! {
             protocol: "UDP/TLS/RTP/SAVPF".into(),
             formats: payloads.iter().map(|p| p.pt.to_string()).collect(),
             direction,
+            reduced_size,
             payloads,
             extensions: extensions.into_iter().filter(|(_, u)| uris.insert(u.clone())).collect(),
             sim: if ssrcs.len() > 2 { ssrcs.clone() } else { vec![] },
