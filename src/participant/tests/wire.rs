@@ -204,3 +204,45 @@ fn a_track_that_moved_says_goodbye_where_it_was() {
     assert!(l.speakers.is_subset(&l.gone), "{:x?} {:x?}", l.speakers, l.gone);
     assert_eq!(l.seen("goodbye")[1], 0);
 }
+
+/// RFC 4588 1: without a format for retransmissions it is the same RTP packet; and since SRTP's packet index is the
+/// same, too, the same bytes on the wire (RFC 3711 3.3.1), whichever way the rollover counter has gone since.
+#[test]
+fn without_rtx_a_packet_is_sent_again_as_it_was_to_the_byte() {
+    let without_rtx = |sdp: String| -> String {
+        let of_rtx = |l: &&str| l.contains(" rtx/90000") || l.contains(" apt=") || l.contains(":FID ");
+        sdp.split_inclusive("\r\n").filter(|l| !of_rtx(l)).collect()
+    };
+    for suite in [Suite::Aes128CmSha1_80, Suite::AeadAes128Gcm] {
+        let media = [[AUDIO, VIDEO], [None, None]];
+        let mut pair = Pair::made(Making { suite, media, offered: &without_rtx, ..Making::default() });
+        pair.participants[0].tracks.iter_mut().for_each(|t| t.sender.set_first_seq(65_500));
+        let mut sent: Vec<Vec<u8>> = Vec::new();
+        // Of each kind: resent, and of these, resent when the rollover counter was one ahead.
+        let mut resent = [[0; 2]; 2];
+        for _ in 0..60 {
+            pair.run(Duration::from_millis(100), each);
+            sent.extend(
+                std::mem::take(&mut pair.tapped).into_iter().filter(|(n, d)| *n == 0 && is_media(d)).map(|x| x.1),
+            );
+            for (k, ssrc) in pair.participants[0].tracks.iter().map(|t| t.ssrc).enumerate().collect::<Vec<_>>() {
+                let newest = pair.participants[0].tracks[k].sender.seq();
+                let own: Vec<&Vec<u8>> = sent.iter().rev().filter(|d| ssrc_of(d) == ssrc).take(40).collect();
+                for original in own.into_iter().step_by(3) {
+                    let mut plain = [0; 100];
+                    let mut wr = Writer::new(&mut plain);
+                    wr.nack(9, ssrc, [seq(original)].into_iter()).unwrap();
+                    let (n, recv_ns) = (wr.len(), pair.now_ns());
+                    pair.with(0, |p, w| p.on_rtcp(w, 0, recv_ns, &plain[..n]));
+                    for again in std::mem::take(&mut pair.wires[0].0) {
+                        let what = format!("{suite:?}, sequence number {}, now {newest}", seq(original));
+                        assert!(again == *original, "{what}: another packet of {} bytes", again.len());
+                        resent[k][0] += 1;
+                        resent[k][1] += usize::from(newest < seq(original));
+                    }
+                }
+            }
+        }
+        assert!(resent.iter().all(|[all, wrapped]| *wrapped > 5 && all > wrapped), "{suite:?}: {resent:?}");
+    }
+}
