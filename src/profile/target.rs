@@ -10,8 +10,25 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+/// The one list of drivers, for this module, which knows their names only, and for `signaling`, which has them. A new
+/// driver is a file there and a line here.
+macro_rules! drivers {
+    ($each:ident) => {
+        $each! {
+            embedded, // our own fleet, one offer and one answer over HTTP
+            janus, // Janus VideoRoom over WebSocket
+            turn, // TURN servers themselves: pairs, signalled in process
+        }
+    };
+}
+pub(crate) use drivers;
+
+macro_rules! names {
+    ($($driver:ident,)*) => { &[$(stringify!($driver)),*] };
+}
+
 /// Drivers a target file may name.
-pub const DRIVERS: &[&str] = &["embedded", "janus", "turn"];
+pub const DRIVERS: &[&str] = drivers!(names);
 
 /// Networks that need no `authorized = true`: loopback, RFC 1918, link-local, RFC 4193.
 const PRIVATE: [(&str, u8); 9] = [
