@@ -85,7 +85,7 @@ pub(super) fn send(track: &LocalTrack, ours: &MediaSection, remote: &MediaSectio
     let ext = common_extensions(ours, remote);
     let both = |name| payload.has_feedback(name) && remote_payload.has_feedback(name);
     Some(AgreedSend {
-        mid: ours.mid.clone(),
+        mid: ours.mid.to_string(),
         codec: track.encoding_codec,
         pt: payload.pt,
         ssrc: track.ssrc,
@@ -106,7 +106,7 @@ pub(super) fn send(track: &LocalTrack, ours: &MediaSection, remote: &MediaSectio
 
 /// What we offered and the remote takes; only what stands in our description can be agreed on.
 fn both_rids(ours: &MediaSection, remote: &MediaSection) -> Vec<String> {
-    ours.send_rids.iter().filter(|r| remote.receive_rids.contains(r)).cloned().collect()
+    ours.send_rids.iter().filter(|r| remote.receive_rids.contains(r)).map(ToString::to_string).collect()
 }
 
 /// `None` when no codec is left.
@@ -134,7 +134,7 @@ pub(super) fn receive(kind: Kind, ours: &MediaSection, remote: &MediaSection) ->
     };
     let is_rtx_ssrc = |ssrc: u32| remote.fid.iter().any(|(_, rtx)| *rtx == ssrc);
     Some(AgreedReceive {
-        mid: ours.mid.clone(),
+        mid: ours.mid.to_string(),
         kind,
         rtx,
         red,
@@ -145,7 +145,7 @@ pub(super) fn receive(kind: Kind, ours: &MediaSection, remote: &MediaSection) ->
         pli: both("nack pli"),
         fir: both("ccm fir"),
         twcc: both("transport-cc") && ext.twcc != 0,
-        msid: remote.msid.clone(),
+        msid: remote.msid.as_deref().map(str::to_owned),
         active: ours.direction.receives() && remote.direction.sends(),
         codecs,
     })
@@ -153,8 +153,8 @@ pub(super) fn receive(kind: Kind, ours: &MediaSection, remote: &MediaSection) ->
 
 /// Our payloads and the remote's of the same number, in the remote's order.
 fn common_payloads<'a>(
-    ours: &'a MediaSection,
-    remote: &'a MediaSection,
-) -> impl Iterator<Item = (&'a Payload, &'a Payload)> {
+    ours: &'a MediaSection<'_>,
+    remote: &'a MediaSection<'_>,
+) -> impl Iterator<Item = (&'a Payload<'a>, &'a Payload<'a>)> {
     remote.payloads.iter().filter_map(|r| Some((ours.payloads.iter().find(|p| p.pt == r.pt)?, r)))
 }

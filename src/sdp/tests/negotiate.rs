@@ -121,7 +121,8 @@ fn m_lines_keep_their_place_from_offer_to_offer() {
         directions(&second),
         [Direction::SendOnly, Direction::Inactive, Direction::RecvOnly, Direction::RecvOnly, Direction::RecvOnly]
     );
-    let mids = |t: &str| Description::parse(t).unwrap().media.into_iter().map(|m| m.mid).collect::<Vec<_>>();
+    let mids =
+        |t: &str| Description::parse(t).unwrap().media.into_iter().map(|m| m.mid.into_owned()).collect::<Vec<String>>();
     assert_eq!(mids(&second), ["0", "1", "2", "3", "4"]);
     let (_, agreed) = a.accept_answer(&answer(&mut b, &second).0).unwrap();
     assert_eq!(agreed.sends.iter().map(|s| s.active).collect::<Vec<_>>(), [true, false]);
@@ -344,7 +345,8 @@ fn the_offer_decides_the_dtls_role_where_it_leaves_no_choice() {
 
 #[test]
 fn h264_is_matched_by_mode_and_profile() {
-    let payload = |fmtp: &str| Payload { pt: 100, encoding: "H264/90000".into(), fmtp: fmtp.into(), feedback: vec![] };
+    let payload =
+        |fmtp: &'static str| Payload { pt: 100, encoding: "H264/90000".into(), fmtp: fmtp.into(), feedback: vec![] };
     for good in [
         "packetization-mode=1;profile-level-id=42e01f",
         "profile-level-id=42001f; packetization-mode=1",
