@@ -6,7 +6,7 @@ SHELL := bash
 # Debian packages that the tests run for real: servers, a browser, a decoder, network namespaces.
 PACKAGES := janus coturn redis-server nftables python3 chromium chromium-driver ffmpeg iproute2 util-linux
 
-.PHONY: help packages check test test-long calibrate second-opinions fuzz bench
+.PHONY: help packages fmt check test test-long calibrate second-opinions fuzz bench
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -14,8 +14,16 @@ help: ## List the targets
 packages: ## Install the Debian packages that `make test` needs (as root), or say which
 	@tools/packages.sh $(PACKAGES)
 
+# Modules that a macro declares (the drivers) are out of cargo fmt's sight.
+UNSEEN := find src/signaling -name '*.rs' -print0 | xargs -0 rustfmt --edition 2024
+
+fmt: ## Format all sources
+	cargo fmt --all
+	$(UNSEEN)
+
 check: ## Formatting, lints, documentation
 	cargo fmt --all --check
+	$(UNSEEN) --check
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 

@@ -1,5 +1,9 @@
 //! The words every module shares: ids, kinds and quantities. No behaviour beyond parsing and printing.
 
+mod masked;
+
+pub use masked::{Masking, has_mask, mask_url, mask_urls, may_stand_in_url};
+
 use serde::{Deserialize, Serialize};
 use std::fmt;
 

@@ -5,6 +5,7 @@ use crate::plan::{Flows, Limits, Machine, Need, Plan, PlanTotals, is_relayed, li
 use crate::profile::units::{self, print_duration, print_join, print_senders, print_size, print_stay};
 use crate::profile::{Explained, ExternalTarget, Next, Profile, Selector, Start, Stay, Step, Target, load_explained};
 use crate::signaling;
+use crate::types::mask_urls;
 use anyhow::Result;
 use std::fmt::Write as _;
 use std::io::Write;
@@ -42,7 +43,7 @@ fn run_to(args: &CheckArgs, machine: &Machine, out: &mut dyn Write, err: &mut dy
         }
     };
     if args.resolved {
-        write!(out, "{}", explanation(&explained))?;
+        write!(out, "{}", mask_urls(&explanation(&explained)))?;
         return Ok(0);
     }
     let runs: Vec<&Profile> = if profile.series.is_some() { profile.runs.iter().collect() } else { vec![&profile] };
@@ -50,7 +51,8 @@ fn run_to(args: &CheckArgs, machine: &Machine, out: &mut dyn Write, err: &mut dy
     for (i, run) in runs.iter().enumerate() {
         let plan = plan(run);
         let limits = limits(run, &plan, signaling::transports(&run.target), machine);
-        write!(out, "{}{}", if i > 0 { "\n" } else { "" }, overview(run, &plan, &totals(run, &plan), &limits))?;
+        let text = overview(run, &plan, &totals(run, &plan), &limits);
+        write!(out, "{}{}", if i > 0 { "\n" } else { "" }, mask_urls(&text))?;
         for problem in limits.problems() {
             writeln!(err, "{}: does not fit this machine: {problem}", args.profile.display())?;
         }
