@@ -1,8 +1,9 @@
 //! The answer of a search: the bounds, what broke first, what the server cost there, and what to scale on.
 
-use super::record::{Broken, Outcome, Record, ServerTrial, TrialRow, UNSTEADY};
+use super::record::Record;
 use super::search::{Bounds, Stop, bounds};
 use super::setting::Setting;
+use super::trial::{Broken, Outcome, ServerTrial, TrialRow, UNSTEADY};
 use crate::profile::Headroom;
 use crate::types::Kind;
 use crate::verdict::{Verdict, Window, number};
