@@ -18,7 +18,7 @@ const CAPACITY: u16 = 508;
 pub struct Record {
     setting: Setting,
     names: BTreeMap<ServerId, String>,
-    legs: BTreeMap<LegId, RoomId>,
+    legs: BTreeMap<LegId, Seated>,
     joins: BTreeMap<String, Joins>,
     /// Rooms of a TURN server that refused an allocation for want of room.
     turned_away: BTreeSet<RoomId>,
@@ -30,6 +30,15 @@ pub struct Record {
     pub why: Option<String>,
     pub interrupted: bool,
     pub last_t: f64,
+}
+
+/// Of a leg: where it was to go and went, and how its join began.
+#[derive(Clone, Copy, Debug)]
+struct Seated {
+    room: RoomId,
+    server: Option<ServerId>,
+    planned_ms: f64,
+    late_ms: f64,
 }
 
 impl Record {
@@ -65,12 +74,18 @@ impl Record {
             Event::Server(info) => {
                 self.names.insert(info.id, info.name.clone());
             }
-            Event::JoinStart { leg, .. } => {
-                self.legs.insert(leg.id, leg.room);
+            Event::JoinStart { leg, late_ms, .. } => {
+                let planned_ms = leg.join_at.as_secs_f64() * 1000.0;
+                self.legs.insert(leg.id, Seated { room: leg.room, server: None, planned_ms, late_ms: *late_ms });
             }
-            Event::Joined { room, setup, .. } => {
-                let joins = self.joins_of(*room);
+            Event::Joined { leg, room, server, setup, .. } => {
+                let began = self.legs.get_mut(leg).map(|seated| {
+                    seated.server = Some(*server);
+                    *seated
+                });
+                let joins = self.joins_of(*room, Some(*server));
                 joins.joined += 1;
+                began.into_iter().for_each(|s| joins.pace.add(s.planned_ms, s.late_ms));
                 let phases = [
                     ("total", Some(setup.total_ms)),
                     ("join", setup.join_ms),
@@ -84,14 +99,14 @@ impl Record {
             Event::JoinFailed(failure) => self.join_failed(failure),
             Event::Relay(relay) => self.relay(relay),
             Event::FirstMedia { leg, first_rtp_ms, first_frame_ms, rtp_in_vain_ms, frame_in_vain_ms, .. } => {
-                if let Some(room) = self.legs.get(leg).copied() {
-                    let joins = self.joins_of(room);
+                if let Some(Seated { room, server, .. }) = self.legs.get(leg).copied() {
+                    let joins = self.joins_of(room, server);
                     first_rtp_ms.iter().chain(rtp_in_vain_ms).for_each(|ms| joins.time("first_rtp", *ms));
                     first_frame_ms.iter().chain(frame_in_vain_ms).for_each(|ms| joins.time("first_frame", *ms));
                 }
             }
             Event::LegEnd(end) if end.cause.is_drop() => {
-                let server = self.server_of(end.room);
+                let server = self.server_of(end.room, end.server);
                 let within = |o: &&mut Open| line.t >= o.plan.from_ms && line.t <= o.plan.until_ms + EDGE_MS;
                 let inside = self.open.as_mut().filter(within);
                 if let Some(loaded) = inside.and_then(|o| o.servers.get_mut(&server)) {
@@ -105,7 +120,8 @@ impl Record {
                 let servers = names.map(|n| (n, Loaded::default())).collect();
                 let (joins, moving) = (std::mem::take(&mut self.joins), std::mem::take(&mut self.moving));
                 let (seconds, reasons) = (Seconds::default(), Vec::new());
-                self.open = Some(Open { plan, joins, moving, seconds, reasons, servers, judged_ms });
+                let cut_short = false;
+                self.open = Some(Open { plan, joins, moving, seconds, reasons, servers, judged_ms, cut_short });
             }
             Event::Interval(interval) => {
                 if let Some((t, unwatched)) = self.second.replace((line.t, interval.clone())) {
@@ -129,11 +145,11 @@ impl Record {
                 }
             }
             Event::SearchEnd { why } => {
-                self.close();
+                self.cut_short();
                 self.why = Some(why.clone());
             }
             Event::End { interrupted } => {
-                self.close();
+                self.cut_short();
                 self.interrupted = *interrupted;
             }
             _ => {}
@@ -159,18 +175,22 @@ impl Record {
         self.trials.iter().map(of).collect()
     }
 
-    fn server_of(&self, room: RoomId) -> String {
-        let server = self.setting.rooms.get(room.index()).and_then(|r| r.server.clone());
-        server.unwrap_or_else(|| ALL.into())
+    /// The server that a leg went to, where that is one of those that are loaded; else that of its room.
+    fn server_of(&self, room: RoomId, went_to: Option<ServerId>) -> String {
+        let Some(pinned) = self.setting.rooms.get(room.index()).and_then(|r| r.server.clone()) else {
+            return ALL.into();
+        };
+        let went_to = went_to.and_then(|id| self.names.get(&id)).cloned();
+        went_to.filter(|name| self.setting.servers.iter().flatten().any(|s| s == name)).unwrap_or(pinned)
     }
 
-    fn joins_of(&mut self, room: RoomId) -> &mut Joins {
-        let server = self.server_of(room);
+    fn joins_of(&mut self, room: RoomId, went_to: Option<ServerId>) -> &mut Joins {
+        let server = self.server_of(room, went_to);
         self.joins.entry(server).or_default()
     }
 
     fn relay(&mut self, relay: &Relay) {
-        let room = self.legs.get(&relay.leg).copied().filter(|_| self.setting.pairs);
+        let room = self.legs.get(&relay.leg).map(|s| s.room).filter(|_| self.setting.pairs);
         match (relay.what, relay.code) {
             (RelayWhat::Refused, Some(QUOTA | CAPACITY)) => self.turned_away.extend(room),
             (RelayWhat::Allocated, _) => drop(room.map(|r| self.turned_away.remove(&r))),
@@ -181,20 +201,20 @@ impl Record {
     fn join_failed(&mut self, failure: &JoinFailure) {
         // Neither of a pair joins without its allocation.
         let turned_away = self.turned_away.contains(&failure.room);
-        let joins = self.joins_of(failure.room);
+        if failure.reason == FailReason::LeftEarly {
+            return;
+        }
+        let began = self.legs.get(&failure.leg).copied();
+        let joins = self.joins_of(failure.room, failure.server);
+        began.into_iter().for_each(|s| joins.pace.add(s.planned_ms, s.late_ms));
         match failure.reason {
-            FailReason::LeftEarly => return,
             FailReason::Local => joins.ours += 1,
             _ if turned_away => (joins.failed, joins.refused) = (joins.failed + 1, joins.refused + 1),
             FailReason::Full => (joins.failed, joins.refused) = (joins.failed + 1, joins.refused + 1),
             FailReason::TimeoutRouting
             | FailReason::TimeoutSignaling
             | FailReason::TimeoutIce
-            | FailReason::TimeoutDtls => {
-                // Counts at its full time-out.
-                joins.time("total", failure.after_ms);
-                joins.failed += 1;
-            }
+            | FailReason::TimeoutDtls => joins.timed_out(failure.after_ms, began.map_or(0.0, |s| s.late_ms)),
             _ => joins.failed += 1,
         }
         joins.detail.get_or_insert_with(|| failure.detail.clone());
@@ -246,6 +266,14 @@ impl Record {
                 loaded.allocations = Some(loaded.allocations.map_or(there, |n| n.min(there)));
             }
         }
+    }
+
+    /// The search is over: a trial that was under way does not become one.
+    fn cut_short(&mut self) {
+        if let Some(open) = self.open.as_mut().filter(|o| o.judged_ms < o.plan.until_ms - EDGE_MS) {
+            open.cut_short = true;
+        }
+        self.close();
     }
 
     /// The open trial is over, whatever is missing of it.

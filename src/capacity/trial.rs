@@ -1,11 +1,12 @@
 //! One trial: what was seen of it, and its judgement.
 
-use super::objectives::{Joins, Scope, media};
+use super::objectives::{Joins, Pace, Scope, media};
 use super::setting::Setting;
 use crate::history::{Carried, Usage};
 use crate::measure::Flow;
 use crate::plan::PlannedTrial;
 use crate::types::Kind;
+use crate::verdict::number;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -44,6 +45,10 @@ pub struct TrialRow {
     pub why: Option<String>,
     /// The server refused joins by its own limit, and nothing else broke.
     pub admission: bool,
+    /// Joins a second that led to this load, all servers together, as they really began, and how late after its planned
+    /// start one of them began at most. Null: fewer than two joins, none.
+    pub join_rate: Option<f64>,
+    pub join_late_max: Option<f64>,
     pub servers: Vec<ServerTrial>,
     /// Objectives that found nothing to measure.
     #[serde(skip)]
@@ -80,9 +85,14 @@ pub struct ServerTrial {
     pub loss: f64,
     pub audio: KindTrial,
     pub video: KindTrial,
+    /// The server refused joins by its own limit, and nothing else of it broke.
+    pub admission: bool,
     pub setup_p95: Option<f64>,
     pub joined: u32,
     pub joins_failed: u32,
+    /// As in the trial, of the joins of this server.
+    pub join_rate: Option<f64>,
+    pub join_late_max: Option<f64>,
     /// RTP that participants received from it, a second.
     pub egress_pps: f64,
     pub egress_bps: f64,
@@ -150,6 +160,8 @@ pub(super) struct Open {
     pub servers: BTreeMap<String, Loaded>,
     /// End of the last second that was judged.
     pub judged_ms: f64,
+    /// The search ended before it did.
+    pub cut_short: bool,
 }
 
 #[derive(Default, Debug)]
@@ -228,14 +240,18 @@ pub(super) fn row(setting: &Setting, open: &Open) -> TrialRow {
         let reasons = open.reasons.join(", ");
         why =
             Some(format!("the generator was unhealthy in {:.0} of {planned:.0} s: {reasons}", open.seconds.unhealthy));
+    } else if open.cut_short {
+        why = Some(format!("cut short: {:.0} of {planned:.0} s were recorded", open.seconds.seen));
     } else if planned - open.seconds.seen > 1.5 {
         why = Some(format!("{:.0} of {planned:.0} s were not recorded", planned - open.seconds.seen));
     }
     let nobody = Joins::default();
     let (mut broken, mut servers) = (Vec::new(), Vec::new());
     let (mut silent, mut deserted, mut whole_broken) = (Vec::new(), Vec::new(), false);
-    let (mut refused_only, mut fewest) = (true, u32::MAX);
+    let (mut all_refused_only, mut fewest) = (true, u32::MAX);
+    let mut pace = Pace::default();
     for (name, s) in &open.servers {
+        let mut refused_only = true;
         let joins = joins.get(name).unwrap_or(&nobody);
         let share = |ps: f64| if s.expected > 0.0 { ps / s.expected * 100.0 } else { 0.0 };
         let mut held = share(s.bad) <= setting.goal.loss_ratio * 100.0;
@@ -260,13 +276,21 @@ pub(super) fn row(setting: &Setting, open: &Open) -> TrialRow {
             if value.is_none() && (scope != Scope::Joins || joins.joined + joins.failed > 0) {
                 silent.push(o.expr.clone());
             }
-            if scope == Scope::Joins && whole_breaks && spoilt(moving, moving.seen) {
-                why.get_or_insert_with(|| "the generator was unhealthy while participants joined".into());
+            if scope == Scope::Joins && whole_breaks {
+                let at_best = joins.at_best(&o.metric).is_some_and(|v| o.op.holds(v, o.value.number()));
+                if spoilt(moving, moving.seen) {
+                    why.get_or_insert_with(|| "the generator was unhealthy while participants joined".into());
+                } else if at_best {
+                    let late = number(joins.pace.late_max.ceil());
+                    why.get_or_insert_with(|| {
+                        format!("the generator began joins up to {late} ms late, without which {} may hold", o.expr)
+                    });
+                }
             }
         }
         for kind in Kind::BOTH {
             let Some((from, to)) = drift(&s.pace[kind.index()]) else { continue };
-            let (from, to) = (crate::verdict::number(from), crate::verdict::number(to));
+            let (from, to) = (number(from), number(to));
             let expr = format!("no steady state: {kind} delay p50 rose from {from} to {to} ms within the trial");
             let (metric, server) = (UNSTEADY.to_owned(), name.clone());
             broken.push(Broken { expr, metric, server, value: None, share: 100.0 });
@@ -281,6 +305,8 @@ pub(super) fn row(setting: &Setting, open: &Open) -> TrialRow {
             broken.push(Broken { expr, metric: "joins".into(), server: name.clone(), value, share: share(s.missing) });
         }
         refused_only &= joins.refused == joins.failed;
+        all_refused_only &= refused_only;
+        pace.merge(&joins.pace);
         if joins.ours > 0 && s.missing > 0.0 {
             why.get_or_insert_with(|| format!("{} joins failed on our side", joins.ours));
         }
@@ -291,12 +317,18 @@ pub(super) fn row(setting: &Setting, open: &Open) -> TrialRow {
         }
         let wide = together(setting, name);
         fewest = fewest.min(s.fewest.unwrap_or(0) / wide);
-        servers.push(server_row(name, s, joins, held, share(s.bad), wide));
+        let admission = !held && joins.refused > 0 && refused_only;
+        servers.push(ServerTrial { admission, ..server_row(name, s, joins, held, share(s.bad), wide) });
     }
     broken.sort_by(|a, b| b.share.total_cmp(&a.share));
     // Where something broke, it is no riddle that others found nothing to measure.
     if servers.iter().any(|s: &ServerTrial| !s.held) {
         silent.clear();
+    }
+    // What holds at fewer joins a second than were asked for says nothing of as many.
+    if setting.judges_joins() && pace.is_behind() && servers.iter().all(|s: &ServerTrial| s.held) {
+        let (reached, wanted) = (number(pace.rate().unwrap_or(0.0)), number(setting.search.join));
+        why.get_or_insert_with(|| format!("the generator fell behind: {reached} joins/s, {wanted} joins/s wanted"));
     }
     let loss = servers.iter().map(|s| s.loss).fold(0.0, f64::max);
     let outcome = match (&why, servers.iter().all(|s| s.held)) {
@@ -305,7 +337,7 @@ pub(super) fn row(setting: &Setting, open: &Open) -> TrialRow {
         (None, false) => Outcome::Broke,
     };
     let refused = joins.values().any(|j| j.refused > 0);
-    let admission = outcome == Outcome::Broke && refused && refused_only;
+    let admission = outcome == Outcome::Broke && refused && all_refused_only;
     TrialRow {
         number: plan.number,
         rooms: plan.rooms,
@@ -317,12 +349,18 @@ pub(super) fn row(setting: &Setting, open: &Open) -> TrialRow {
         broken,
         why,
         admission,
+        join_rate: pace.rate().map(tidy),
+        join_late_max: pace.late().map(tidy),
         hint: admission.then(|| setting.loads.at_most(fewest)),
         servers,
         silent,
         deserted,
         whole_broken,
     }
+}
+
+fn tidy(v: f64) -> f64 {
+    (v * 100.0).round() / 100.0
 }
 
 /// How many servers a name stands for.
@@ -346,12 +384,15 @@ fn server_row(name: &str, s: &Loaded, joins: &Joins, held: bool, loss: f64, wide
         server: name.to_owned(),
         participants: s.fewest.unwrap_or(0) / wide,
         held,
+        admission: false,
         loss: (loss * 1e4).round() / 1e4,
         audio: kind("audio"),
         video: kind("video"),
         setup_p95: joins.metric("setup.total.p95"),
         joined: joins.joined,
         joins_failed: joins.failed,
+        join_rate: joins.pace.rate().map(tidy),
+        join_late_max: joins.pace.late().map(tidy),
         egress_pps: rate(s.flows[0].count.received + s.flows[1].count.received),
         egress_bps: rate(8 * (s.flows[0].count.received_bytes + s.flows[1].count.received_bytes)),
         cost: Cost::of(&s.usage),
