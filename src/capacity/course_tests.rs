@@ -413,6 +413,10 @@ fn a_generator_that_saturates_first_gives_at_least_and_no_threshold() {
     assert_eq!((verdict, a.stop, a.upper, a.threshold), (Verdict::Unknown, Stop::Generator, None, None));
     assert_eq!(a.lower, Some(68));
     assert_eq!(sentence, "At least 68, generator-limited; not a threshold.");
+    // Nothing broke, so nothing is said of a breakage.
+    let highest = a.cpu_trigger.unwrap();
+    assert_eq!((highest.participants, highest.broke), (None, false));
+    assert_eq!(highest.words(), "A 70 % CPU trigger would not have fired up to 68 participants.");
     assert!(a.trials.iter().any(|t| t.outcome == Outcome::Invalid && t.why.as_ref().unwrap().contains("shard 0 busy")));
 }
 
@@ -444,6 +448,9 @@ fn what_fails_at_the_lowest_load_is_a_fail() {
     let (_, a, verdict, sentence) = solve(&[Model { carries: 4, ..SOUND }], "");
     assert_eq!((verdict, a.stop, a.lower, a.threshold), (Verdict::Fail, Stop::BelowRange, None, None));
     assert!(sentence.starts_with("Objectives broken at the lowest load, 8: audio delay p99 "), "{sentence}");
+    let (_, _, verdict, sentence) = solve(&[SOUND, Model { carries: 4, ..SOUND }], "");
+    assert_eq!(verdict, Verdict::Fail);
+    assert!(sentence.starts_with("Objectives broken at the lowest load, 8 on s2: audio delay p99 "), "{sentence}");
 }
 
 #[test]

@@ -73,6 +73,12 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
         enough(v, cpu_max);
         let unlike =
             if v.node("server").is_some() { v.each("server", |v| unlike(v, servers)) } else { Some(Vec::new()) };
+        let twice = |i: usize, all: &[UnlikeServer]| all[..i].iter().any(|u| u.id == all[i].id);
+        if let Some(all) = &unlike
+            && let Some(i) = (1..all.len()).find(|i| twice(*i, all))
+        {
+            v.wrong("server", format!("{:?} is there twice", all[i].id));
+        }
         let placement = v.word("placement").and_then(|w| w.parse().ok());
         let drain = v.word("drain").and_then(|w| w.parse().ok());
         let autoscale =
