@@ -366,7 +366,7 @@ fn a_trial_that_is_made_again_has_joins_of_its_own() {
 
 /// The rate is that of all servers; they take turns, so that each has its part all the time.
 #[test]
-fn joins_are_split_over_servers_and_judged_where_they_went() {
+fn joins_are_split_over_servers() {
     let slow = Model { welcomes: 61, ..SOUND };
     let (world, a, _, sentence) = solve(&[SOUND, slow, SOUND, SOUND], "");
     let trial = &a.trials[1];
@@ -383,7 +383,12 @@ fn joins_are_split_over_servers_and_judged_where_they_went() {
     assert!(sentence.contains("); set-up p95 broke first"), "{sentence}");
     let broke: Vec<Option<&str>> = a.servers.iter().map(|s| s.broke_first.as_deref()).collect();
     assert_eq!(broke, [None, Some("setup.total.p95 <= 2s"), None, None]);
-    // A join that somebody sent elsewhere is judged there.
+}
+
+#[test]
+fn a_join_that_was_sent_to_another_server_is_judged_there() {
+    let (world, a, ..) = solve(&[SOUND, Model { welcomes: 61, ..SOUND }, SOUND, SOUND], "");
+    let first = a.trials.iter().position(|t| t.outcome == Outcome::Broke).unwrap();
     let mut record = Record::new(world.search.record().setting().clone());
     let elsewhere = |line: &Line| match &line.event {
         Event::Joined { leg, room, server: ServerId(1), suite, remote, certificate, setup } => Event::Joined {
