@@ -49,8 +49,13 @@ fn joins_that_take_too_long_break_the_set_up_objective_by_name() {
         }
         assert!(run.stdout.contains("a second reached, 20 a second wanted"), "{}", run.stdout);
         let page = page(&place);
-        for shown in ["joins/s reached, of those wanted", "set-up p95 at capacity", "Set-up time p95", "limit &lt;= 1s"]
-        {
+        for shown in [
+            "joins/s reached, of those wanted",
+            "set-up p95 at capacity",
+            "Set-up time p95",
+            "limit &lt;= 1s",
+            "judged trial by trial",
+        ] {
             assert!(page.contains(shown), "{shown}");
         }
         let again = place.report(&[]);
