@@ -392,7 +392,7 @@ fn joined(record: &Record, rooms: Option<u32>) -> Vec<&TrialRow> {
         let joins = |t: &&TrialRow| t.servers.iter().any(|s| s.joined + s.joins_failed > 0);
         record.trials.iter().filter(|t| t.outcome != Outcome::Invalid).filter(joins)
     };
-    let rooms = rooms.filter(|r| judged().any(|t| t.rooms == *r)).or(judged().last().map(|t| t.rooms));
+    let rooms = rooms.filter(|r| judged().any(|t| t.rooms == *r)).or(judged().next_back().map(|t| t.rooms));
     judged().filter(|t| Some(t.rooms) == rooms).collect()
 }
 

@@ -368,7 +368,7 @@ fn a_trial_that_is_made_again_has_joins_of_its_own() {
 #[test]
 fn joins_are_split_over_servers() {
     let slow = Model { welcomes: 61, ..SOUND };
-    let (world, a, _, sentence) = solve(&[SOUND, slow, SOUND, SOUND], "");
+    let (_, a, _, sentence) = solve(&[SOUND, slow, SOUND, SOUND], "");
     let trial = &a.trials[1];
     assert_eq!((trial.participants, trial.join_rate), (16, Some(20.0)));
     // Eight joins each, of which the last one begins 28 turns after the first one.
