@@ -71,6 +71,9 @@ fn an_admission_limit_is_found_and_named() {
         assert!(keda.contains("threshold: \"18\""), "{keda}");
         let hpa: String = std::fs::read_to_string(place.out().join("hpa.yaml")).unwrap();
         assert!(hpa.contains("kind: HorizontalPodAutoscaler") && hpa.contains("averageValue: \"18\""), "{hpa}");
+        // One more than may be lost, and twice the ten of [answer], which the reader is told to look at.
+        assert!(keda.contains("minReplicaCount: 2\n") && hpa.contains("minReplicas: 2\n  maxReplicas: 20\n"), "{hpa}");
+        assert!([&keda, &hpa].iter().all(|text| text.contains("\n# Replicas: ")), "{keda}");
         let numbers = std::fs::read_to_string(place.out().join("capacity.env")).unwrap();
         assert!(numbers.ends_with("PARTICIPANTS_LOWER=24\nPARTICIPANTS_UPPER=28\nSCALE_OUT_AT=20\n"), "{numbers}");
         let page = std::fs::read_to_string(place.out().join("report.html")).unwrap();
