@@ -182,6 +182,30 @@ impl fmt::Display for Autoscale {
     }
 }
 
+/// A server of the embedded fleet that is not like the others: what it has of its own.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct UnlikeServer {
+    pub id: String,
+    pub participants_max: Option<u32>,
+    /// Share of a core (0..1).
+    pub cpu_max: Option<f64>,
+}
+
+impl std::str::FromStr for UnlikeServer {
+    type Err = String;
+
+    /// From JSON, as a process is told it.
+    fn from_str(text: &str) -> Result<UnlikeServer, String> {
+        serde_json::from_str(text).map_err(|e| e.to_string())
+    }
+}
+
+impl fmt::Display for UnlikeServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
+    }
+}
+
 impl Drain {
     pub const NAMES: &'static [&'static str] = &["wait", "move", "rejoin"];
     const ALL: [Drain; 3] = [Drain::Wait, Drain::Move, Drain::Rejoin];

@@ -122,6 +122,10 @@ fn search_rows(setting: &Setting, totals: &PlanTotals, profile: &Profile) -> Str
     let (s, loads, goal) = (&setting.search, &setting.loads, &setting.goal);
     let [low, high] = [loads.min(), loads.max()];
     let named: Vec<&str> = setting.servers.iter().flatten().map(String::as_str).collect();
+    let joins = match setting.servers.len() {
+        0 | 1 => units::print_rate(s.join),
+        n => format!("{} ({} to each server)", units::print_rate(s.join), units::print_rate(s.join / n as f64)),
+    };
     let all_joins = f64::from(loads.participants(high)) * setting.servers.len() as f64 / s.join;
     let servers = match (named.is_empty(), setting.servers.len()) {
         (false, _) => format!("{}, each with the load", named.join(", ")),
@@ -142,11 +146,10 @@ fn search_rows(setting: &Setting, totals: &PlanTotals, profile: &Profile) -> Str
         (
             "trials",
             format!(
-                "{} s to feel the way, {} s to prove a load; settled {}; joins at {}, {all_joins:.0} s for the highest load",
+                "{} s to feel the way, {} s to prove a load; settled {}; joins at {joins}, {all_joins:.0} s for the highest load",
                 goal.initial_trial,
                 goal.final_trial,
-                print_duration(s.settle),
-                units::print_rate(s.join)
+                print_duration(s.settle)
             ),
         ),
         ("longest", format!("{}, then the bounds known so far are the answer", print_duration(s.budget))),
@@ -388,9 +391,12 @@ mod tests {
             audio = \"opus@32kbit/s\"\n[search]\nrange = \"10..99\"\njoin = \"10/s\"\n[objectives]\n\"audio.loss\" = \"<= 1%\"\n";
         let (code, out, err) = check(text, &[], false, &Machine::default());
         assert_eq!((code, err.as_str()), (0, ""), "{out}");
-        for line in
-            ["s1, s2, each with the load", "12 to 96 participants (3 to 24 rooms) on a server", "longest       15m"]
-        {
+        for line in [
+            "s1, s2, each with the load",
+            "joins at 10/s (5/s to each server), ",
+            "12 to 96 participants (3 to 24 rooms) on a server",
+            "longest       15m",
+        ] {
             assert!(out.contains(line), "{out}");
         }
     }

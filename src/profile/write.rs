@@ -45,6 +45,11 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
             line(format!("sin = {}", quote(sin.as_str())));
         }
         line(format!("turn = {}", fleet.turn));
+        for own in &fleet.unlike {
+            line(format!("\n[[embedded.server]]\nid = {}", quote(&own.id)));
+            own.participants_max.iter().for_each(|n| line(format!("participants_max = {n}")));
+            own.cpu_max.iter().for_each(|share| line(format!("cpu_max = {}", quote(&print_percent(*share)))));
+        }
         if let Some(a) = fleet.autoscale {
             let every = quote(&print_duration(std::time::Duration::from_millis(a.every_ms)));
             line(format!(
