@@ -44,11 +44,18 @@ second-opinions: ## What a browser, a stock peer and Janus read beside us; write
 	ROOMFUL_SECOND_OPINIONS=$(CURDIR)/docs/second-opinions cargo test --locked --test second_opinions -- --ignored --nocapture --test-threads=1 long_
 
 FUZZ_SECONDS ?= 120
-fuzz: ## Fuzz all that parses bytes, FUZZ_SECONDS each (needs cargo-fuzz and a nightly toolchain)
+# What a target begins with beside what it found before.
+seeds_sdp := tests/fixtures/sdp
+seeds_janus := tests/fixtures/janus
+seeds_user_profile := profiles
+FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+
+fuzz: $(FUZZ_TARGETS:%=fuzz-%) ## Fuzz all that parses bytes, FUZZ_SECONDS each (needs cargo-fuzz and a nightly toolchain)
+
+fuzz-%:
 	@cp -n Cargo.lock fuzz/Cargo.lock
-	@for target in $$(cargo +nightly fuzz list); do \
-	  cargo +nightly fuzz run --sanitizer none "$$target" -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096; \
-	done
+	@mkdir -p fuzz/corpus/$*
+	cargo +nightly fuzz run --sanitizer none $* fuzz/corpus/$* $(seeds_$*) -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096
 
 bench: ## The benches behind docs/performance.md
 	cargo bench --locked

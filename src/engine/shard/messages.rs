@@ -60,7 +60,7 @@ pub enum FromShard {
         code: &'static str,
         text: String,
     },
-    /// It has heard nobody for [`ShardConfig::silent_after`]; since when, in ns of the engine's clock.
+    /// It has heard nobody for [`super::ShardConfig::silent_after`]; since when, in ns of the engine's clock.
     Silent {
         leg: LegId,
         since_ns: u64,
