@@ -7,7 +7,7 @@ use crate::media::clip::ClipLibrary;
 use crate::participant::Common;
 use crate::plan::Plan;
 use crate::profile::fleet::JoinBy;
-use crate::profile::{Profile, Target};
+use crate::profile::{Profile, Target, is_private};
 use crate::signaling::embedded::EmbeddedDriver;
 use crate::signaling::{self, Driver};
 use crate::transport::{AllowList, Shared, Timing};
@@ -252,19 +252,6 @@ async fn asked(profile: &Profile) -> Result<()> {
         authorized(profile, &addresses).with_context(|| format!("{key} of the target file ({host})"))?;
     }
     Ok(())
-}
-
-/// Loopback, link-local and private ranges (RFC 1918, RFC 6598, RFC 4193).
-fn is_private(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(v) => {
-            let o = v.octets();
-            v.is_loopback() || v.is_private() || v.is_link_local() || (o[0] == 100 && o[1] & 0xc0 == 64)
-        }
-        IpAddr::V6(v) => {
-            v.is_loopback() || (v.segments()[0] & 0xfe00) == 0xfc00 || (v.segments()[0] & 0xffc0) == 0xfe80
-        }
-    }
 }
 
 #[cfg(test)]
