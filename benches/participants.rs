@@ -236,7 +236,7 @@ impl Bench {
     }
 
     /// The forwarder's answer to an offer, and its transport.
-    fn answer(&self, i: usize, offer: &str, local: SocketAddr) -> (String, Transport, Description) {
+    fn answer<'a>(&self, i: usize, offer: &'a str, local: SocketAddr) -> (String, Transport, Description<'a>) {
         let offer = Description::parse(offer).unwrap();
         let c = &self.common;
         let transport = Transport::new(Instant::now(), &c.transport, &c.allow, local, i as u64).unwrap();

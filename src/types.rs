@@ -1,5 +1,9 @@
 //! The words every module shares: ids, kinds and quantities. No behaviour beyond parsing and printing.
 
+mod masked;
+
+pub use masked::{Masking, has_mask, mask_url, mask_urls, may_stand_in_url};
+
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -175,6 +179,30 @@ impl fmt::Display for Autoscale {
             f,
             r#"{{"per_server":{per_server},"servers_min":{servers_min},"servers_max":{servers_max},"every_ms":{every_ms}}}"#
         )
+    }
+}
+
+/// A server of the embedded fleet that is not like the others: what it has of its own.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct UnlikeServer {
+    pub id: String,
+    pub participants_max: Option<u32>,
+    /// Share of a core (0..1).
+    pub cpu_max: Option<f64>,
+}
+
+impl std::str::FromStr for UnlikeServer {
+    type Err = String;
+
+    /// From JSON, as a process is told it.
+    fn from_str(text: &str) -> Result<UnlikeServer, String> {
+        serde_json::from_str(text).map_err(|e| e.to_string())
+    }
+}
+
+impl fmt::Display for UnlikeServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
     }
 }
 

@@ -98,3 +98,28 @@ fn the_reader_of_arrows_sees_them() {
     let text = "use crate::engine::Shard;\n// crate::sfu\nlet x = crate::media::rtp::parse(p);\n#[cfg(test)]\nmod tests { use crate::sdp::X; }";
     assert_eq!(uses(text), ["engine", "media"].map(String::from).into());
 }
+
+/// A driver is a file of its own and a line in the one list, and nothing else names it but who speaks its language on
+/// another way: a file without the line would not even be compiled.
+#[test]
+fn a_driver_is_a_file_and_a_line() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let files = std::fs::read_dir(src.join("signaling")).unwrap();
+    let files: BTreeSet<String> =
+        files.map(|f| f.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    let listed: BTreeSet<String> = roomful::profile::DRIVERS.iter().map(|d| d.to_string()).collect();
+    let helpers = ["mod", "hook"].map(String::from).into();
+    assert_eq!(&files - &helpers, listed, "files of src/signaling, and the list in src/profile/target.rs");
+    let mut tables = Vec::new();
+    let mut all = Vec::new();
+    sources(&src, &mut all);
+    for f in all {
+        let text = std::fs::read_to_string(&f).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        let named = |d: &String| code.contains(&format!("{d}::make")) || code.contains(&format!("mod {d};"));
+        if f.starts_with(src.join("signaling")) && listed.iter().any(named) {
+            tables.push(f);
+        }
+    }
+    assert!(tables.is_empty(), "they name a driver besides the list: {tables:?}");
+}

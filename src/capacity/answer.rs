@@ -1,8 +1,9 @@
 //! The answer of a search: the bounds, what broke first, what the server cost there, and what to scale on.
 
-use super::record::{Broken, Outcome, Record, ServerTrial, TrialRow, UNSTEADY};
+use super::record::Record;
 use super::search::{Bounds, Stop, bounds};
 use super::setting::Setting;
+use super::trial::{Broken, Outcome, ServerTrial, TrialRow, UNSTEADY};
 use crate::profile::Headroom;
 use crate::types::Kind;
 use crate::verdict::{Verdict, Window, number};
@@ -35,6 +36,11 @@ pub struct Answer {
     pub cpu_at_breakage: Option<f64>,
     /// Participants at which delay p99 had left its plateau.
     pub knee: Option<Knee>,
+    /// Joins a second that were asked for, all servers together, and that were really made to reach the lower bound
+    /// (else the last load with joins): the lowest of its trials. And the set-up time p95 there, ms, on the worst server.
+    pub join_rate_wanted: f64,
+    pub join_rate: Option<f64>,
+    pub setup_p95: Option<f64>,
     /// What a CPU trigger would have done.
     pub cpu_trigger: Option<CpuTrigger>,
     /// Sent by a server at the lower bound.
@@ -47,6 +53,8 @@ pub struct Answer {
     pub relayed_bps: Option<f64>,
     /// Each server by itself, from the same trials.
     pub servers: Vec<ServerBounds>,
+    /// Those that broke where others held: they decide. Empty where servers are equal.
+    pub weakest: Vec<String>,
     pub trials: Vec<TrialRow>,
     pub threshold: Option<Threshold>,
     /// A higher load held although a lower one did not.
@@ -67,10 +75,13 @@ pub struct Knee {
 pub struct CpuTrigger {
     /// Percent.
     pub at: f64,
-    /// Participants at which CPU reaches it, by the line between the loads around it; null: never, up to the breakage.
+    /// Participants at which CPU reaches it, by the line between the loads around it; null: never, up to `highest`.
     pub participants: Option<f64>,
     /// How many participants later than the threshold (or the lower bound) that is; negative: earlier.
     pub late_by: Option<f64>,
+    /// The highest load that was judged, and whether something broke on the way.
+    pub highest: u32,
+    pub broke: bool,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -78,6 +89,11 @@ pub struct ServerBounds {
     pub server: String,
     pub lower: Option<u32>,
     pub upper: Option<u32>,
+    /// The highest load below its own upper bound that it held in any trial, a short one too: where a weaker server ended
+    /// the search, more was not proven of it.
+    pub held: Option<u32>,
+    /// As in the answer, at this server's own upper bound.
+    pub broke_first: Option<String>,
 }
 
 /// Participants on one server at which to scale out.
@@ -126,14 +142,15 @@ impl Answer {
         let (lower, upper) = (participants(found.lower), participants(found.upper));
         let bounded = stop == Stop::Width && lower.is_some() && upper.is_some();
         let at = |rooms: Option<u32>, outcome: Outcome| {
-            let rows = record.trials.iter().filter(|t| Some(t.rooms) == rooms && t.outcome == outcome);
-            rows.max_by(|a, b| (a.until_ms - a.from_ms).total_cmp(&(b.until_ms - b.from_ms)))
+            longest(record.trials.iter(), |t| Some(t.rooms) == rooms && t.outcome == outcome)
         };
         let held = at(found.lower, Outcome::Held);
         let broke = at(found.upper, Outcome::Broke);
         let cpu = |t: Option<&TrialRow>| t.and_then(|t| costly(t)?.cost?.cpu);
         let threshold = lower.filter(|_| bounded).and_then(|c| Threshold::of(c, setting.search.answer));
         let worst = held.and_then(busiest);
+        let (joined, servers) = (joined(record, found.lower), server_bounds(setting, record));
+        let fewest = |pick: fn(&TrialRow) -> Option<f64>| joined.iter().filter_map(|t| pick(t)).reduce(f64::min);
         Answer {
             participants_per_server: lower,
             lower,
@@ -149,6 +166,9 @@ impl Answer {
             cpu_at_capacity: cpu(held),
             cpu_at_breakage: cpu(broke),
             knee: knee(record),
+            join_rate_wanted: setting.search.join,
+            join_rate: fewest(|t| t.join_rate),
+            setup_p95: joined.iter().flat_map(|t| &t.servers).filter_map(|s| s.setup_p95).reduce(f64::max),
             cpu_trigger: cpu_trigger(record, threshold.map(|t| t.participants).or(lower)),
             streams: found.lower.map(|r| setting.streams(r).iter().sum()),
             egress_pps: worst.map(|s| s.egress_pps),
@@ -156,7 +176,8 @@ impl Answer {
             allocations: worst.and_then(|s| s.relay).map(|r| r.allocations),
             relayed_pps: worst.and_then(|s| s.relay).map(|r| r.pps),
             relayed_bps: worst.and_then(|s| s.relay).map(|r| r.bps),
-            servers: server_bounds(setting, record),
+            weakest: weakest(&servers, upper),
+            servers,
             trials: record.trials.clone(),
             threshold,
             inverted: found.inverted,
@@ -166,8 +187,8 @@ impl Answer {
     /// The judged window that the rest of a report describes: the load that held, else the last that was judged.
     pub fn window(&self) -> Option<Window> {
         let at = |t: &TrialRow| Window { from_ms: t.from_ms, until_ms: t.until_ms };
-        let held = self.trials.iter().rev().filter(|t| Some(t.rooms) == self.lower_rooms && t.outcome == Outcome::Held);
-        held.max_by(|a, b| (a.until_ms - a.from_ms).total_cmp(&(b.until_ms - b.from_ms))).or(self.trials.last()).map(at)
+        let held = |t: &TrialRow| Some(t.rooms) == self.lower_rooms && t.outcome == Outcome::Held;
+        longest(self.trials.iter().rev(), held).or(self.trials.last()).map(at)
     }
 
     /// Verdict, and the sentence that says it.
@@ -179,7 +200,9 @@ impl Answer {
             }
             (Stop::BelowRange, _, Some(upper)) => {
                 let what = self.broke().map_or_else(String::new, |t| format!(": {}", t.what()));
-                (Verdict::Fail, format!("Objectives broken at the lowest load, {upper}{what}."))
+                let on =
+                    if self.weakest.is_empty() { String::new() } else { format!(" on {}", self.weakest.join(", ")) };
+                (Verdict::Fail, format!("Objectives broken at the lowest load, {upper}{on}{what}."))
             }
             (Stop::AboveRange, Some(lower), _) => {
                 let top = setting.loads.participants(setting.loads.max());
@@ -258,13 +281,28 @@ impl Answer {
             (Some(n), _) => format!(" ({n} allocations)"),
             (None, _) => String::new(),
         };
-        format!("{lower}–{upper} per server{relayed}; {first}{cpu}; {scale}.")
+        format!("{lower}–{upper} per server{}{relayed}; {first}{cpu}; {scale}.", self.limited_by())
+    }
+
+    /// Which servers are to blame, where others carry more.
+    fn limited_by(&self) -> String {
+        const NAMES: usize = 3;
+        let others = self.servers.iter().filter(|s| !self.weakest.contains(&s.server));
+        let Some(held) = others.filter_map(|s| s.held).min().filter(|_| !self.weakest.is_empty()) else {
+            return String::new();
+        };
+        let mut who = self.weakest.iter().take(NAMES).cloned().collect::<Vec<_>>().join(", ");
+        if self.weakest.len() > NAMES {
+            who += &format!(" and {} more", self.weakest.len() - NAMES);
+        }
+        let rest = self.servers.len() - self.weakest.len();
+        let rest = if rest == 1 { "the other one".to_owned() } else { format!("the other {rest}") };
+        format!(", by {who} ({rest} held {held})")
     }
 
     /// The trial that proved the upper bound.
     fn broke(&self) -> Option<&TrialRow> {
-        let rows = self.trials.iter().filter(|t| Some(t.rooms) == self.upper_rooms && t.outcome == Outcome::Broke);
-        rows.max_by(|a, b| (a.until_ms - a.from_ms).total_cmp(&(b.until_ms - b.from_ms)))
+        longest(self.trials.iter(), |t| Some(t.rooms) == self.upper_rooms && t.outcome == Outcome::Broke)
     }
 
     fn breakage(&self) -> Option<&Broken> {
@@ -324,9 +362,43 @@ fn server_bounds(setting: &Setting, record: &Record) -> Vec<ServerBounds> {
                 .collect();
             let b = bounds(&setting.goal, &own);
             let participants = |rooms: Option<u32>| rooms.map(|r| setting.loads.participants(r));
-            ServerBounds { server, lower: participants(b.lower), upper: participants(b.upper) }
+            let broke_first = longest(record.trials.iter().filter(|t| Some(t.rooms) == b.upper), |t| {
+                t.outcome == Outcome::Broke && t.servers.iter().any(|s| s.server == server && !s.held)
+            })
+            .and_then(|t| match t.servers.iter().any(|s| s.server == server && s.admission) {
+                true => Some(ADMISSION.to_owned()),
+                false => t.broken.iter().find(|b| b.server == server).map(|b| b.expr.clone()),
+            });
+            let held = own.iter().filter(|t| t.valid && !t.broken && b.upper.is_none_or(|u| t.rooms < u));
+            let held = participants(held.map(|t| t.rooms).max());
+            ServerBounds { server, lower: participants(b.lower), upper: participants(b.upper), held, broke_first }
         })
         .collect()
+}
+
+/// Servers that broke at the upper bound, where others held it.
+fn weakest(servers: &[ServerBounds], upper: Option<u32>) -> Vec<String> {
+    let Some(upper) = upper else { return Vec::new() };
+    let broke: Vec<&ServerBounds> = servers.iter().filter(|s| s.upper.is_some_and(|u| u <= upper)).collect();
+    match servers.iter().any(|s| s.held.is_some_and(|h| h >= upper)) {
+        true => broke.into_iter().map(|s| s.server.clone()).collect(),
+        false => Vec::new(),
+    }
+}
+
+/// Judged trials with joins of their own, of a load, or of the last that has some.
+fn joined(record: &Record, rooms: Option<u32>) -> Vec<&TrialRow> {
+    let judged = || {
+        let joins = |t: &&TrialRow| t.servers.iter().any(|s| s.joined + s.joins_failed > 0);
+        record.trials.iter().filter(|t| t.outcome != Outcome::Invalid).filter(joins)
+    };
+    let rooms = rooms.filter(|r| judged().any(|t| t.rooms == *r)).or(judged().next_back().map(|t| t.rooms));
+    judged().filter(|t| Some(t.rooms) == rooms).collect()
+}
+
+/// The longest trial of those that are meant.
+fn longest<'a>(trials: impl Iterator<Item = &'a TrialRow>, meant: impl Fn(&TrialRow) -> bool) -> Option<&'a TrialRow> {
+    trials.filter(|t| meant(t)).max_by(|a, b| (a.until_ms - a.from_ms).total_cmp(&(b.until_ms - b.from_ms)))
 }
 
 /// Loads in order, each with the worst of its valid trials by `pick`.
@@ -372,7 +444,9 @@ fn cpu_trigger(record: &Record, wanted: Option<u32>) -> Option<CpuTrigger> {
         (f64::from(p0) + part * f64::from(p1 - p0)).round()
     });
     let late_by = participants.zip(wanted).map(|(p, w)| p - f64::from(w));
-    Some(CpuTrigger { at: CPU_TRIGGER, participants, late_by })
+    let highest = points.last().map_or(0, |(p, _)| *p);
+    let broke = record.trials.iter().any(|t| t.outcome == Outcome::Broke);
+    Some(CpuTrigger { at: CPU_TRIGGER, participants, late_by, highest, broke })
 }
 
 impl CpuTrigger {
@@ -395,8 +469,11 @@ impl CpuTrigger {
                 )
             }
             (Some(p), _) => format!("A {at} % CPU trigger would have fired at {} participants.", number(p)),
-            (None, _) => {
+            (None, _) if self.broke => {
                 format!("A {at} % CPU trigger would never have fired: CPU stayed below it beyond the breakage.")
+            }
+            (None, _) => {
+                format!("A {at} % CPU trigger would not have fired up to {} participants.", self.highest)
             }
         }
     }

@@ -4,6 +4,7 @@
 use super::record::Record;
 use super::search::{Step, Stop, next};
 use super::setting::Setting;
+use super::trial::{Outcome, TrialRow};
 use crate::history::{Event, Line};
 use crate::plan::{Course, Order, PlannedTrial};
 use crate::types::LegId;
@@ -156,10 +157,13 @@ impl Search {
     fn move_to(&mut self, rooms: u32, seconds: f64, now: Duration) {
         let setting = self.record.setting();
         let present = self.seats.iter().filter(|s| s.leg.is_some()).map(|s| s.row + 1).max().unwrap_or(0);
-        let joins_matter =
-            setting.objectives.iter().any(|o| o.metric.starts_with("setup.") || o.metric.starts_with("joins."));
-        // On the way down as on the way up, the last rooms are freshly joined.
-        let keep = match joins_matter && present > rooms {
+        // On the way down as on the way up, the last rooms are freshly joined; and again where no joins of this load were
+        // judged.
+        let judged = |t: &TrialRow| {
+            t.rooms == rooms && t.outcome != Outcome::Invalid && t.servers.iter().all(|s| s.joined + s.joins_failed > 0)
+        };
+        let unjudged = || present == rooms && !self.record.trials.iter().any(judged);
+        let keep = match setting.judges_joins() && (present > rooms || unjudged()) {
             true => rooms - ((f64::from(rooms) * CHURN).ceil() as u32).min(rooms),
             false => rooms,
         };
@@ -176,12 +180,14 @@ impl Search {
             at += AFTER_LEAVES;
         }
         let gap = Duration::from_secs_f64(1.0 / setting.search.join);
-        for i in 0..self.seats.len() {
-            let seat = &self.seats[i];
-            if seat.row < rooms && (seat.leg.is_none() || seat.row >= keep) {
-                self.orders.push_back((at, Due::Join(i)));
-                at += gap;
-            }
+        let empty =
+            |i: &usize| self.seats[*i].row < rooms && (self.seats[*i].leg.is_none() || self.seats[*i].row >= keep);
+        let mut joins: Vec<usize> = (0..self.seats.len()).filter(empty).collect();
+        // Servers take turns: each has its part of the rate all the time.
+        joins.sort_by_key(|i| (self.seats[*i].row, setting.seats[*i].seat));
+        for seat in joins {
+            self.orders.push_back((at, Due::Join(seat)));
+            at += gap;
         }
         self.stage = Stage::Moving { rooms, seconds, since: now, joins_by: at };
     }

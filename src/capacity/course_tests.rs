@@ -23,14 +23,26 @@ struct Model {
     drains: u32,
     /// Beyond so many, joins take forever.
     hangs: u32,
+    /// Beyond so many, joins take 3 s.
+    welcomes: u32,
 }
 
-const SOUND: Model = Model { carries: u32::MAX, admits: u32::MAX, dies_s: u64::MAX, drains: u32::MAX, hangs: u32::MAX };
+const SOUND: Model = Model {
+    carries: u32::MAX,
+    admits: u32::MAX,
+    dies_s: u64::MAX,
+    drains: u32::MAX,
+    hangs: u32::MAX,
+    welcomes: u32::MAX,
+};
 
 struct World {
     servers: Vec<Model>,
     /// The generator is unhealthy with more participants than this.
     generator: u32,
+    /// How late it begins a join, ms, by how many there are and by how many it has begun since the last trial.
+    late: fn(u32, u32) -> f64,
+    begun: u32,
     legs: BTreeMap<LegId, (PlannedLeg, usize)>,
     present: BTreeMap<LegId, usize>,
     search: Search,
@@ -54,6 +66,8 @@ impl World {
         let mut world = World {
             servers: servers.to_vec(),
             generator: u32::MAX,
+            late: |_, _| 0.0,
+            begun: 0,
             legs: BTreeMap::new(),
             present: BTreeMap::new(),
             search: Search::new(setting),
@@ -89,7 +103,10 @@ impl World {
                 match order {
                     Order::Join(leg) => self.join(leg, t, step / 10),
                     Order::Leave(leg) => self.leave(leg, t, LegCause::Left),
-                    Order::Trial(trial) => self.write(t, Event::Trial(trial)),
+                    Order::Trial(trial) => {
+                        self.begun = 0;
+                        self.write(t, Event::Trial(trial));
+                    }
                     other @ (Order::Rejoin(..) | Order::Act(_) | Order::Step(_) | Order::Close) => panic!("{other:?}"),
                     Order::End { why } => {
                         self.write(t, Event::SearchEnd { why });
@@ -108,7 +125,9 @@ impl World {
         let server = pinned[1..].parse::<usize>().unwrap() - 1;
         let (id, model) = (leg.id, self.servers[server]);
         assert_eq!(id.index(), self.legs.len(), "legs are numbered in order");
-        self.write(t, Event::JoinStart { leg: leg.clone(), late_ms: 0.0, rejoins: None });
+        let late_ms = (self.late)(self.present.len() as u32, self.begun);
+        self.begun += 1;
+        self.write(t, Event::JoinStart { leg: leg.clone(), late_ms, rejoins: None });
         self.legs.insert(id, (leg, server));
         if self.on(server) >= model.hangs {
             return;
@@ -120,8 +139,9 @@ impl World {
             let failure = JoinFailure { leg: id, room, server: None, reason, detail, after_ms: 10.0 };
             return self.write(t, Event::JoinFailed(failure));
         }
+        let own = if self.on(server) >= model.welcomes { 3000.0 } else { 120.0 };
         self.present.insert(id, server);
-        let setup = Setup { total_ms: 120.0, ..Setup::default() };
+        let setup = Setup { total_ms: own + late_ms, ..Setup::default() };
         let server = ServerId(server as u32);
         self.write(t, Event::Joined { leg: id, room, server, suite: None, remote: None, certificate: None, setup });
     }
@@ -284,9 +304,109 @@ fn an_unequal_server_shows_up() {
     let (_, a, _, sentence) = solve(&[Model { carries: 161, ..SOUND }, Model { carries: 61, ..SOUND }], "");
     assert_eq!((a.lower, a.upper), (Some(60), Some(64)), "the weaker one decides: {sentence}");
     let s1 = &a.servers[0];
-    assert!(s1.lower >= Some(60) && s1.upper.is_none_or(|u| u > 64), "{s1:?}");
+    assert!(s1.held >= Some(64) && s1.upper.is_none_or(|u| u > 64), "{s1:?}");
+    assert_eq!((&a.weakest[..], s1.broke_first.as_deref()), (&["s2".to_owned()][..], None));
+    let held = s1.held.unwrap();
+    assert!(sentence.starts_with(&format!("60–64 per server, by s2 (the other one held {held}); audio")), "{sentence}");
     assert_eq!((a.servers[1].lower, a.servers[1].upper), (Some(60), Some(64)));
     assert_eq!(a.trials.last().unwrap().servers.len(), 2);
+}
+
+/// A join storm: what joins take is an objective, at a rate that is what was asked for.
+#[test]
+fn a_server_that_takes_joins_too_slowly_breaks_set_up_by_name() {
+    let (_, a, verdict, sentence) = solve(&[Model { welcomes: 101, ..SOUND }], "");
+    assert_eq!((a.lower, a.upper, verdict), (Some(100), Some(104), Verdict::Pass));
+    assert_eq!(a.broke_first.as_deref(), Some("setup.total.p95 <= 2s"));
+    assert!(sentence.starts_with("100–104 per server; set-up p95 broke first"), "{sentence}");
+    assert_eq!((a.join_rate_wanted, a.join_rate, a.setup_p95), (20.0, Some(20.0), Some(120.0)));
+    assert!(a.trials.iter().all(|t| t.join_rate == Some(20.0) && t.join_late_max == Some(0.0)));
+}
+
+#[test]
+fn joins_that_the_generator_begins_late_are_not_the_servers_failure() {
+    // Late in a heap, so that set-up breaks only by that.
+    let late = |server: Model, late: fn(u32, u32) -> f64| {
+        let mut world = World::new(setting("", 1), &[server]);
+        world.late = late;
+        world.run(3600);
+        let (a, _, sentence) = world.answer();
+        (a, sentence)
+    };
+    let (a, sentence) = late(SOUND, |present, _| if present >= 60 { 2500.0 } else { 0.0 });
+    let why = "the generator began joins up to 2500 ms late, without which setup.total.p95 <= 2s may hold";
+    assert_eq!((a.stop, a.lower, a.upper), (Stop::Generator, Some(60), None), "{sentence}");
+    assert_eq!(sentence, "At least 60, generator-limited; not a threshold.");
+    let spoilt: Vec<_> = a.trials.iter().filter(|t| t.participants > 60).collect();
+    assert!(!spoilt.is_empty() && spoilt.iter().all(|t| t.outcome == Outcome::Invalid), "{spoilt:#?}");
+    assert!(spoilt.iter().any(|t| t.why.as_deref() == Some(why) && t.join_late_max == Some(2500.0)), "{spoilt:#?}");
+    // More and more: then they hold, at a rate that nobody asked for.
+    let (a, sentence) = late(SOUND, |_, begun| 50.0 * f64::from(begun.min(30)));
+    assert_eq!((a.stop, a.lower), (Stop::Generator, None), "{sentence}");
+    assert_eq!(
+        sentence,
+        "Nothing proven, generator-limited: the generator fell behind: 10 joins/s, 20 joins/s wanted."
+    );
+    // What breaks without that as well is the server's.
+    let (a, sentence) = late(Model { welcomes: 61, ..SOUND }, |present, _| if present >= 60 { 500.0 } else { 0.0 });
+    assert_eq!((a.lower, a.upper, a.stop), (Some(60), Some(64), Stop::Width), "{sentence}");
+    assert_eq!(a.broke_first.as_deref(), Some("setup.total.p95 <= 2s"));
+}
+
+/// A load whose joins could not be judged is not held by a trial without any.
+#[test]
+fn a_trial_that_is_made_again_has_joins_of_its_own() {
+    let mut world = World::new(setting("", 1), &[SOUND]);
+    world.late = |present, begun| if (16..40).contains(&present) && begun > 1 { 2500.0 } else { 0.0 };
+    world.run(3600);
+    let (a, ..) = world.answer();
+    let again = a.trials.windows(2).find(|w| w[0].outcome == Outcome::Invalid).unwrap();
+    assert_eq!((again[0].rooms, again[1].servers[0].joined > 0), (again[1].rooms, true), "{again:#?}");
+}
+
+/// The rate is that of all servers; they take turns, so that each has its part all the time.
+#[test]
+fn joins_are_split_over_servers() {
+    let slow = Model { welcomes: 61, ..SOUND };
+    let (_, a, _, sentence) = solve(&[SOUND, slow, SOUND, SOUND], "");
+    let trial = &a.trials[1];
+    assert_eq!((trial.participants, trial.join_rate), (16, Some(20.0)));
+    // Eight joins each, of which the last one begins 28 turns after the first one.
+    for s in &trial.servers {
+        assert_eq!((s.joined, s.join_rate), (8, Some(5.0)), "{s:?}");
+    }
+    let first = a.trials.iter().position(|t| t.outcome == Outcome::Broke).unwrap();
+    let p95: Vec<bool> = a.trials[first].servers.iter().map(|s| s.setup_p95.unwrap() > 2000.0).collect();
+    assert_eq!(p95, [false, true, false, false]);
+    assert_eq!((a.lower, a.upper, &a.weakest[..]), (Some(60), Some(64), &["s2".to_owned()][..]));
+    assert!(sentence.starts_with("60–64 per server, by s2 (the other 3 held "), "{sentence}");
+    assert!(sentence.contains("); set-up p95 broke first"), "{sentence}");
+    let broke: Vec<Option<&str>> = a.servers.iter().map(|s| s.broke_first.as_deref()).collect();
+    assert_eq!(broke, [None, Some("setup.total.p95 <= 2s"), None, None]);
+}
+
+#[test]
+fn a_join_that_was_sent_to_another_server_is_judged_there() {
+    let (world, a, ..) = solve(&[SOUND, Model { welcomes: 61, ..SOUND }, SOUND, SOUND], "");
+    let first = a.trials.iter().position(|t| t.outcome == Outcome::Broke).unwrap();
+    let mut record = Record::new(world.search.record().setting().clone());
+    let elsewhere = |line: &Line| match &line.event {
+        Event::Joined { leg, room, server: ServerId(1), suite, remote, certificate, setup } => Event::Joined {
+            leg: *leg,
+            room: *room,
+            server: ServerId(3),
+            suite: *suite,
+            remote: remote.clone(),
+            certificate: certificate.clone(),
+            setup: *setup,
+        },
+        other => other.clone(),
+    };
+    world.lines.iter().for_each(|l| record.see(&Line { t: l.t, event: elsewhere(l) }));
+    let joined = |t: &TrialRow| t.servers.iter().map(|s| s.joined).collect::<Vec<_>>();
+    let [one, two, three, four] = joined(&a.trials[first])[..] else { panic!() };
+    assert!(two > 0, "{:?}", a.trials[first]);
+    assert_eq!(joined(&record.trials[first]), [one, 0, three, two + four]);
 }
 
 #[test]
@@ -298,6 +418,10 @@ fn a_generator_that_saturates_first_gives_at_least_and_no_threshold() {
     assert_eq!((verdict, a.stop, a.upper, a.threshold), (Verdict::Unknown, Stop::Generator, None, None));
     assert_eq!(a.lower, Some(68));
     assert_eq!(sentence, "At least 68, generator-limited; not a threshold.");
+    // Nothing broke, so nothing is said of a breakage.
+    let highest = a.cpu_trigger.unwrap();
+    assert_eq!((highest.participants, highest.broke), (None, false));
+    assert_eq!(highest.words(), "A 70 % CPU trigger would not have fired up to 68 participants.");
     assert!(a.trials.iter().any(|t| t.outcome == Outcome::Invalid && t.why.as_ref().unwrap().contains("shard 0 busy")));
 }
 
@@ -329,6 +453,9 @@ fn what_fails_at_the_lowest_load_is_a_fail() {
     let (_, a, verdict, sentence) = solve(&[Model { carries: 4, ..SOUND }], "");
     assert_eq!((verdict, a.stop, a.lower, a.threshold), (Verdict::Fail, Stop::BelowRange, None, None));
     assert!(sentence.starts_with("Objectives broken at the lowest load, 8: audio delay p99 "), "{sentence}");
+    let (_, _, verdict, sentence) = solve(&[SOUND, Model { carries: 4, ..SOUND }], "");
+    assert_eq!(verdict, Verdict::Fail);
+    assert!(sentence.starts_with("Objectives broken at the lowest load, 8 on s2: audio delay p99 "), "{sentence}");
 }
 
 #[test]
@@ -357,6 +484,61 @@ fn time_up_or_interrupted_it_says_what_is_known() {
     let (a, verdict, sentence) = world.answer();
     assert_eq!((verdict, a.stop), (Verdict::Unknown, Stop::Interrupted));
     assert!(sentence.starts_with("Interrupted: "), "{sentence}");
+}
+
+#[test]
+fn a_search_that_is_interrupted_in_a_trial_knows_what_came_before() {
+    let model = Model { carries: 101, ..SOUND };
+    let (_, whole, ..) = solve(&[model], "");
+    let third = &whole.trials[2];
+    let seconds = ((third.from_ms + third.until_ms) / 2000.0).ceil() as u64;
+    let mut world = World::new(setting("", 1), &[model]);
+    world.run(seconds);
+    let (a, verdict, sentence) = world.answer();
+    assert_eq!((verdict, a.stop, a.lower, a.upper), (Verdict::Unknown, Stop::Interrupted, None, None));
+    // Short trials that held prove no lower bound.
+    assert_eq!(sentence, "Interrupted: no load was proven; not a threshold.");
+    assert_eq!((a.trials.len(), &a.trials[..2]), (3, &whole.trials[..2]));
+    let cut = &a.trials[2];
+    let judged = seconds - 1 - (third.from_ms / 1000.0) as u64;
+    let of = (third.until_ms - third.from_ms) / 1000.0;
+    assert_eq!(
+        (cut.outcome, cut.why.clone().unwrap()),
+        (Outcome::Invalid, format!("cut short: {judged} of {of} s were recorded"))
+    );
+    // And with both bounds known, but not yet as close as they were to be.
+    let at = whole.trials.last().unwrap().from_ms / 1000.0 + 3.0;
+    let mut world = World::new(setting("", 1), &[model]);
+    world.run(at as u64);
+    let (a, _, sentence) = world.answer();
+    assert_eq!((a.lower, a.upper, a.threshold), (None, Some(104), None), "{sentence}");
+    assert_eq!(sentence, "Interrupted: less than 104 per server; not a threshold.");
+}
+
+/// On the way down, a load takes longer to reach than was thought: a trial that began in time may not end in time.
+#[test]
+fn a_budget_that_ends_in_a_trial_leaves_what_is_known() {
+    let mut cut_short = 0;
+    for budget in 60..150u64 {
+        let more = format!("budget = \"{budget}s\"");
+        let (world, a, verdict, sentence) = solve(&[Model { carries: 101, ..SOUND }], &more);
+        let over = world.lines.iter().find(|l| matches!(l.event, Event::SearchEnd { .. })).unwrap().t / 1000.0;
+        assert!(over <= budget as f64 + 0.2, "{budget}: {over}");
+        assert_eq!((verdict, a.stop, a.threshold), (Verdict::Unknown, Stop::Budget, None), "{sentence}");
+        let within = crate::profile::units::print_duration(Duration::from_secs(budget));
+        let known = match (a.lower, a.upper) {
+            (None, None) => "no load was proven".to_owned(),
+            (None, Some(upper)) => format!("less than {upper} per server"),
+            (Some(lower), None) => format!("at least {lower} per server"),
+            (Some(lower), Some(upper)) => format!("more than {lower}, less than {upper} per server"),
+        };
+        assert_eq!(sentence, format!("Not settled within {within}: {known}; not a threshold."));
+        let cut = |t: &TrialRow| t.why.as_ref().is_some_and(|w| w.starts_with("cut short: "));
+        let last = a.trials.last().unwrap();
+        assert!(a.trials.iter().filter(|t| cut(t)).count() <= usize::from(cut(last)), "{budget}");
+        cut_short += usize::from(cut(last));
+    }
+    assert!(cut_short > 0);
 }
 
 /// Whatever a target does, the search is over when its budget is.

@@ -1,6 +1,6 @@
 //! Pure: how many participants one server carries. `search` says which load to try next and what the trials prove;
-//! `record` judges the trials of a history; `course` makes them on a live fleet; `answer` is what comes of it. No
-//! clocks, no I/O.
+//! `record` follows the trials of a history, and `trial` judges each; `course` makes them on a live fleet; `answer` is
+//! what comes of it. No clocks, no I/O.
 
 mod answer;
 mod course;
@@ -12,6 +12,7 @@ mod record;
 mod reference_tests;
 mod search;
 mod setting;
+mod trial;
 #[cfg(test)]
 mod turn_tests;
 
@@ -19,6 +20,7 @@ pub use answer::{Answer, CPU_TRIGGER, CpuTrigger, HPA_TOLERANCE, Knee, ServerBou
 pub use course::Search;
 pub use loads::Loads;
 pub use mixes::{Matrix, MixRow, Unit, UnitRow};
-pub use record::{Broken, Cost, KindTrial, Outcome, Record, RelayTrial, ServerTrial, TrialRow};
+pub use record::Record;
 pub use search::{Bounds, Class, Goal, Step, Stop, Trial, bounds, classify, next};
 pub use setting::Setting;
+pub use trial::{Broken, Cost, KindTrial, Outcome, RelayTrial, ServerTrial, TrialRow};

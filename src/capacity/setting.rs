@@ -1,6 +1,7 @@
 //! What a profile of shape capacity asks for, in the terms of the search.
 
 use super::loads::Loads;
+use super::objectives::Scope;
 use super::search::Goal;
 use crate::plan::{self, PlannedLeg, PlannedRoom};
 use crate::profile::{HealthLimits, Profile, Search, Threshold};
@@ -65,6 +66,11 @@ impl Setting {
             streams,
             pairs: profile.pairs().is_some(),
         })
+    }
+
+    /// Whether anything is asked of joins.
+    pub(super) fn judges_joins(&self) -> bool {
+        self.objectives.iter().any(|o| Scope::of(&o.metric) == Scope::Joins)
     }
 
     /// How many servers' loads are judged as one under this name.

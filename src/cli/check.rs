@@ -5,6 +5,7 @@ use crate::plan::{Flows, Limits, Machine, Need, Plan, PlanTotals, is_relayed, li
 use crate::profile::units::{self, print_duration, print_join, print_senders, print_size, print_stay};
 use crate::profile::{Explained, ExternalTarget, Next, Profile, Selector, Start, Stay, Step, Target, load_explained};
 use crate::signaling;
+use crate::types::mask_urls;
 use anyhow::Result;
 use std::fmt::Write as _;
 use std::io::Write;
@@ -42,7 +43,7 @@ fn run_to(args: &CheckArgs, machine: &Machine, out: &mut dyn Write, err: &mut dy
         }
     };
     if args.resolved {
-        write!(out, "{}", explanation(&explained))?;
+        write!(out, "{}", mask_urls(&explanation(&explained)))?;
         return Ok(0);
     }
     let runs: Vec<&Profile> = if profile.series.is_some() { profile.runs.iter().collect() } else { vec![&profile] };
@@ -50,7 +51,8 @@ fn run_to(args: &CheckArgs, machine: &Machine, out: &mut dyn Write, err: &mut dy
     for (i, run) in runs.iter().enumerate() {
         let plan = plan(run);
         let limits = limits(run, &plan, signaling::transports(&run.target), machine);
-        write!(out, "{}{}", if i > 0 { "\n" } else { "" }, overview(run, &plan, &totals(run, &plan), &limits))?;
+        let text = overview(run, &plan, &totals(run, &plan), &limits);
+        write!(out, "{}{}", if i > 0 { "\n" } else { "" }, mask_urls(&text))?;
         for problem in limits.problems() {
             writeln!(err, "{}: does not fit this machine: {problem}", args.profile.display())?;
         }
@@ -120,6 +122,10 @@ fn search_rows(setting: &Setting, totals: &PlanTotals, profile: &Profile) -> Str
     let (s, loads, goal) = (&setting.search, &setting.loads, &setting.goal);
     let [low, high] = [loads.min(), loads.max()];
     let named: Vec<&str> = setting.servers.iter().flatten().map(String::as_str).collect();
+    let joins = match setting.servers.len() {
+        0 | 1 => units::print_rate(s.join),
+        n => format!("{} ({} to each server)", units::print_rate(s.join), units::print_rate(s.join / n as f64)),
+    };
     let all_joins = f64::from(loads.participants(high)) * setting.servers.len() as f64 / s.join;
     let servers = match (named.is_empty(), setting.servers.len()) {
         (false, _) => format!("{}, each with the load", named.join(", ")),
@@ -140,11 +146,10 @@ fn search_rows(setting: &Setting, totals: &PlanTotals, profile: &Profile) -> Str
         (
             "trials",
             format!(
-                "{} s to feel the way, {} s to prove a load; settled {}; joins at {}, {all_joins:.0} s for the highest load",
+                "{} s to feel the way, {} s to prove a load; settled {}; joins at {joins}, {all_joins:.0} s for the highest load",
                 goal.initial_trial,
                 goal.final_trial,
-                print_duration(s.settle),
-                units::print_rate(s.join)
+                print_duration(s.settle)
             ),
         ),
         ("longest", format!("{}, then the bounds known so far are the answer", print_duration(s.budget))),
@@ -386,9 +391,12 @@ mod tests {
             audio = \"opus@32kbit/s\"\n[search]\nrange = \"10..99\"\njoin = \"10/s\"\n[objectives]\n\"audio.loss\" = \"<= 1%\"\n";
         let (code, out, err) = check(text, &[], false, &Machine::default());
         assert_eq!((code, err.as_str()), (0, ""), "{out}");
-        for line in
-            ["s1, s2, each with the load", "12 to 96 participants (3 to 24 rooms) on a server", "longest       15m"]
-        {
+        for line in [
+            "s1, s2, each with the load",
+            "joins at 10/s (5/s to each server), ",
+            "12 to 96 participants (3 to 24 rooms) on a server",
+            "longest       15m",
+        ] {
             assert!(out.contains(line), "{out}");
         }
     }

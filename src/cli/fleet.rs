@@ -58,6 +58,7 @@ pub fn run(args: &FleetArgs) -> anyhow::Result<()> {
             advertise: args.advertise.clone(),
             program: None,
             cpu_max: 1.0,
+            unlike: Vec::new(),
             placement: args.placement,
             drain: args.drain,
             autoscale: args.autoscale,

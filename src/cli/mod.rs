@@ -10,6 +10,7 @@ pub mod run;
 pub mod schema;
 mod stage;
 
+use crate::types::Masking;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -86,7 +87,7 @@ pub fn run(cli: Cli) -> Result<u8> {
             tracing_subscriber::EnvFilter::try_from_env("ROOMFUL_LOG")
                 .unwrap_or_else(|_| "roomful=info,warn,rtc_ice=off,rtc_dtls=off,str0m=off".into()),
         )
-        .with_writer(std::io::stderr)
+        .with_writer(|| Masking(std::io::stderr()))
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .without_time()
         .with_target(false)

@@ -6,6 +6,7 @@ use super::stage::Stage;
 use crate::history::{Event, Line};
 use crate::plan::{self, Plan};
 use crate::profile::{self, Profile};
+use crate::types::mask_urls;
 use anyhow::Result;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -29,7 +30,7 @@ pub fn run(args: &CheckArgs) -> Result<u8> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let lines = runtime.block_on(probe(&profile))?;
     let (text, joined) = describe(&lines, &profile);
-    write!(out, "{text}")?;
+    write!(out, "{}", mask_urls(&text))?;
     Ok(if joined { exit::PASS } else { exit::FAIL })
 }
 

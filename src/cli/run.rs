@@ -12,6 +12,7 @@ use crate::plan::{self, Course, Machine, Order};
 use crate::profile::{self, Profile, Shape};
 use crate::report::{self, Progress, RunFolder};
 use crate::signaling;
+use crate::types::mask_urls;
 use anyhow::{Result, bail};
 use clap::Args;
 use experiment::Experiment;
@@ -362,6 +363,7 @@ impl Live {
 
     fn show(&mut self, line: &str) {
         let mut e = std::io::stderr().lock();
+        let line = mask_urls(line);
         // A closed stderr must not end a run.
         let _ = if self.terminal { write!(e, "\r\x1b[2K{line}") } else { writeln!(e, "{line}") };
         let _ = e.flush();
@@ -375,7 +377,7 @@ impl Live {
 }
 
 fn write_err(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", mask_urls(text));
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use crate::fleet::embedded::{EmbeddedFleet, EmbeddedOptions};
 use crate::media::clip::ClipLibrary;
 use crate::participant::Common;
 use crate::plan::Plan;
-use crate::profile::{Profile, Target};
+use crate::profile::fleet::JoinBy;
+use crate::profile::{Profile, Target, is_private};
 use crate::signaling::embedded::EmbeddedDriver;
 use crate::signaling::{self, Driver};
 use crate::transport::{AllowList, Shared, Timing};
@@ -33,6 +34,7 @@ impl Stage {
             Target::Embedded(t) => {
                 let options = EmbeddedOptions {
                     cpu_max: t.cpu_max,
+                    unlike: t.unlike.clone(),
                     placement: t.placement,
                     drain: t.drain,
                     autoscale: t.autoscale,
@@ -100,6 +102,7 @@ async fn conductor(
     let clips = Arc::new(ClipLibrary::load().context("the built-in clips")?);
     // Names are resolved only now. Nobody is asked for anything before it is known whom that would be.
     authorized(&profile, &driver.hosts())?;
+    asked(&profile).await?;
     let turn = turn_servers(&profile, fleet).await?;
     driver.prepare(&plan.rooms).await?;
     // A fleet's registry may name further ones.
@@ -224,17 +227,31 @@ fn sources(profile: &Profile, hosts: &[IpAddr]) -> Result<Vec<IpAddr>> {
     Ok(vec![socket::source_address(host).with_context(|| format!("no route to {host}"))?])
 }
 
-/// Loopback, link-local and private ranges (RFC 1918, RFC 6598, RFC 4193).
-fn is_private(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(v) => {
-            let o = v.octets();
-            v.is_loopback() || v.is_private() || v.is_link_local() || (o[0] == 100 && o[1] & 0xc0 == 64)
-        }
-        IpAddr::V6(v) => {
-            v.is_loopback() || (v.segments()[0] & 0xfe00) == 0xfc00 || (v.segments()[0] & 0xffc0) == 0xfe80
-        }
+/// The same for whom the target file has us ask besides the servers and their TURN servers: the join API, backends of the
+/// fleet. Media may not go there. Who has no address is asked for nothing, and whoever wants to ask says so.
+async fn asked(profile: &Profile) -> Result<()> {
+    let Target::External(t) = &profile.target else { return Ok(()) };
+    if t.authorized {
+        return Ok(());
     }
+    let join =
+        t.join.iter().filter_map(|j| if let JoinBy::Http(url) = &j.by { Some(("join.http", url)) } else { None });
+    let http = t.fleet.http.iter().flat_map(|h| [("fleet.http.look", &h.look), ("fleet.http.act", &h.act)]);
+    let of_servers = t.servers.iter().flat_map(|s| [("admin", &s.admin), ("metrics", &s.metrics)]);
+    let of_turn = t.turn.iter().flat_map(|s| [("metrics", &s.metrics), ("statsdb", &s.statsdb)]);
+    let optional = http.chain(of_servers).chain(of_turn).filter_map(|(key, url)| Some((key, url.as_ref()?)));
+    let redis = t.fleet.redis.iter().map(|r| ("fleet.redis.url", &r.url));
+    for (key, url) in join.chain(optional).chain(redis) {
+        let Some((host, port)) = reqwest::Url::parse(url).ok().and_then(|url| {
+            Some((url.host_str()?.trim_matches(['[', ']']).to_owned(), url.port_or_known_default().unwrap_or(1)))
+        }) else {
+            continue;
+        };
+        let Ok(addresses) = tokio::net::lookup_host((host.as_str(), port)).await else { continue };
+        let addresses: Vec<IpAddr> = addresses.map(|a| a.ip()).collect();
+        authorized(profile, &addresses).with_context(|| format!("{key} of the target file ({host})"))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -321,6 +338,33 @@ mod tests {
         let error = set(&stranger, "").await.err().unwrap();
         assert!(error.contains("192.0.2.1") && error.contains("authorized = true"), "{error}");
         assert_eq!(*stranger.asked.lock().unwrap(), ["finish"]);
+    }
+
+    /// A name, as far as the profile can tell: who resolves it finds 192.0.2.1 behind it.
+    #[tokio::test]
+    async fn nobody_else_is_asked_either_before_it_is_known_who_that_is() {
+        const HOST: &str = "3221225985";
+        for (key, more) in [
+            ("join.http", format!("[target_file.join]\nhttp = \"http://{HOST}/join?key=S3cret\"\n")),
+            ("metrics", format!("metrics = \"http://{HOST}/metrics\"\n")),
+            (
+                "fleet.http.look",
+                format!(
+                    "[target_file.fleet]\ndiscovery = [\"http\"]\n[target_file.fleet.http]\nlook = \"http://{HOST}/\"\n"
+                ),
+            ),
+        ] {
+            let friend = Noting::new("127.0.0.1", "127.0.0.1");
+            let error = set(&friend, &more).await.err().unwrap_or_else(|| panic!("{key} was not looked at"));
+            assert!(error.starts_with(&format!("{key} of the target file")), "{error}");
+            assert!(error.contains("192.0.2.1") && error.contains("authorized = true"), "{error}");
+            assert!(!error.contains("S3cret"), "{error}");
+            assert_eq!(*friend.asked.lock().unwrap(), ["finish"]);
+            let may =
+                format!("{PROFILE}{more}").replace("driver = \"janus\"\n", "driver = \"janus\"\nauthorized = true\n");
+            let profile = crate::profile::parse_resolved(&may).unwrap();
+            assert!(asked(&profile).await.is_ok(), "{key}");
+        }
     }
 
     #[tokio::test]

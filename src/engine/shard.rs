@@ -1,25 +1,29 @@
 //! One thread with its participants: sockets, clock, batching, timers. Whole rooms live on one shard, so nothing here
 //! needs a lock.
 
+mod late;
+mod messages;
+mod orders;
 mod receiving;
 mod relays;
 mod second;
 
+pub use messages::{FromShard, RoomRow, ShardSecond, ToShard};
+
 use super::health::thread_wait_ns;
-use super::impaired::{Access, Downward, Held, Upwards, Whose, since};
+use super::impaired::{Access, Held, Upwards, Whose};
 use super::realtime_ns;
 use super::reference::Reference;
-use super::relayed::{News, Relayed, Turn, Unwrapped};
-use super::socket::{MediaSocket, Poll, Receiver, Trigger, thread_cpu_ns};
+use super::relayed::{Relayed, Turn};
+use super::socket::{Poll, Receiver, Trigger, thread_cpu_ns};
 use super::wheel::{TICK, Wheel};
 use super::wire::Wire;
-use crate::history::{RelayFlow, ShardHealth};
-use crate::impair::{Conditions, Counters, Parcel};
+use crate::history::RelayFlow;
 use crate::measure::{Flow, FlowCounters, Hist};
-use crate::participant::{Common, Event, Meter, Participant, Room, SLOTS_MAX, Sink, Spec, Totals, World};
+use crate::participant::{Common, Event, Meter, Participant, Room, Sink, World};
 use crate::plan::Relay;
 use crate::prefetch::prefetch;
-use crate::signaling::{MediaCommand, MediaError, TransportState};
+use crate::signaling::{MediaCommand, TransportState};
 use crate::types::{LegId, RoomId, ServerId};
 use rustc_hash::FxHashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -30,110 +34,6 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 /// Sockets with media are looked at this often: kernel timestamps make it free of error, and at 1 ms one core carries
 /// a quarter fewer participants (docs/performance.md).
 const MEDIA_SWEEP: Duration = Duration::from_millis(5);
-
-/// Orders for a shard.
-pub enum ToShard {
-    Add {
-        spec: Box<Spec>,
-        /// Its network, up and down; `None`: a perfect one.
-        network: Option<Box<[Conditions; 2]>>,
-        /// Its way through TURN servers; `None`: none.
-        relay: Option<Box<Relay>>,
-    },
-    /// Where the leg's room is, once known.
-    Server {
-        leg: LegId,
-        server: ServerId,
-    },
-    /// Stop sending; leave follows.
-    Quiet {
-        leg: LegId,
-    },
-    /// Close what is open and forget the leg; answered by [`FromShard::Totals`].
-    Remove {
-        leg: LegId,
-    },
-    Stop,
-}
-
-/// What a shard tells.
-#[derive(Debug)]
-pub enum FromShard {
-    /// The leg has its first transport.
-    Opened {
-        leg: LegId,
-    },
-    State {
-        leg: LegId,
-        slot: u8,
-        state: TransportState,
-        at: Instant,
-    },
-    FirstMedia {
-        leg: LegId,
-        from: LegId,
-        rtp_ms: Option<f64>,
-        frame_ms: Option<f64>,
-        in_vain_ms: [Option<f64>; 2],
-    },
-    Note {
-        leg: LegId,
-        code: &'static str,
-        text: String,
-    },
-    /// It has heard nobody for [`ShardConfig::silent_after`]; since when, in ns of the engine's clock.
-    Silent {
-        leg: LegId,
-        since_ns: u64,
-    },
-    Totals {
-        leg: LegId,
-        totals: Box<Totals>,
-        /// What its network did, up and down.
-        impaired: Option<[Counters; 2]>,
-    },
-    /// What became of an allocation.
-    Relay {
-        leg: LegId,
-        slot: u8,
-        news: Box<News>,
-        at: Instant,
-    },
-    Second(Box<ShardSecond>),
-    /// The shard can't go on.
-    Fatal(String),
-}
-
-/// One second of one shard.
-#[derive(Debug)]
-pub struct ShardSecond {
-    pub shard: usize,
-    /// Seconds since the start of the run at its end.
-    pub second: u64,
-    pub seconds: f64,
-    pub health: ShardHealth,
-    pub servers: Vec<(ServerId, [Flow; 2])>,
-    /// The same, direct and relayed; where anybody is relayed.
-    pub paths: Option<Box<[[Flow; 2]; 2]>>,
-    pub relays: Vec<RelayFlow>,
-    /// Participants with media, by server; and rooms.
-    pub present: Vec<(ServerId, u32, u32)>,
-    pub rooms: Vec<RoomRow>,
-}
-
-/// A room's second.
-#[derive(Debug)]
-pub struct RoomRow {
-    pub room: RoomId,
-    pub server: Option<ServerId>,
-    pub seconds: f64,
-    pub participants: u32,
-    pub count: [FlowCounters; 2],
-    pub silence_max_ms: i64,
-    pub delay_max_us: [u64; 2],
-    /// Nobody is in it any more.
-    pub last: bool,
-}
 
 pub struct ShardConfig {
     pub index: usize,
@@ -434,239 +334,6 @@ impl Shard {
             }
             self.on_media_command(now, c);
         }
-    }
-
-    fn obey(&mut self, now: Instant, order: ToShard) {
-        match order {
-            ToShard::Add { spec, network, relay } => self.add(now, *spec, network, relay),
-            ToShard::Server { leg, server } => self.set_server(leg, server),
-            ToShard::Quiet { leg } => {
-                if let Some(ix) = self.by_leg.get(&leg).copied() {
-                    self.with(ix, |p, w| p.go_quiet(w));
-                }
-            }
-            ToShard::Remove { leg } => self.remove(leg),
-            ToShard::Stop => self.stop = true,
-        }
-    }
-
-    fn add(&mut self, now: Instant, spec: Spec, network: Option<Box<[Conditions; 2]>>, relay: Option<Box<Relay>>) {
-        let access = network.map(|n| Box::new(Access::new(n[0], n[1], self.config.seed, spec.leg.id)));
-        let (leg, room, planned_ns) = (spec.leg.id, spec.leg.room, spec.planned_ns);
-        let participant = Participant::new(now, spec, &self.config.common);
-        let r = self.rooms.entry(room).or_insert_with(|| RoomState {
-            room: Room::new(),
-            server: None,
-            participants: 0,
-            count: Default::default(),
-            silence_max_ms: 0,
-        });
-        r.room.join(leg, planned_ns, participant.sends());
-        let entry = Box::new(Entry {
-            participant,
-            room,
-            server: None,
-            sockets: Vec::new(),
-            access,
-            relay: relay.map(|planned| Box::new(Behind { planned: *planned, waiting: 0, held: Vec::new() })),
-            wake_at: None,
-            connected: false,
-            silent_since: None,
-        });
-        let ix = match self.free.pop() {
-            Some(ix) => {
-                self.entries[ix as usize] = Some(entry);
-                ix
-            }
-            None => {
-                self.entries.push(Some(entry));
-                self.entries.len() as u32 - 1
-            }
-        };
-        self.by_leg.insert(leg, ix);
-        self.with(ix, |_, _| {});
-    }
-
-    fn set_server(&mut self, leg: LegId, server: ServerId) {
-        while self.meters.len() <= server.index() {
-            self.meters.push([Meter::allocated(), Meter::allocated()]);
-        }
-        let Some(ix) = self.by_leg.get(&leg) else { return };
-        let Some(e) = self.entries[*ix as usize].as_deref_mut() else { return };
-        e.server = Some(server);
-        if let Some(r) = self.rooms.get_mut(&e.room) {
-            r.server = Some(server);
-        }
-    }
-
-    fn remove(&mut self, leg: LegId) {
-        let Some(ix) = self.by_leg.remove(&leg) else { return };
-        let mut last = None;
-        self.with(ix, |p, w| {
-            p.go_quiet(w);
-            let mut flows = <[Flow; 2]>::default();
-            let (delta, totals) = p.finish(w, &mut flows);
-            for slot in 0..SLOTS_MAX {
-                p.close(w, slot);
-            }
-            w.room.leave(p.leg(), w.now_ns);
-            last = Some((flows, delta, totals));
-        });
-        let Some(mut e) = self.entries[ix as usize].take() else { return };
-        for (slot, s) in e.sockets.drain(..).enumerate() {
-            self.let_go(leg, slot as u8, s);
-        }
-        self.free.push(ix);
-        let Some((flows, delta, totals)) = last else { return };
-        if let Some(r) = self.rooms.get_mut(&e.room) {
-            r.add(&flows, &delta);
-        }
-        self.add_flows(e.server, e.relay.is_some(), &flows);
-        let impaired = e.access.map(|a| a.counters());
-        let _ = self.config.out.send(FromShard::Totals { leg, totals: Box::new(totals), impaired });
-    }
-
-    /// Sends and delivers what impaired networks have held back long enough.
-    fn release(&mut self) {
-        let now_ns = since(self.config.epoch, Instant::now());
-        while let Some(p) = self.held.up.pop(Held::leaving_ns(now_ns)) {
-            let w = p.tag.whose;
-            if let Some(Some(e)) = self.entries.get(w.ix as usize)
-                && e.participant.leg() == w.leg
-            {
-                send(&e.sockets, &mut self.io, w.slot, p.tag.to, &p.data);
-            }
-            self.held.up.recycle(p);
-        }
-        // What came before it, and lies in its socket unread, is to be delivered before it: it has its time of arrival, and
-        // nobody misses the few ms.
-        let read_ns = since(self.config.epoch, self.swept).min(now_ns);
-        while let Some(mut p) = self.held.down_eager.pop(now_ns) {
-            self.deliver_held(&mut p);
-            self.held.down_eager.recycle(p);
-        }
-        while let Some(mut p) = self.held.down.pop(read_ns) {
-            self.deliver_held(&mut p);
-            self.held.down.recycle(p);
-        }
-    }
-
-    fn deliver_held(&mut self, p: &mut Parcel<Downward>) {
-        let (w, from, recv_ns) = (p.tag.whose, p.tag.from, p.tag.recv_ns);
-        if let Some(Some(e)) = self.entries.get(w.ix as usize)
-            && e.participant.leg() == w.leg
-        {
-            self.deliver(w.ix, w.slot, from, recv_ns, &mut p.data);
-        }
-    }
-
-    /// A datagram that an impaired network has held back: out of its frame, where it came by a TURN server.
-    fn deliver(&mut self, ix: u32, slot: u8, from: SocketAddr, recv_ns: u64, data: &mut [u8]) {
-        let Some(Some(e)) = self.entries.get(ix as usize) else { return };
-        let now = Instant::now();
-        let (from, range) = match e.relay_at(slot).map(|r| r.unwrap(now, data)) {
-            None => (from, 0..data.len()),
-            Some(Unwrapped::Channel(peer, range)) => (peer, range),
-            Some(Unwrapped::Data(peer, mut data)) => {
-                self.with(ix, |p, w| p.on_datagram(w, slot, peer, recv_ns, &mut data));
-                return;
-            }
-            Some(Unwrapped::Control) => {
-                self.tend_relay(ix, slot, now);
-                return self.reschedule(ix);
-            }
-            Some(Unwrapped::Nothing) => return,
-        };
-        self.with(ix, |p, w| p.on_datagram(w, slot, from, recv_ns, &mut data[range]));
-    }
-
-    fn on_media_command(&mut self, now: Instant, c: MediaCommand) {
-        if let Some(c) = self.hold_for_relay(c) {
-            self.carry_out(now, c);
-        }
-    }
-
-    /// With the allocation that it needs, where it needs one.
-    fn carry_out(&mut self, now: Instant, c: MediaCommand) {
-        match c {
-            MediaCommand::Offer { leg, slot, want, reply } => {
-                let r = self
-                    .open(now, leg, slot)
-                    .and_then(|ix| self.with(ix, |p, w| p.offer(w, slot, want)).unwrap_or(Err(MediaError::Gone)));
-                let _ = reply.send(r);
-            }
-            MediaCommand::AcceptAnswer { leg, slot, sdp, reply } => {
-                let r = self.known(leg).and_then(|ix| {
-                    self.with(ix, |p, w| p.accept_answer(w, slot, &sdp)).unwrap_or(Err(MediaError::Gone))
-                });
-                let _ = reply.send(r);
-            }
-            MediaCommand::AcceptOffer { leg, slot, sdp, reply } => {
-                let r = self.open(now, leg, slot).and_then(|ix| {
-                    self.with(ix, |p, w| p.accept_offer(w, slot, &sdp)).unwrap_or(Err(MediaError::Gone))
-                });
-                let _ = reply.send(r);
-            }
-            MediaCommand::Candidate { leg, slot, candidate } => {
-                if let Ok(ix) = self.known(leg) {
-                    self.with(ix, |p, w| p.candidate(w, slot, &candidate));
-                }
-            }
-            MediaCommand::Switch { leg, slot, reply } => {
-                let r = self
-                    .known(leg)
-                    .and_then(|ix| self.with(ix, |p, w| p.switch(w, slot)).unwrap_or(Err(MediaError::Gone)));
-                let _ = reply.send(r);
-            }
-            MediaCommand::Close { leg, slot } => {
-                if let Ok(ix) = self.known(leg) {
-                    self.with(ix, |p, w| p.close(w, slot));
-                }
-            }
-            MediaCommand::Forwarded { leg, senders } => {
-                if let Ok(ix) = self.known(leg) {
-                    self.with(ix, |p, w| p.set_forwarded(w, senders));
-                }
-            }
-        }
-    }
-
-    fn known(&self, leg: LegId) -> Result<u32, MediaError> {
-        self.by_leg.get(&leg).copied().ok_or(MediaError::Gone)
-    }
-
-    /// The leg's entry, with this transport open.
-    fn open(&mut self, now: Instant, leg: LegId, slot: u8) -> Result<u32, MediaError> {
-        let ix = self.known(leg)?;
-        let e = self.entries[ix as usize].as_deref_mut().ok_or(MediaError::Gone)?;
-        if slot >= SLOTS_MAX {
-            return Err(MediaError::Local(format!("transport {slot}: at most {SLOTS_MAX} a participant")));
-        }
-        if e.participant.is_open(slot) {
-            return Ok(ix);
-        }
-        if e.relay.is_some() {
-            return Err(MediaError::Relay("there is no allocation".into()));
-        }
-        let source = self.source();
-        let Some(e) = self.entries[ix as usize].as_deref_mut() else { return Err(MediaError::Gone) };
-        let local = |what: &str, e: std::io::Error| MediaError::Local(format!("{what} on {source}: {e}"));
-        let socket = MediaSocket::bind(source).map_err(|e| local("no UDP socket", e))?;
-        if let Some(bytes) = self.config.receive_buffer {
-            socket.set_receive_buffer(bytes).map_err(|e| local("SO_RCVBUF", e))?;
-        }
-        self.eager.add(&socket, key(ix, slot)).map_err(|e| local("epoll", e))?;
-        e.participant.open(now, slot, socket.local())?;
-        let socket = Wire::Udp(socket);
-        e.put(slot, SlotSocket { socket, relay: None, peer: None, eager: true, refused: false });
-        let _ = self.config.out.send(FromShard::Opened { leg });
-        Ok(ix)
-    }
-
-    /// The next source address.
-    fn source(&mut self) -> IpAddr {
-        self.next_source += 1;
-        self.config.sources[(self.next_source - 1) % self.config.sources.len()]
     }
 
     /// Calls into a participant, then does what its events ask and sees to its next wake-up.

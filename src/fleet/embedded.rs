@@ -3,7 +3,7 @@
 
 pub use crate::sfu::director::Advertise;
 use crate::sfu::{DirectorReady, TurnReady, first_line};
-use crate::types::{Autoscale, Drain, Placement, Sin};
+use crate::types::{Autoscale, Drain, Placement, Sin, UnlikeServer};
 use anyhow::Context;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -27,6 +27,8 @@ pub struct EmbeddedOptions {
     pub program: Option<PathBuf>,
     /// Share of a core (0..1) that a server's media thread may use.
     pub cpu_max: f64,
+    /// Servers that are not like the others.
+    pub unlike: Vec<UnlikeServer>,
     /// Where the participants of a room go.
     pub placement: Placement,
     /// How a server that is to end gets rid of its calls.
@@ -52,6 +54,7 @@ impl Default for EmbeddedOptions {
             advertise: Vec::new(),
             program: None,
             cpu_max: 1.0,
+            unlike: Vec::new(),
             placement: Placement::Affinity,
             drain: Drain::Wait,
             autoscale: None,
@@ -102,6 +105,7 @@ impl EmbeddedFleet {
             .args(["--servers", &servers.to_string()])
             .args(["--participants-max", &participants_max.to_string()])
             .args(["--cpu-max", &options.cpu_max.to_string()])
+            .args(options.unlike.iter().flat_map(|own| ["--unlike".to_owned(), own.to_string()]))
             .args(["--placement", options.placement.as_str()])
             .args(["--drain", options.drain.as_str()])
             .args(options.autoscale.iter().flat_map(|how| ["--autoscale".to_owned(), how.to_string()]))

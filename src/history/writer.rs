@@ -1,6 +1,8 @@
 //! Appends lines to `history.jsonl`, and survives a disk that is full for a while or for good.
 
 use super::{Event, Line};
+use crate::types::mask_urls;
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
@@ -93,6 +95,10 @@ impl<W: Write> Writer<W> {
             self.first_error.get_or_insert_with(|| format!("a history line can't be written as JSON: {e}"));
             self.dropped += 1;
             return;
+        }
+        // Whatever an error or a note quotes: what is secret in a URL gets no further.
+        if let Ok(Cow::Owned(masked)) = std::str::from_utf8(&bytes).map(mask_urls) {
+            bytes = masked.into_bytes();
         }
         bytes.push(b'\n');
         self.waiting_bytes += bytes.len();

@@ -331,6 +331,13 @@ impl MediaSender {
         (self.sequence_before + self.packets) as u16
     }
 
+    /// Before the first packet: its sequence number, so that a test comes to the wrap soon.
+    #[cfg(test)]
+    pub(crate) fn set_first_seq(&mut self, first: u16) {
+        debug_assert!(self.packets == 0);
+        self.sequence_before = u64::from(first) - 1;
+    }
+
     /// Slots left out because the caller came more than a second late.
     pub fn skipped_frames(&self) -> u64 {
         self.skipped_frames

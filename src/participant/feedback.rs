@@ -1,9 +1,9 @@
 //! RTCP of a participant: reports, NACKs, key-frame requests and transport-wide feedback, sent and answered.
 
 use super::slot::{Incoming, KeyAsk, Role, Slot};
-use super::{Participant, World};
+use super::{Participant, TxTrack, World};
 use crate::media::receive::ReceptionReport;
-use crate::media::rtcp::{self, Packet, ReportBlock, SenderInfo, Writer};
+use crate::media::rtcp::{self, Packet, ReportBlock, RtcpError, SenderInfo, Writer};
 use crate::media::srtp::TAG_MAX;
 use crate::types::Kind;
 use std::time::Duration;
@@ -111,14 +111,10 @@ impl Participant {
                 if t.slot != Some(slot) || !t.sender.is_running() {
                     continue;
                 }
-                let info = SenderInfo {
-                    ntp: rtcp::ntp64((w.clock)()),
-                    rtp_time: t.sender.rtp_timestamp_at(w.now),
-                    packets: t.sender.packets_sent() as u32,
-                    octets: t.sender.octets_sent() as u32,
-                };
                 let mut wr = Writer::new(&mut plain[..RTCP_MAX]);
-                if wr.sender_report(t.ssrc, info, &[]).is_ok() && wr.sdes_cname(t.ssrc, &self.cname).is_ok() {
+                if wr.sender_report(t.ssrc, sender_info(t, w), &[]).is_ok()
+                    && wr.sdes_cname(t.ssrc, &self.cname).is_ok()
+                {
                     let n = wr.len();
                     self.send_rtcp(w, slot, &mut plain, n);
                 }
@@ -158,6 +154,7 @@ impl Participant {
                     break;
                 }
                 let (rtt, own) = (s.rtt.or(s.transport.rtt()), own_ssrc(&self.tracks, s, slot));
+                let reduced = s.agreed.reduced_size;
                 let mut next = None;
                 let mut found = None;
                 let mut seqs = [0u16; 64];
@@ -175,9 +172,9 @@ impl Participant {
                 let Some((ssrc, kind, k)) = found else { break };
                 s.loose[kind.index()].nacks_sent += 1;
                 let mut wr = Writer::new(&mut plain[..RTCP_MAX]);
-                // Reduced size (RFC 5506) is offered, but an RR in front is what every server takes.
-                let _ = wr.receiver_report(own, &[]);
-                if wr.nack(own, ssrc, seqs[..k].iter().copied()).is_ok() {
+                if lead(&mut wr, reduced, own, &self.cname, None).is_ok()
+                    && wr.nack(own, ssrc, seqs[..k].iter().copied()).is_ok()
+                {
                     let n = wr.len();
                     self.send_rtcp(w, slot, &mut plain, n);
                 }
@@ -195,7 +192,7 @@ impl Participant {
             if s.srtp.is_none() || !s.transport.may_send() {
                 continue;
             }
-            let own = own_ssrc(&self.tracks, s, slot);
+            let (own, reduced) = (own_ssrc(&self.tracks, s, slot), s.agreed.reduced_size);
             for (ssrc, kind, _, how, m) in s.media_streams() {
                 let Some(how) = how.filter(|_| kind == Kind::Video && n_asks < asks.len()) else { continue };
                 let asked = m.key_asked.is_some_and(|t| w.now < t + KEY_REQUEST_INTERVAL);
@@ -214,13 +211,12 @@ impl Participant {
             for (ssrc, how, number, report) in asks.into_iter().flatten() {
                 let mut wr = Writer::new(&mut plain[..RTCP_MAX]);
                 // Janus honours a PLI on a receive-only handle only behind a report block about that SSRC.
-                if let Some(r) = &report {
-                    let _ = wr.receiver_report(own, &[block(ssrc, r)]);
-                }
-                let asked = match how {
+                let report = report.map(|r| block(ssrc, &r));
+                let led = lead(&mut wr, reduced, own, &self.cname, report.as_ref());
+                let asked = led.and_then(|()| match how {
                     KeyAsk::Pli => wr.pli(own, ssrc),
                     KeyAsk::Fir => wr.fir(own, ssrc, number),
-                };
+                });
                 if asked.is_ok() {
                     let n = wr.len();
                     self.send_rtcp(w, slot, &mut plain, n);
@@ -228,31 +224,55 @@ impl Participant {
             }
             let Some(s) = self.slots[usize::from(slot)].as_deref_mut() else { continue };
             let media = s.incoming.first().map_or(0, |i| i.ssrc);
-            if let Some(t) = &mut s.twcc {
+            if let Some(t) = s.twcc.as_deref_mut().filter(|t| t.pending() > 0) {
                 let mut wr = Writer::new(&mut plain[..RTCP_MAX]);
                 let us = (w.now_ns / 1000) as i64;
+                let _ = lead(&mut wr, reduced, own, &self.cname, None);
+                let led = wr.len();
                 while t.pending() > 0 && t.write(us, &mut wr, own, media).is_ok_and(|n| n > 0) {
                     s.loose[1].twcc_sent += 1;
                 }
                 let n = wr.len();
-                if n > 0 {
+                if n > led {
                     self.send_rtcp(w, slot, &mut plain, n);
                 }
             }
         }
     }
 
+    /// Goodbye of every SSRC that spoke on this transport, each behind its last report and its CNAME (RFC 3550 6.1): a
+    /// track that goes on elsewhere has sent nothing here since its last one, and so has no sender report.
     pub(super) fn send_byes(&mut self, w: &mut World<'_>, slot: u8) {
         let mut plain = [0u8; RTCP_MAX + TAG_MAX];
-        let Ok(s) = self.slot(slot) else { return };
-        let own = s.own_ssrc;
-        let mut wr = Writer::new(&mut plain[..RTCP_MAX]);
-        let _ = wr.receiver_report(own, &[]);
-        for t in self.tracks.iter().filter(|t| t.slot == Some(slot)) {
-            let _ = wr.bye(t.ssrc);
+        for i in 0..self.tracks.len() {
+            let Some(s) = self.slots.get(usize::from(slot)).and_then(|s| s.as_deref()) else { return };
+            if s.sent & 1 << i == 0 {
+                continue;
+            }
+            let t = &self.tracks[i];
+            let (ssrc, rtx) = t.agreed_ssrcs(&s.agreed.sends);
+            let mut wr = Writer::new(&mut plain[..RTCP_MAX]);
+            let report = match t.slot {
+                Some(here) if here == slot => wr.sender_report(ssrc, sender_info(t, w), &[]),
+                _ => wr.receiver_report(ssrc, &[]),
+            };
+            let described = report.and_then(|()| wr.sdes_cname(ssrc, &self.cname));
+            if described.and_then(|()| [Some(ssrc), rtx].into_iter().flatten().try_for_each(|x| wr.bye(x))).is_ok() {
+                let n = wr.len();
+                self.send_rtcp(w, slot, &mut plain, n);
+            }
         }
-        let n = wr.len();
-        self.send_rtcp(w, slot, &mut plain, n);
+        let Some(s) = self.slots.get(usize::from(slot)).and_then(|s| s.as_deref()) else { return };
+        // Where none of its tracks is sent, its reports had an SSRC of their own.
+        let own = own_ssrc(&self.tracks, s, slot);
+        if self.tracks.iter().enumerate().any(|(i, t)| t.ssrc == own && s.sent & 1 << i != 0) {
+            return;
+        }
+        let mut wr = Writer::new(&mut plain[..RTCP_MAX]);
+        if lead(&mut wr, false, own, &self.cname, None).and_then(|()| wr.bye(own)).is_ok() {
+            let n = wr.len();
+            self.send_rtcp(w, slot, &mut plain, n);
+        }
     }
 
     /// Seals and sends `plain[..n]`.
@@ -279,7 +299,33 @@ fn block(ssrc: u32, r: &ReceptionReport) -> ReportBlock {
     }
 }
 
+/// What stands before feedback: without reduced size agreed on, every datagram is a compound that begins with a report
+/// and names its sender (RFC 3550 6.1, RFC 4585 3.1); with it, feedback goes alone (RFC 5506 4.1), or behind the report
+/// that it is about.
+fn lead(
+    wr: &mut Writer<'_>,
+    reduced: bool,
+    own: u32,
+    cname: &str,
+    report: Option<&ReportBlock>,
+) -> Result<(), RtcpError> {
+    if let (None, true) = (report, reduced) {
+        return Ok(());
+    }
+    wr.receiver_report(own, report.map_or(&[], std::slice::from_ref))?;
+    if reduced { Ok(()) } else { wr.sdes_cname(own, cname) }
+}
+
+fn sender_info(t: &TxTrack, w: &World<'_>) -> SenderInfo {
+    SenderInfo {
+        ntp: rtcp::ntp64((w.clock)()),
+        rtp_time: t.sender.rtp_timestamp_at(w.now),
+        packets: t.sender.packets_sent() as u32,
+        octets: t.sender.octets_sent() as u32,
+    }
+}
+
 /// The SSRC we speak RTCP as: a track's where the transport sends one.
-fn own_ssrc(tracks: &[super::TxTrack], s: &Slot, slot: u8) -> u32 {
+fn own_ssrc(tracks: &[TxTrack], s: &Slot, slot: u8) -> u32 {
     tracks.iter().find(|t| t.slot == Some(slot)).map_or(s.own_ssrc, |t| t.ssrc)
 }

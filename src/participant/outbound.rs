@@ -150,6 +150,13 @@ impl TxTrack {
         (self.ssrc, self.rtx_ssrc)
     }
 
+    /// SSRCs that it has on a transport where this was agreed: its own and, where lost packets are sent again as
+    /// retransmissions, theirs.
+    pub fn agreed_ssrcs(&self, agreed: &[AgreedSend]) -> (u32, Option<u32>) {
+        let with_rtx = agreed.iter().any(|a| a.ssrc == self.negotiated_ssrc() && a.rtx.is_some());
+        (self.ssrc, with_rtx.then_some(self.rtx_ssrc))
+    }
+
     /// One layer of a video whose highest one has these SSRCs.
     pub fn set_layer(&mut self, layer: Layer, (highest, highest_rtx): (u32, u32)) {
         self.layer = Some(layer);
@@ -310,8 +317,8 @@ impl Participant {
         if self.quiet {
             return;
         }
-        for t in &mut self.tracks {
-            let Some(s) = t.slot.and_then(|s| self.slots.get(usize::from(s))).and_then(|s| s.as_deref()) else {
+        for (i, t) in self.tracks.iter_mut().enumerate() {
+            let Some(s) = t.slot.and_then(|s| self.slots.get_mut(usize::from(s))).and_then(|s| s.as_deref_mut()) else {
                 continue;
             };
             let Some(a) = s.agreed.sends.iter().find(|a| a.ssrc == t.negotiated_ssrc()) else { continue };
@@ -325,6 +332,7 @@ impl Participant {
             }
             if flows && !t.sender.is_running() {
                 t.sender.start(w.now);
+                s.sent |= 1 << i;
                 if let Some(l) = w.room.ledger_mut(&mut t.room_hint, t.leg, t.stream) {
                     l.resume(w.now_ns);
                 }

@@ -9,6 +9,8 @@ use crate::prefetch::prefetch;
 use crate::sdp::{Agreed, AgreedReceive, Negotiation};
 use crate::signaling::TransportState;
 use crate::transport::{self, AllowList, Transport};
+#[cfg(test)]
+use crate::types::Suite;
 use crate::types::{Codec, Kind, M_LINES_MAX};
 use std::time::{Duration, Instant};
 
@@ -34,9 +36,14 @@ pub(super) struct Slot {
     pub twcc_ext: u8,
     /// Transport-wide sequence number of what we send.
     pub twcc_next: u16,
+    /// Which of the participant's tracks have been sent here, a bit each.
+    pub sent: u8,
     /// Counters that belong to no stream, by kind.
     pub loose: [FlowCounters; 2],
     pub rtt: Option<Duration>,
+    /// For tests that listen in: our master key and the peer's.
+    #[cfg(test)]
+    pub keys: Option<(Suite, [transport::MasterKey; 2])>,
 }
 
 pub(super) struct Srtp {
@@ -156,8 +163,11 @@ impl Slot {
             twcc: None,
             twcc_ext: 0,
             twcc_next: 1,
+            sent: 0,
             loose: Default::default(),
             rtt: None,
+            #[cfg(test)]
+            keys: None,
         }
     }
 
@@ -275,6 +285,8 @@ impl Slot {
                     rtp_in: RtpOpener::new(suite, &theirs.key, &theirs.salt),
                     rtcp_in: RtcpOpener::new(suite, &theirs.key, &theirs.salt),
                 }));
+                #[cfg(test)]
+                (self.keys = Some((suite, [ours.clone(), theirs.clone()])));
                 let [a, b, c, d, e, f, g, h, ..] = certificate;
                 let certificate = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
                 w.events.push(Event::State {

@@ -1,5 +1,7 @@
 //! RTCP between two participants, in virtual time: what is asked for, and what is answered.
 
+mod wire;
+
 use super::{Common, Event, Meter, Participant, Room, Sink, Spec, World};
 use crate::measure::{Flow, FlowCounters, Hist};
 use crate::media::clip::ClipLibrary;
@@ -29,7 +31,34 @@ impl Sink for Wire {
     }
 }
 
-/// One sends, the other receives.
+/// What two participants are made from, and what becomes of their offer and answer on the way.
+struct Making<'a> {
+    suite: Suite,
+    media: [[Option<Encoding>; 2]; 2],
+    /// Of the first one's video.
+    lower_layers: Vec<Encoding>,
+    client: Client,
+    offered: &'a dyn Fn(String) -> String,
+    answered: &'a dyn Fn(String) -> String,
+}
+
+const VIDEO: Option<Encoding> = Some(Encoding { codec: Codec::Vp8, bitrate: Bitrate(500_000) });
+const AUDIO: Option<Encoding> = Some(Encoding { codec: Codec::Opus, bitrate: Bitrate(32_000) });
+
+impl Default for Making<'_> {
+    /// One sends video, the other receives.
+    fn default() -> Self {
+        Making {
+            suite: Suite::AeadAes128Gcm,
+            media: [[None, VIDEO], [None, None]],
+            lower_layers: Vec::new(),
+            client: Client::Chrome,
+            offered: &|sdp| sdp,
+            answered: &|sdp| sdp,
+        }
+    }
+}
+
 struct Pair {
     start: Instant,
     now: Instant,
@@ -37,6 +66,8 @@ struct Pair {
     room: Room,
     wires: [Wire; 2],
     counts: [[FlowCounters; 2]; 2],
+    /// Every datagram that left, with whose it was.
+    tapped: Vec<(usize, Vec<u8>)>,
 }
 
 fn address(n: usize) -> SocketAddr {
@@ -54,50 +85,56 @@ fn is_rtcp(d: &[u8]) -> bool {
 impl Pair {
     /// `offered` may change the sender's offer before the receiver sees it.
     fn new(offered: impl Fn(String) -> String) -> Pair {
+        Pair::made(Making { offered: &offered, ..Making::default() })
+    }
+
+    fn made(making: Making<'_>) -> Pair {
         let now = Instant::now();
         let common = Arc::new(Common {
             run: 1,
-            transport: Shared::new(&[Suite::AeadAes128Gcm], Timing::default()).unwrap(),
+            transport: Shared::new(&[making.suite], Timing::default()).unwrap(),
             allow: Arc::new(AllowList::new(vec![("10.0.0.0".parse().unwrap(), 8)])),
-            client: Client::Chrome,
+            client: making.client,
             simulcast: crate::types::Simulcast::Rid,
         });
         let clips = ClipLibrary::load().unwrap();
+        let clip = |e: Encoding| clips.clip(e).unwrap();
         let mut room = Room::new();
         let participants = [0, 1].map(|n| {
-            let encoding = |codec, kbit: u64| (n == 0).then_some(Encoding { codec, bitrate: Bitrate(kbit * 1000) });
+            let [audio, video] = making.media[n];
             let leg = PlannedLeg {
-                id: LegId(n),
+                id: LegId(n as u32),
                 seat: 0,
                 room: RoomId(0),
                 name: format!("p{n}"),
                 join_at: Duration::ZERO,
                 leave_at: Duration::from_secs(3600),
-                audio: None,
-                video: encoding(Codec::Vp8, 500),
+                audio,
+                video,
                 network: None,
             };
-            let clips = [leg.audio, leg.video].map(|e| e.map(|e| clips.clip(e).unwrap()));
+            let lower_layers = making.lower_layers.iter().filter(|_| n == 0).map(|e| clip(*e)).collect();
             let spec = Spec {
                 leg,
-                clips,
-                lower_layers: Vec::new(),
+                clips: [audio, video].map(|e| e.map(clip)),
+                lower_layers,
                 steps: Vec::new(),
-                seed: 3,
+                seed: 3 + 10 * n as u64,
                 planned_ns: EPOCH_NS,
                 network_delay_max: Duration::ZERO,
                 talk: Default::default(),
             };
             let mut p = Participant::new(now, spec, &common);
-            room.join(LegId(n), EPOCH_NS, p.sends());
-            p.open(now, 0, address(n as usize)).unwrap();
+            room.join(LegId(n as u32), EPOCH_NS, p.sends());
+            p.open(now, 0, address(n)).unwrap();
             p
         });
-        let mut pair =
-            Pair { start: now, now, participants, room, wires: Default::default(), counts: Default::default() };
-        let want = OfferWant { send: true, ..OfferWant::default() };
-        let offer = offered(pair.with(0, |p, w| p.offer(w, 0, want)).unwrap());
-        let answer = pair.with(1, |p, w| p.accept_offer(w, 0, &offer)).unwrap();
+        let wires = Default::default();
+        let mut pair = Pair { start: now, now, participants, room, wires, counts: Default::default(), tapped: vec![] };
+        let [audio, video] = making.media[1].map(|e| u16::from(e.is_some()));
+        let want = OfferWant { send: true, receive_audio: audio, receive_video: video, ..OfferWant::default() };
+        let offer = (making.offered)(pair.with(0, |p, w| p.offer(w, 0, want)).unwrap());
+        let answer = (making.answered)(pair.with(1, |p, w| p.accept_offer(w, 0, &offer)).unwrap());
         pair.with(0, |p, w| p.accept_answer(w, 0, &answer)).unwrap();
         pair
     }
@@ -138,6 +175,7 @@ impl Pair {
             for n in 0..2 {
                 let recv_ns = self.now_ns();
                 for datagram in std::mem::take(&mut self.wires[n].0) {
+                    self.tapped.push((n, datagram.clone()));
                     for _ in 0..times(n, &datagram) {
                         self.with(1 - n, |p, w| p.on_datagram(w, 0, address(n), recv_ns, &mut datagram.clone()));
                     }

@@ -1,5 +1,6 @@
 //! What is wrong with a profile or its target file: every error with its place and key.
 
+use crate::types::mask_urls;
 use std::fmt;
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ impl fmt::Display for Origin {
         match self {
             Origin::File { file, line: 0 } => f.write_str(file),
             Origin::File { file, line } => write!(f, "{file}:{line}"),
-            Origin::Set(set) => write!(f, "--set {set}"),
+            Origin::Set(set) => write!(f, "--set {}", mask_urls(set)),
             Origin::Default => f.write_str("default"),
             Origin::Drawn => f.write_str("drawn"),
         }
@@ -40,8 +41,8 @@ pub struct ProfileError {
 impl fmt::Display for ProfileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.key.is_empty() {
-            true => write!(f, "{}: {}", self.at, self.message),
-            false => write!(f, "{}: {}: {}", self.at, self.key, self.message),
+            true => write!(f, "{}: {}", self.at, mask_urls(&self.message)),
+            false => write!(f, "{}: {}: {}", self.at, self.key, mask_urls(&self.message)),
         }
     }
 }

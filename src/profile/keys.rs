@@ -186,6 +186,11 @@ pub const KEYS: &[Key] = &[
     key("embedded", "sin", Word(Sin::NAMES), Optional, "A fault that the fleet commits on purpose, for a run that is to find it (docs/embedded-fleet.md). Left out: none."),
 
     key("embedded", "turn", Count { min: 0, max: 64 }, Optional, "TURN servers, a process each. Left out: one where [ice] wants relays, else none."),
+    key("embedded", "server", Tables, Optional, "Servers that are not like the others. Left out: all are alike."),
+
+    key("embedded.server[]", "id", Text, Required, "Which one: s1, s2, …"),
+    key("embedded.server[]", "participants_max", Count { min: 1, max: 100_000 }, Optional, "Its own, in place of the fleet's."),
+    key("embedded.server[]", "cpu_max", Share { max: 100.0 }, Optional, "Its own, in place of the fleet's."),
 
     key("embedded.autoscale", "per_server", Count { min: 1, max: 100_000 }, Required, "Participants that one server is to carry: as many servers serve as that takes."),
     key("embedded.autoscale", "servers_min", Count { min: 1, max: 256 }, Or("1"), "Servers that serve at least."),
@@ -245,7 +250,7 @@ pub const KEYS: &[Key] = &[
     key("load", "join_timeout", Duration { min: 0.1, max: 600.0 }, Or("\"15s\""), "A join that takes longer has failed."),
 
     key("search", "range", Size, Required, "Participants on one server, lowest and highest: \"20..600\". Loads between are whole rooms."),
-    key("search", "join", Rate, Required, "Joins a second, all servers together, while the load grows: \"8/s\"."),
+    key("search", "join", Rate, Required, "Joins a second while the load grows, all servers together: \"8/s\". Of several servers each gets its part of it, in turn."),
     key("search", "server", Text, Optional, "The only server to load. Left out: all servers at once, each with the load, each judged by itself."),
     key("search", "trial", Duration { min: 1.0, max: 86_400.0 }, Or("\"30s\""), "Judged time of a trial that can prove that a load holds."),
     key("search", "first_trial", Duration { min: 1.0, max: 86_400.0 }, Or("\"10s\""), "Judged time of a trial that feels the way; it can prove that a load does not hold."),

@@ -44,4 +44,5 @@ pub use scale_in::{
 };
 pub use schema::schema;
 pub use series::{Mix, Series, share_of};
+pub(crate) use target::drivers;
 pub use target::{DRIVERS, is_private};

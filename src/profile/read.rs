@@ -10,7 +10,7 @@ use super::series::Series;
 use super::tree::{Node, Value};
 use super::units::{parse_join, parse_stay};
 use super::{metrics, network};
-use crate::types::{Autoscale, Client, M_LINES_MAX};
+use crate::types::{Autoscale, Client, M_LINES_MAX, UnlikeServer};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -70,8 +70,14 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
     let embedded = top.inside("embedded", |v| {
         let (servers, participants_max, cpu_max) =
             (v.count("servers"), v.count("participants_max"), v.share("cpu_max"));
-        if cpu_max.is_some_and(|share| share < 0.01) {
-            v.wrong("cpu_max", "is too little for a server: 1% at least");
+        enough(v, cpu_max);
+        let unlike =
+            if v.node("server").is_some() { v.each("server", |v| unlike(v, servers)) } else { Some(Vec::new()) };
+        let twice = |i: usize, all: &[UnlikeServer]| all[..i].iter().any(|u| u.id == all[i].id);
+        if let Some(all) = &unlike
+            && let Some(i) = (1..all.len()).find(|i| twice(*i, all))
+        {
+            v.wrong("server", format!("{:?} is there twice", all[i].id));
         }
         let placement = v.word("placement").and_then(|w| w.parse().ok());
         let drain = v.word("drain").and_then(|w| w.parse().ok());
@@ -87,6 +93,7 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
             servers: servers? as u32,
             participants_max: participants_max? as u32,
             cpu_max: cpu_max?,
+            unlike: unlike?,
             placement: placement?,
             drain: drain?,
             autoscale: autoscale?,
@@ -154,6 +161,31 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
         embedded: embedded?,
         ice: ice?,
     })
+}
+
+/// Less of a core is no server.
+fn enough(v: &mut View<'_>, cpu_max: Option<f64>) {
+    if cpu_max.is_some_and(|share| share < 0.01) {
+        v.wrong("cpu_max", "is too little for a server: 1% at least");
+    }
+}
+
+/// A server of the embedded fleet that is not like the others.
+fn unlike(v: &mut View<'_>, servers: Option<i64>) -> Option<UnlikeServer> {
+    let id = v.name("id", 20, |c| c.is_ascii_alphanumeric());
+    let number = id.as_deref().and_then(|id| id.strip_prefix('s')?.parse::<i64>().ok());
+    if let (Some(id), Some(servers)) = (&id, servers)
+        && number.is_none_or(|n| n < 1 || n > servers || *id != format!("s{n}"))
+    {
+        v.wrong("id", format!("{id:?} is no server of this fleet: s1 to s{servers}"));
+    }
+    let participants_max = if v.node("participants_max").is_some() { Some(v.count("participants_max")?) } else { None };
+    let cpu_max = if v.node("cpu_max").is_some() { Some(v.share("cpu_max")?) } else { None };
+    enough(v, cpu_max);
+    if (participants_max, cpu_max) == (None, None) {
+        v.wrong("", "has nothing of its own: participants_max or cpu_max");
+    }
+    Some(UnlikeServer { id: id?, participants_max: participants_max.map(|n| n as u32), cpu_max })
 }
 
 fn autoscale(v: &mut View<'_>) -> Option<Autoscale> {

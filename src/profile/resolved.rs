@@ -4,7 +4,7 @@ use super::fleet::{FleetBackends, JoinHook};
 use super::scale_in::ScaleIn;
 use super::series::Series;
 use crate::impair::Conditions;
-use crate::types::{Autoscale, Client, Drain, Encoding, Placement, Simulcast, Sin, Via};
+use crate::types::{Autoscale, Client, Drain, Encoding, Placement, Simulcast, Sin, UnlikeServer, Via};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -111,6 +111,8 @@ pub struct EmbeddedTarget {
     pub participants_max: u32,
     /// Share of a core (0..1) that a server's media thread may use.
     pub cpu_max: f64,
+    /// Servers that are not like the others.
+    pub unlike: Vec<UnlikeServer>,
     /// Where the participants of a room go.
     pub placement: Placement,
     /// How a server that is to end gets rid of its calls.

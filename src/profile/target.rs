@@ -5,13 +5,30 @@ use super::keys::join;
 use super::read::{self, View, distinct};
 use super::resolved::{ExternalTarget, Secret, ServerEntry, TURN_DRIVER};
 use super::tree::{Node, Value};
-use crate::types::Simulcast;
+use crate::types::{Simulcast, has_mask, mask_url, may_stand_in_url};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+/// The one list of drivers, for this module, which knows their names only, and for `signaling`, which has them. A new
+/// driver is a file there and a line here.
+macro_rules! drivers {
+    ($each:ident) => {
+        $each! {
+            embedded, // our own fleet, one offer and one answer over HTTP
+            janus, // Janus VideoRoom over WebSocket
+            turn, // TURN servers themselves: pairs, signalled in process
+        }
+    };
+}
+pub(crate) use drivers;
+
+macro_rules! names {
+    ($($driver:ident,)*) => { &[$(stringify!($driver)),*] };
+}
+
 /// Drivers a target file may name.
-pub const DRIVERS: &[&str] = &["embedded", "janus", "turn"];
+pub const DRIVERS: &[&str] = drivers!(names);
 
 /// Networks that need no `authorized = true`: loopback, RFC 1918, link-local, RFC 4193.
 const PRIVATE: [(&str, u8); 9] = [
@@ -101,6 +118,17 @@ pub(super) fn read(
         granted(text, network_is_private(network.0, network.1))?;
         Ok(network)
     });
+    let url = |text: &str, schemes: &[&str]| {
+        let host = parse_url_of(text, schemes)?;
+        // A name is judged when it has been resolved, not here.
+        if let Ok(ip) = host.parse() {
+            granted(&mask_url(text), is_private(ip))?;
+        }
+        if surroundings.wanted && has_mask(text) {
+            return Err("has *** where this profile was written without its secrets; put them in again".into());
+        }
+        Ok(text.trim().to_owned())
+    };
     let pairs = driver.as_deref() == Some(TURN_DRIVER);
     match (pairs, v.node("servers").is_some()) {
         (true, true) => v.wrong("servers", "driver turn has none: its servers are the [[turn]]"),
@@ -112,17 +140,7 @@ pub(super) fn read(
     } else {
         v.each("servers", |v| {
             let id = v.name("id", 60, |c| !c.is_control() && !c.is_whitespace());
-            let url = |v: &mut View<'_>, key: &str| {
-                v.parsed(key, |text| {
-                    let host = parse_url(text)?;
-                    // A name is judged when it has been resolved, not here.
-                    if let Ok(ip) = host.parse() {
-                        granted(text, is_private(ip))?;
-                    }
-                    Ok(text.trim().to_owned())
-                })
-            };
-            let (address, admin, metrics) = (url(v, "url"), url(v, "admin"), url(v, "metrics"));
+            let [address, admin, metrics] = ["url", "admin", "metrics"].map(|key| v.parsed(key, |t| url(t, SCHEMES)));
             let wrong = |v: &View<'_>, key: &str, none: bool| none && v.node(key).is_some();
             let pid_file = if v.node("pid_file").is_some() { Some(v.text("pid_file")?) } else { None };
             let observe = v.list("observe", |text| Ok(text.to_owned()));
@@ -130,20 +148,13 @@ pub(super) fn read(
             Some(ServerEntry { id: id?, url: address?, admin, pid_file, metrics, observe: observe? })
         })
     };
-    let url = |text: &str, schemes: &[&str]| {
-        let host = parse_url_of(text, schemes)?;
-        if let Ok(ip) = host.parse() {
-            granted(text, is_private(ip))?;
-        }
-        Ok(text.trim().to_owned())
-    };
     let turn = match v.node("turn") {
         None => Some(Vec::new()),
         Some(_) => v.each("turn", |v| {
             super::turn::server(
                 v,
                 &|text, host| match host.parse() {
-                    Ok(ip) => granted(text, is_private(ip)),
+                    Ok(ip) => granted(&mask_url(text), is_private(ip)),
                     // A name is judged when it has been resolved.
                     Err(_) => Ok(()),
                 },
@@ -266,10 +277,8 @@ fn parse_network(text: &str) -> Result<(IpAddr, u8), String> {
     mask(ip, prefix).map(|network| (network, prefix)).ok_or_else(wrong)
 }
 
-/// The host of a URL, without brackets. Checks the scheme, and that no secret rides along.
-fn parse_url(text: &str) -> Result<String, String> {
-    parse_url_of(text, &["ws", "wss", "http", "https"])
-}
+/// Schemes of a server's addresses.
+const SCHEMES: &[&str] = &["ws", "wss", "http", "https"];
 
 /// Host, without brackets, and port of a URL's authority. Errors: a secret rides along, or (`None`) it is no authority.
 pub(super) fn authority(text: &str) -> Result<(&str, Option<&str>), Option<String>> {
@@ -287,15 +296,21 @@ pub(super) fn authority(text: &str) -> Result<(&str, Option<&str>), Option<Strin
     if host.is_empty() { Err(None) } else { Ok((host, port)) }
 }
 
+/// The host of a URL, without brackets. Checks the scheme, and that neither user nor password ride along.
 fn parse_url_of(text: &str, schemes: &[&str]) -> Result<String, String> {
     let text = text.trim();
-    let wrong =
-        || format!("{text:?} is no address; write \"ws://10.77.0.1:8188\" or \"https://sfu.example:8089/path\"");
+    let wrong = || {
+        format!(
+            "{:?} is no address; write \"ws://10.77.0.1:8188\" or \"https://sfu.example:8089/path\"",
+            mask_url(text)
+        )
+    };
     let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
     if !schemes.contains(&scheme) {
+        let scheme = mask_url(scheme);
         return Err(format!("{scheme:?} is no scheme of a target; write {}", schemes.join(", ")));
     }
-    if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+    if !text.chars().all(may_stand_in_url) {
         return Err(wrong());
     }
     let (host, port) =
@@ -334,7 +349,8 @@ mod tests {
     }
 
     #[test]
-    fn urls_give_their_host_and_carry_no_secret() {
+    fn urls_give_their_host_and_carry_no_password() {
+        let parse_url = |text: &str| parse_url_of(text, SCHEMES);
         assert_eq!(parse_url("ws://10.77.0.1:8188"), Ok("10.77.0.1".into()));
         assert_eq!(parse_url("https://SFU.example/a?b#c"), Ok("sfu.example".into()));
         assert_eq!(parse_url("ws://[fd00::1]:8188/x"), Ok("fd00::1".into()));

@@ -2,7 +2,7 @@
 
 use super::load::{Surroundings, load_in};
 use super::*;
-use crate::types::{Client, Codec};
+use crate::types::{Client, Codec, UnlikeServer};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use std::collections::BTreeMap;
@@ -177,6 +177,40 @@ fn a_room_of_more_senders_than_a_session_description_holds_is_refused() {
     assert!(room("size = \"2..600\"").err().unwrap().contains("rooms[0].size: 600 senders"));
     for fits in ["size = 512", "size = 10_000\nsend = 512"] {
         assert!(room(fits).is_ok(), "{fits}");
+    }
+}
+
+#[test]
+fn servers_of_the_embedded_fleet_may_differ() {
+    let with = |more: &str| STEADY.replace("[[rooms]]", &format!("[embedded]\nservers = 3\n{more}[[rooms]]"));
+    let two =
+        "[[embedded.server]]\nid = \"s2\"\nparticipants_max = 14\n[[embedded.server]]\nid = \"s3\"\ncpu_max = \"5%\"\n";
+    let (p, _) = load_text(&with(two), &[]).unwrap();
+    let unlike = |p: &Profile| match &p.target {
+        Target::Embedded(fleet) => fleet.unlike.clone(),
+        Target::External(t) => panic!("{t:?}"),
+    };
+    let own = |id: &str, participants_max, cpu_max| UnlikeServer { id: id.into(), participants_max, cpu_max };
+    assert_eq!(unlike(&p), [own("s2", Some(14), None), own("s3", None, Some(0.05))]);
+    let again = parse_resolved(&p.resolved).unwrap_or_else(|e| panic!("{e}\n{}", p.resolved));
+    assert_eq!((unlike(&again), &again.resolved), (unlike(&p), &p.resolved));
+    // As the director is told it.
+    for server in unlike(&p) {
+        assert_eq!(server.to_string().parse::<UnlikeServer>(), Ok(server));
+    }
+    let wrong = |more: &str| errors(&with(more));
+    for (keys, want) in [
+        ("id = \"s4\"\ncpu_max = \"5%\"", "embedded.server[0].id: \"s4\" is no server of this fleet: s1 to s3"),
+        ("id = \"s2\"", "embedded.server[0]: has nothing of its own: participants_max or cpu_max"),
+        ("id = \"s2\"\ncpu_max = \"0.5%\"", "embedded.server[0].cpu_max: is too little for a server: 1% at least"),
+        ("participants_max = 3", "embedded.server[0].id: is missing"),
+        (
+            "id = \"s2\"\ncpu_max = \"5%\"\n[[embedded.server]]\nid = \"s2\"\ncpu_max = \"6%\"",
+            "embedded.server: \"s2\" is there twice",
+        ),
+    ] {
+        let got = wrong(&format!("[[embedded.server]]\n{keys}\n"));
+        assert!(got.contains(want), "{got}\nshould hold {want}");
     }
 }
 

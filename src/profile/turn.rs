@@ -88,8 +88,9 @@ fn parse(text: &str) -> Result<(String, u16, Via), String> {
     let text = text.trim();
     let wrong = || {
         format!(
-            "{text:?} is no address of a TURN server; write \"turn:10.77.0.3:3478\", with ?transport=tcp behind it, or \
-             \"turns:turn.example:5349\""
+            "{:?} is no address of a TURN server; write \"turn:10.77.0.3:3478\", with ?transport=tcp behind it, or \
+             \"turns:turn.example:5349\"",
+            crate::types::mask_url(text)
         )
     };
     let (scheme, rest) = text.split_once(':').ok_or_else(wrong)?;

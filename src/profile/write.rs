@@ -11,11 +11,11 @@ use super::units::{
     print_stay,
 };
 use crate::impair::{Conditions, Distribution, Loss};
-use crate::types::Encoding;
+use crate::types::{Encoding, mask_urls};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// The resolved text. `target` is what the profile says under that key; `secrets` says where each secret comes from.
+/// The resolved text, without secrets, those in URLs included. `target` is what the profile says under that key; `secrets` says where each secret comes from.
 pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<String, SecretSource>) -> String {
     let mut out = String::new();
     let mut line = |text: String| {
@@ -45,6 +45,11 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
             line(format!("sin = {}", quote(sin.as_str())));
         }
         line(format!("turn = {}", fleet.turn));
+        for own in &fleet.unlike {
+            line(format!("\n[[embedded.server]]\nid = {}", quote(&own.id)));
+            own.participants_max.iter().for_each(|n| line(format!("participants_max = {n}")));
+            own.cpu_max.iter().for_each(|share| line(format!("cpu_max = {}", quote(&print_percent(*share)))));
+        }
         if let Some(a) = fleet.autoscale {
             let every = quote(&print_duration(std::time::Duration::from_millis(a.every_ms)));
             line(format!(
@@ -84,7 +89,7 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
     if let Target::External(target) = &profile.target {
         out.push_str(&target_file(target, secrets));
     }
-    out
+    mask_urls(&out).into_owned()
 }
 
 fn series_tables(series: &Series) -> String {

@@ -35,7 +35,12 @@ pub(super) fn section(answer: Option<&Answer>, limits: &[(String, f64)]) -> Mark
 
 fn figures(a: &Answer) -> Vec<(String, &'static str)> {
     let some = |v: Option<u32>| v.map_or_else(|| "–".to_owned(), |v| v.to_string());
-    let mut out = vec![(format!("{} – {}", some(a.lower), some(a.upper)), "participants per server: bounds")];
+    let bounds = match (a.lower, a.upper) {
+        (Some(lower), None) => (format!("≥ {lower}"), "participants per server: lower bound"),
+        (None, Some(upper)) => (format!("< {upper}"), "participants per server: upper bound"),
+        (lower, upper) => (format!("{} – {}", some(lower), some(upper)), "participants per server: bounds"),
+    };
+    let mut out = vec![bounds];
     if let Some(t) = a.threshold {
         out.push((t.participants.to_string(), "scale out at"));
     }
@@ -45,6 +50,12 @@ fn figures(a: &Answer) -> Vec<(String, &'static str)> {
     }
     if let Some(cpu) = a.cpu_at_breakage {
         out.push((percent(cpu), "CPU where it broke"));
+    }
+    if let Some(ms) = a.setup_p95 {
+        out.push((format!("{} ms", number(ms)), "set-up p95 at capacity"));
+    }
+    if let Some(rate) = a.join_rate {
+        out.push((format!("{} of {}", number(rate), number(a.join_rate_wanted)), "joins/s reached, of those wanted"));
     }
     if let Some(streams) = a.streams {
         out.push((streams.to_string(), "streams sent at capacity"));
@@ -174,7 +185,7 @@ fn trials(a: &Answer) -> Markup {
         div.scroll { table {
             thead { tr {
                 th { } th.n { "participants" } th.n { "rooms" } th.n { "at" } th.n { "seconds" } th.n { "broken %" }
-                th.n { "delay p99 ms" } th.n { "set-up p95 ms" } th.n { "CPU %" } th { "why" }
+                th.n { "delay p99 ms" } th.n { "set-up p95 ms" } th.n { "joins/s" } th.n { "CPU %" } th { "why" }
             } }
             tbody { @for t in &a.trials {
                 @let (class, mark) = match t.outcome {
@@ -186,7 +197,7 @@ fn trials(a: &Answer) -> Markup {
                     td.n { (t.participants) } td.n { (t.rooms) } td.n { (clock(t.from_ms)) }
                     td.n { (number((t.until_ms - t.from_ms) / 1000.0)) } td.n { (number(t.loss)) }
                     td.n { (ms(worst(&|s| s.audio.delay_p99.into_iter().chain(s.video.delay_p99).reduce(f64::max)))) }
-                    td.n { (ms(worst(&|s| s.setup_p95))) } td.n { (ms(worst(&|s| s.cost?.cpu))) }
+                    td.n { (ms(worst(&|s| s.setup_p95))) } td.n { (ms(t.join_rate)) } td.n { (ms(worst(&|s| s.cost?.cpu))) }
                     td {
                         @if let Some(why) = &t.why { (why) }
                         @else if t.admission { "refused by the server's own limit" }
@@ -204,8 +215,11 @@ fn spread(a: &Answer) -> Markup {
         @if a.servers.len() > 1 {
             h3 { "Each server by itself" }
             div.scroll { table {
-                thead { tr { th { "server" } th.n { "held" } th.n { "broke" } } }
-                tbody { @for s in &a.servers { tr { td { (s.server) } td.n { (some(s.lower)) } td.n { (some(s.upper)) } } } }
+                thead { tr { th { "server" } th.n { "held" } th.n { "broke" } th.n { "held in any trial" } th { "broke first" } } }
+                tbody { @for s in &a.servers { tr {
+                    td { (s.server) @if a.weakest.contains(&s.server) { " (weakest)" } }
+                    td.n { (some(s.lower)) } td.n { (some(s.upper)) } td.n { (some(s.held)) } td { (s.broke_first.as_deref().unwrap_or("–")) }
+                } } }
             } }
         }
     }
@@ -232,8 +246,11 @@ pub(super) fn files(a: &Answer) -> Vec<(&'static str, String)> {
         "# An HPA scales out when the average is {} % above its target: {target} for {n}.\n",
         number(HPA_TOLERANCE * 100.0)
     );
+    // Nobody said how large the fleet is to become.
+    let replicas =
+        "# Replicas: at least one more than may be lost, at most twice as many as [answer] has. Put in your own.\n";
     let keda = format!(
-        "{head}{tolerance}# Put in your names, and the query that counts the participants of the fleet.\n\
+        "{head}{tolerance}{replicas}# Put in your names, and the query that counts the participants of the fleet.\n\
          apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata:\n  name: media-servers\nspec:\n  scaleTargetRef:\n    \
          name: media-servers\n  minReplicaCount: {min}\n  triggers:\n    - type: prometheus\n      metricType: AverageValue\n      \
          metadata:\n        serverAddress: http://prometheus:9090\n        query: sum(media_server_participants)\n        \
@@ -241,7 +258,7 @@ pub(super) fn files(a: &Answer) -> Vec<(&'static str, String)> {
         min = t.survive + 1
     );
     let hpa = format!(
-        "{head}{tolerance}# Put in your names; the external metric is the number of participants of the whole fleet.\n\
+        "{head}{tolerance}{replicas}# Put in your names; the external metric is the number of participants of the whole fleet.\n\
          apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata:\n  name: media-servers\nspec:\n  scaleTargetRef:\n    \
          apiVersion: apps/v1\n    kind: Deployment\n    name: media-servers\n  minReplicas: {min}\n  maxReplicas: {max}\n  \
          metrics:\n    - type: External\n      external:\n        metric:\n          name: media_server_participants\n        \

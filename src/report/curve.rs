@@ -41,6 +41,8 @@ pub(super) fn curve(c: &Curve) -> Markup {
     let points = || c.lines.iter().flat_map(|l| &l.points);
     let x_max = points().map(|p| p.0).chain(c.marks.iter().map(|m| m.at)).fold(1.0, f64::max) * 1.04;
     let high = points().map(|p| p.1).fold(0.0, f64::max);
+    // Where nothing was ever seen, the scale is that of one.
+    let high = if high > 0.0 { high } else { 1.0 };
     // With the limit in sight once values come near it; a collapse must not flatten all that came before.
     let near = c.limit.filter(|l| high > l / 4.0);
     let top = near.map_or(high, |l| high.clamp(l * 1.15, l * 4.0)).max(1e-9) * 1.08;
@@ -142,6 +144,14 @@ mod tests {
         // The scale ends at some four times the limit; the point itself says what it was.
         assert!(svg.contains("9000 ms at 20") && !svg.contains(">9000 ms<"), "{svg}");
         assert_eq!((nice(0.3), nice(2.1), nice(70.0)), (0.5, 5.0, 100.0));
+    }
+
+    #[test]
+    fn nothing_at_all_is_drawn_on_a_scale_that_can_be_read() {
+        let line = Line { label: "broken", color: 0, points: vec![(10.0, 0.0), (20.0, 0.0)] };
+        let c = Curve { title: "Broken", what: "", unit: "%", limit: None, lines: vec![line], marks: vec![] };
+        let svg = curve(&c).into_string();
+        assert_eq!((svg.matches(">0 %<").count(), svg.matches(">1 %<").count()), (1, 1), "{svg}");
     }
 
     #[test]

@@ -144,7 +144,8 @@ fn figures(s: &Summary) -> Markup {
                 (figure("steps down", "video.steps.down", Some(steps.down as f64), ""))
                 (figure("below bit rate", "video.steps.below_share", steps.below_share, " %"))
             }
-            (figure("set-up p95", "setup.total.p95", s.setup.total.p95, " ms"))
+            // A search has one for each load.
+            @if s.capacity.is_none() { (figure("set-up p95", "setup.total.p95", s.setup.total.p95, " ms")) }
         }
     }
 }
@@ -156,7 +157,10 @@ fn limits(s: &Summary) -> Markup {
             p.what {
                 "What the profile asks for. Each limit is held against every server by itself, and the worst server decides."
             }
-            @if s.pass.is_empty() { p { "The profile sets no limit." } } @else {
+            @if s.capacity.is_some() {
+                p { "These are of the load that held. Objectives on joins were judged trial by trial, above." }
+            }
+            @if s.pass.is_empty() { @if s.capacity.is_none() { p { "The profile sets no limit." } } } @else {
                 div.scroll { table {
                     thead { tr { th { } th { "limit" } th.n { "measured" } th { "server" } th.n { "to spare" } th { "broken" } } }
                     tbody { @for o in &s.pass { (limit_row(o)) } }

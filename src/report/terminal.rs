@@ -67,7 +67,11 @@ pub(super) fn said(verdict: Verdict, sentence: &str, paint: Paint) -> String {
 fn capacity(s: &Summary, paint: Paint, out: &mut String) {
     use crate::capacity::Outcome;
     let Some(a) = &s.capacity else { return };
-    let _ = writeln!(out, "{}", paint.with("1", "participants  seconds  broken %  delay p99 ms  CPU %"));
+    let _ = writeln!(
+        out,
+        "{}",
+        paint.with("1", "participants  seconds  broken %  delay p99 ms  set-up p95 ms  joins/s  CPU %")
+    );
     for t in &a.trials {
         let worst = |pick: &dyn Fn(&crate::capacity::ServerTrial) -> Option<f64>| {
             cell(t.servers.iter().filter_map(pick).reduce(f64::max))
@@ -82,9 +86,11 @@ fn capacity(s: &Summary, paint: Paint, out: &mut String) {
         let seconds = (t.until_ms - t.from_ms) / 1000.0;
         let _ = writeln!(
             out,
-            "{:>12}  {seconds:>7.0}  {:>8}  {delay:>12}  {:>5}  {}",
+            "{:>12}  {seconds:>7.0}  {:>8}  {delay:>12}  {:>13}  {:>7}  {:>5}  {}",
             t.participants,
             number(t.loss),
+            worst(&|s| s.setup_p95),
+            cell(t.join_rate),
             worst(&|s| s.cost?.cpu),
             paint.verdict(verdict, &printable(&mark))
         );
@@ -92,7 +98,15 @@ fn capacity(s: &Summary, paint: Paint, out: &mut String) {
     out.push('\n');
     for server in a.servers.iter().filter(|_| a.servers.len() > 1) {
         let side = |v: Option<u32>| v.map_or_else(|| "?".to_owned(), |v| v.to_string());
-        let _ = writeln!(out, "{}: {}–{}", printable(&server.server), side(server.lower), side(server.upper));
+        let broke = server.broke_first.as_ref().map_or_else(String::new, |b| format!("  {}", printable(b)));
+        let held = server.held.filter(|h| server.lower.is_none_or(|l| *h > l));
+        let held = held.map_or_else(String::new, |h| format!(", {h} in a short trial"));
+        let (name, lower, upper) = (printable(&server.server), side(server.lower), side(server.upper));
+        let _ = writeln!(out, "{name}: {lower}–{upper}{held}{broke}");
+    }
+    if let Some(reached) = a.join_rate {
+        let wanted = number(a.join_rate_wanted);
+        let _ = writeln!(out, "joins: {} a second reached, {wanted} a second wanted", number(reached));
     }
     if let Some(trigger) = a.cpu_trigger {
         let _ = writeln!(out, "{}\n", trigger.words());

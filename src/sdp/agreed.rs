@@ -10,6 +10,9 @@ use crate::types::{Codec, Kind};
 pub struct Agreed {
     pub sends: Vec<AgreedSend>,
     pub receives: Vec<AgreedReceive>,
+    /// RTCP may be of reduced size (RFC 5506): both sides take it on every m-line of the BUNDLE, whose RTCP is one
+    /// (RFC 8859: the attribute is the same on all). Otherwise each datagram is a compound as RFC 3550 6.1 has it.
+    pub reduced_size: bool,
 }
 
 /// A track that we may send.
@@ -82,7 +85,7 @@ pub(super) fn send(track: &LocalTrack, ours: &MediaSection, remote: &MediaSectio
     let ext = common_extensions(ours, remote);
     let both = |name| payload.has_feedback(name) && remote_payload.has_feedback(name);
     Some(AgreedSend {
-        mid: ours.mid.clone(),
+        mid: ours.mid.to_string(),
         codec: track.encoding_codec,
         pt: payload.pt,
         ssrc: track.ssrc,
@@ -103,7 +106,7 @@ pub(super) fn send(track: &LocalTrack, ours: &MediaSection, remote: &MediaSectio
 
 /// What we offered and the remote takes; only what stands in our description can be agreed on.
 fn both_rids(ours: &MediaSection, remote: &MediaSection) -> Vec<String> {
-    ours.send_rids.iter().filter(|r| remote.receive_rids.contains(r)).cloned().collect()
+    ours.send_rids.iter().filter(|r| remote.receive_rids.contains(r)).map(ToString::to_string).collect()
 }
 
 /// `None` when no codec is left.
@@ -131,7 +134,7 @@ pub(super) fn receive(kind: Kind, ours: &MediaSection, remote: &MediaSection) ->
     };
     let is_rtx_ssrc = |ssrc: u32| remote.fid.iter().any(|(_, rtx)| *rtx == ssrc);
     Some(AgreedReceive {
-        mid: ours.mid.clone(),
+        mid: ours.mid.to_string(),
         kind,
         rtx,
         red,
@@ -142,7 +145,7 @@ pub(super) fn receive(kind: Kind, ours: &MediaSection, remote: &MediaSection) ->
         pli: both("nack pli"),
         fir: both("ccm fir"),
         twcc: both("transport-cc") && ext.twcc != 0,
-        msid: remote.msid.clone(),
+        msid: remote.msid.as_deref().map(str::to_owned),
         active: ours.direction.receives() && remote.direction.sends(),
         codecs,
     })
@@ -150,8 +153,8 @@ pub(super) fn receive(kind: Kind, ours: &MediaSection, remote: &MediaSection) ->
 
 /// Our payloads and the remote's of the same number, in the remote's order.
 fn common_payloads<'a>(
-    ours: &'a MediaSection,
-    remote: &'a MediaSection,
-) -> impl Iterator<Item = (&'a Payload, &'a Payload)> {
+    ours: &'a MediaSection<'_>,
+    remote: &'a MediaSection<'_>,
+) -> impl Iterator<Item = (&'a Payload<'a>, &'a Payload<'a>)> {
     remote.payloads.iter().filter_map(|r| Some((ours.payloads.iter().find(|p| p.pt == r.pt)?, r)))
 }

@@ -37,35 +37,29 @@ pub(super) fn codecs(kind: Kind) -> &'static [Codec] {
     }
 }
 
-/// A codec as we offer it, with Chromium's payload type.
-pub(super) fn payload(client: Client, codec: Codec) -> Payload {
-    let (pt, encoding, fmtp) = match codec {
+/// A codec as we offer it: Chromium's payload type, the encoding and its parameters.
+pub(super) fn offered(codec: Codec) -> (u8, &'static str, &'static str) {
+    match codec {
         Codec::Opus => (111, "opus/48000/2", "minptime=10;useinbandfec=1"),
         Codec::Vp8 => (96, "VP8/90000", ""),
         Codec::H264 => (108, "H264/90000", "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f"),
-    };
-    Payload {
-        pt,
-        encoding: encoding.to_string(),
-        fmtp: fmtp.to_string(),
-        feedback: feedback(client, codec.kind()).map(str::to_string).collect(),
     }
 }
 
 /// Retransmission of another payload type; Chromium gives it the next number.
-pub(super) fn rtx_payload(pt: u8, apt: u8) -> Payload {
-    Payload { pt, encoding: "rtx/90000".into(), fmtp: format!("apt={apt}"), feedback: Vec::new() }
+pub(super) fn rtx_payload(pt: u8, apt: u8) -> Payload<'static> {
+    Payload { pt, encoding: "rtx/90000".into(), fmtp: format!("apt={apt}").into(), feedback: Vec::new() }
 }
 
 /// Redundant audio of another payload type (RFC 2198 5), under Chromium's number.
-pub(super) fn red_payload(pt: u8, primary: u8) -> Payload {
-    Payload { pt, encoding: RED.into(), fmtp: format!("{primary}/{primary}"), feedback: Vec::new() }
+pub(super) fn red_payload(pt: u8, primary: u8) -> Payload<'static> {
+    Payload { pt, encoding: RED.into(), fmtp: format!("{primary}/{primary}").into(), feedback: Vec::new() }
 }
 
 pub(super) const RED_PT: u8 = 63;
 const RED: &str = "red/48000/2";
 
-impl Payload {
+impl Payload<'_> {
     /// Our codec of this name, whatever its parameters.
     pub(super) fn codec_by_name(&self) -> Option<Codec> {
         let is = |name: &str| self.encoding.eq_ignore_ascii_case(name);

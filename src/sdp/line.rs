@@ -5,6 +5,7 @@ use super::negotiation::{LocalTrack, rid};
 use super::{Direction, MediaSection, Payload, catalog};
 use crate::client::{Red, Repair, policy};
 use crate::types::{Client, Codec, Kind};
+use std::borrow::Cow;
 
 const PROTOCOL: &str = "UDP/TLS/RTP/SAVPF";
 
@@ -15,6 +16,8 @@ pub(super) struct Line {
     /// We want it to carry something; of ours only, the remote may say otherwise.
     pub wanted: bool,
     pub direction: Direction,
+    /// As [`MediaSection::reduced_size`]; an answer has it where the offer has.
+    pub reduced_size: bool,
     pub formats: Vec<Format>,
     pub extensions: Vec<(u8, &'static str)>,
 }
@@ -29,9 +32,9 @@ pub(super) enum Role {
 
 #[derive(Clone, Debug)]
 pub(super) struct Dead {
-    name: String,
-    protocol: String,
-    formats: Vec<String>,
+    name: Box<str>,
+    protocol: Box<str>,
+    formats: Vec<Box<str>>,
     /// The track that the remote did not want; it is not offered again.
     pub track: Option<LocalTrack>,
 }
@@ -60,7 +63,7 @@ impl Format {
     /// As our client offers it, under its usual number.
     pub fn offered(client: Client, codec: Codec) -> Format {
         let feedback = (1u8 << catalog::offered_feedback(client, codec.kind()).len()) - 1;
-        Format { pt: catalog::payload(client, codec).pt, carries: Carries::Media(codec), fmtp: None, feedback }
+        Format { pt: catalog::offered(codec).0, carries: Carries::Media(codec), fmtp: None, feedback }
     }
 
     pub fn rtx(pt: u8, apt: u8) -> Format {
@@ -75,7 +78,7 @@ impl Format {
     fn taken(client: Client, codec: Codec, payload: &Payload) -> Format {
         let known = catalog::feedback(client, codec.kind());
         let bits = known.enumerate().filter(|(_, f)| payload.has_feedback(f));
-        let fmtp = (payload.fmtp != catalog::payload(client, codec).fmtp).then(|| payload.fmtp.clone().into());
+        let fmtp = (payload.fmtp != catalog::offered(codec).2).then(|| Box::from(&*payload.fmtp));
         let feedback = bits.fold(0, |mask, (i, _)| mask | 1 << i);
         Format { pt: payload.pt, carries: Carries::Media(codec), fmtp, feedback }
     }
@@ -85,23 +88,18 @@ impl Format {
         (self.carries, &self.fmtp) == (other.carries, &other.fmtp)
     }
 
-    fn payload(&self, client: Client) -> Payload {
+    fn payload(&self, client: Client) -> Payload<'_> {
         let codec = match self.carries {
             Carries::Media(codec) => codec,
             Carries::Rtx(apt) => return catalog::rtx_payload(self.pt, apt),
             Carries::Red(primary) => return catalog::red_payload(self.pt, primary),
         };
-        let mut payload = catalog::payload(client, codec);
-        payload.pt = self.pt;
-        if let Some(fmtp) = &self.fmtp {
-            payload.fmtp = fmtp.to_string();
-        }
-        let mut bit = 0;
-        payload.feedback.retain(|_| {
-            bit += 1;
-            self.feedback & 1 << (bit - 1) != 0
-        });
-        payload
+        let (_, encoding, fmtp) = catalog::offered(codec);
+        let mut feedback = Vec::with_capacity(self.feedback.count_ones() as usize);
+        let known = catalog::feedback(client, codec.kind()).enumerate();
+        feedback.extend(known.filter(|(bit, _)| self.feedback & 1 << bit != 0).map(|(_, f)| Cow::Borrowed(f)));
+        let fmtp = Cow::Borrowed(self.fmtp.as_deref().unwrap_or(fmtp));
+        Payload { pt: self.pt, encoding: encoding.into(), fmtp, feedback }
     }
 }
 
@@ -113,6 +111,7 @@ impl Line {
             role,
             wanted: true,
             direction: Direction::Inactive,
+            reduced_size: true,
             formats: Vec::new(),
             extensions: Vec::new(),
         };
@@ -159,7 +158,7 @@ impl Line {
         let formats = kind.map_or_else(Vec::new, |kind| take_formats(client, kind, track, remote));
         let Some(kind) = kind.filter(|_| !formats.is_empty()) else {
             let role = Role::Dead(Box::new(Dead::of(remote, track)));
-            return Line::new(remote.mid.clone(), role);
+            return Line::new(remote.mid.to_string(), role);
         };
         let wanted = track.is_none() || old.is_none_or(|l| l.wanted);
         let (role, direction) = match track {
@@ -174,38 +173,40 @@ impl Line {
             .iter()
             .filter_map(|(id, uri)| known.iter().find(|(_, k)| k == uri).map(|(_, k)| (*id, *k)))
             .collect();
-        let mid = remote.mid.as_str().into();
-        Line { mid, role, wanted, direction, formats, extensions }
+        let mid = Box::from(&*remote.mid);
+        Line { mid, role, wanted, direction, reduced_size: remote.reduced_size, formats, extensions }
     }
 
     /// The remote rejected our m-line: it stays rejected.
     pub fn reject(&mut self, client: Client, cname: &str) {
         let track = self.track();
-        self.role = Role::Dead(Box::new(Dead::of(&self.section(client, cname), track)));
+        let dead = Dead::of(&self.section(client, cname), track);
+        self.role = Role::Dead(Box::new(dead));
         self.want(false);
         self.formats = Vec::new();
         self.extensions = Vec::new();
     }
 
     /// The m-line as we describe it now.
-    pub fn section(&self, client: Client, cname: &str) -> MediaSection {
+    pub fn section<'a>(&'a self, client: Client, cname: &'a str) -> MediaSection<'a> {
         let mut section = MediaSection {
-            mid: self.mid.to_string(),
+            mid: Cow::Borrowed(&self.mid),
             direction: self.direction,
-            protocol: PROTOCOL.to_string(),
+            protocol: PROTOCOL.into(),
+            reduced_size: self.reduced_size,
             ..MediaSection::default()
         };
         match &self.role {
             Role::Dead(dead) => {
                 section.rejected = true;
-                section.name.clone_from(&dead.name);
-                section.protocol.clone_from(&dead.protocol);
-                section.formats.clone_from(&dead.formats);
+                section.name = Cow::Borrowed(&dead.name);
+                section.protocol = Cow::Borrowed(&dead.protocol);
+                section.formats = dead.formats.iter().map(|f| Cow::Borrowed(&**f)).collect();
                 return section;
             }
-            Role::Receive(kind) => section.name = kind.as_str().to_string(),
+            Role::Receive(kind) => section.name = kind.as_str().into(),
             Role::Send(track) => {
-                section.name = track.encoding_codec.kind().as_str().to_string();
+                section.name = track.encoding_codec.kind().as_str().into();
                 let has_rtx = self.formats.iter().any(|f| matches!(f.carries, Carries::Rtx(_)));
                 if track.is_grouped() {
                     section.sim = track.layer_ssrcs().map(|(ssrc, _)| ssrc).collect();
@@ -216,7 +217,7 @@ impl Line {
                     }
                 } else if track.layers > 1 {
                     // The highest first: who takes no simulcast gets that one.
-                    section.send_rids = (0..track.layers).rev().map(|n| rid(n).to_string()).collect();
+                    section.send_rids = (0..track.layers).rev().map(|n| rid(n).into()).collect();
                 } else {
                     section.ssrcs = vec![track.ssrc];
                     if let Some(rtx) = track.rtx_ssrc.filter(|_| has_rtx) {
@@ -224,21 +225,23 @@ impl Line {
                         section.fid = vec![(track.ssrc, rtx)];
                     }
                 }
-                section.cname = Some(cname.to_string());
-                section.msid = Some(format!("{cname} {cname}-{}", self.mid));
+                section.cname = Some(cname.into());
+                section.msid = Some(format!("{cname} {cname}-{}", self.mid).into());
             }
         }
         section.payloads = self.formats.iter().map(|f| f.payload(client)).collect();
-        section.formats = self.formats.iter().map(|f| f.pt.to_string()).collect();
-        section.extensions = self.extensions.iter().map(|(id, uri)| (*id, uri.to_string())).collect();
+        section.extensions = self.extensions.iter().map(|(id, uri)| (*id, Cow::Borrowed(*uri))).collect();
         section
     }
 }
 
 impl Dead {
     fn of(section: &MediaSection, track: Option<LocalTrack>) -> Dead {
-        let MediaSection { name, protocol, formats, .. } = section;
-        Dead { name: name.clone(), protocol: protocol.clone(), formats: formats.clone(), track }
+        let formats = match section.formats.is_empty() {
+            true => section.payloads.iter().map(|p| p.pt.to_string().into()).collect(),
+            false => section.formats.iter().map(|f| Box::from(&**f)).collect(),
+        };
+        Dead { name: Box::from(&*section.name), protocol: Box::from(&*section.protocol), formats, track }
     }
 }
 

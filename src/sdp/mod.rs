@@ -18,31 +18,34 @@ pub use negotiation::{LocalTrack, Negotiation, layer_below, rid};
 
 use crate::transport::RemoteParams;
 use crate::types::Kind;
+use std::borrow::Cow;
 
-/// A remote description.
+/// A remote description; its texts are those of what was read.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Description {
-    pub media: Vec<MediaSection>,
+pub struct Description<'a> {
+    pub media: Vec<MediaSection<'a>>,
     pub remote: RemoteParams,
 }
 
 /// One m-line and its attributes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct MediaSection {
+pub struct MediaSection<'a> {
     /// `audio`, `video`, `application` …
-    pub name: String,
+    pub name: Cow<'a, str>,
     /// `UDP/TLS/RTP/SAVPF` for all that we speak.
-    pub protocol: String,
-    /// As written, for answers that refuse.
-    pub formats: Vec<String>,
-    pub mid: String,
+    pub protocol: Cow<'a, str>,
+    /// As written, for answers that refuse; of ours, those of the payloads where there is nothing.
+    pub formats: Vec<Cow<'a, str>>,
+    pub mid: Cow<'a, str>,
     /// Port 0, and not merely `bundle-only` (RFC 9143 6).
     pub rejected: bool,
     pub direction: Direction,
+    /// Takes RTCP of reduced size (RFC 5506 5).
+    pub reduced_size: bool,
     /// Payload types with an rtpmap, in order of preference.
-    pub payloads: Vec<Payload>,
+    pub payloads: Vec<Payload<'a>>,
     /// Header extensions by one-byte id (1 to 14, RFC 8285 4.2) and URI; each id and URI once.
-    pub extensions: Vec<(u8, String)>,
+    pub extensions: Vec<(u8, Cow<'a, str>)>,
     /// All SSRCs, retransmission included, in order of appearance.
     pub ssrcs: Vec<u32>,
     /// FID groups (RFC 5576 4.2): media SSRC and its retransmission SSRC.
@@ -50,13 +53,13 @@ pub struct MediaSection {
     /// `SIM` group: the SSRCs of the layers of a simulcast, the lowest first. Empty: none.
     pub sim: Vec<u32>,
     /// Simulcast (RFC 8853) as the writer of this section sends and receives it: the streams' names.
-    pub send_rids: Vec<String>,
-    pub receive_rids: Vec<String>,
-    pub cname: Option<String>,
-    pub msid: Option<String>,
+    pub send_rids: Vec<Cow<'a, str>>,
+    pub receive_rids: Vec<Cow<'a, str>>,
+    pub cname: Option<Cow<'a, str>>,
+    pub msid: Option<Cow<'a, str>>,
 }
 
-impl MediaSection {
+impl MediaSection<'_> {
     /// `None` for what is neither audio nor video over SRTP.
     pub fn kind(&self) -> Option<Kind> {
         if !self.protocol.ends_with("RTP/SAVPF") {
@@ -68,15 +71,15 @@ impl MediaSection {
 
 /// One payload type.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Payload {
+pub struct Payload<'a> {
     /// 0 to 127.
     pub pt: u8,
     /// `opus/48000/2`
-    pub encoding: String,
+    pub encoding: Cow<'a, str>,
     /// Format parameters as written; may be empty.
-    pub fmtp: String,
+    pub fmtp: Cow<'a, str>,
     /// `nack pli`, `transport-cc` …
-    pub feedback: Vec<String>,
+    pub feedback: Vec<Cow<'a, str>>,
 }
 
 /// Direction as the side that wrote it sees it.

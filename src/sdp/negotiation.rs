@@ -100,7 +100,8 @@ impl Negotiation {
         for (kind, count) in [(Kind::Audio, receive_audio), (Kind::Video, receive_video)] {
             self.want_receive(kind, count.into());
         }
-        self.describe(local, Setup::Actpass)
+        self.version += 1;
+        self.describe(local, Setup::Actpass, &self.sections())
     }
 
     /// Keeps `count` receiving m-lines of a kind; those beyond become inactive.
@@ -181,14 +182,13 @@ impl Negotiation {
         [wanted].into_iter().chain(1..=14).find(|id| !used().any(|(i, _)| i == id))
     }
 
-    fn sections(&self) -> Vec<MediaSection> {
+    fn sections(&self) -> Vec<MediaSection<'_>> {
         self.lines.iter().map(|l| l.section(self.client, &self.cname)).collect()
     }
 
-    fn describe(&mut self, local: &LocalParams, setup: Setup) -> String {
-        self.version += 1;
-        let head = Head { session_id: self.session_id, version: self.version, local, setup };
-        description(&head, &self.sections())
+    /// Our description with these m-lines, under the version that the caller gave it.
+    fn describe(&self, local: &LocalParams, setup: Setup, sections: &[MediaSection]) -> String {
+        description(&Head { session_id: self.session_id, version: self.version, local, setup }, sections)
     }
 
     /// The remote's answer to our open offer. It has to have our m-lines, in number, kind and mid, and our payload
@@ -205,16 +205,19 @@ impl Negotiation {
         if answer.remote.setup == Setup::Actpass {
             return Err(SdpError::Whole("the answer does not choose a DTLS role (setup)".into()));
         }
-        for (index, (ours, remote)) in self.sections().iter().zip(&answer.media).enumerate() {
-            check_answer(ours, remote).map_err(|what| SdpError::Section { index, mid: remote.mid.clone(), what })?;
+        let sections = self.sections();
+        for (index, (ours, remote)) in sections.iter().zip(&answer.media).enumerate() {
+            let at = |what| SdpError::Section { index, mid: remote.mid.to_string(), what };
+            check_answer(ours, remote).map_err(at)?;
         }
+        // Those that are rejected now agree on nothing, as dead ones.
+        self.agreed = agree(&self.lines, &sections, &answer.media);
         for (line, remote) in self.lines.iter_mut().zip(&answer.media) {
             if remote.rejected && !line.is_dead() {
                 line.reject(self.client, &self.cname);
             }
         }
         self.stable = None;
-        self.agree(&answer.media);
         Ok((answer.remote, self.agreed.clone()))
     }
 
@@ -243,7 +246,7 @@ impl Negotiation {
             // Only the place of a rejected m-line may be used for another one.
             if *old.mid != *remote.mid && !old.is_dead() {
                 let what = format!("its mid was {:?}", old.mid);
-                return Err(SdpError::Section { index, mid: remote.mid.clone(), what });
+                return Err(SdpError::Section { index, mid: remote.mid.to_string(), what });
             }
         }
         let placed = |t: &LocalTrack| before.iter().any(|l| l.track().is_some_and(|p| p.ssrc == t.ssrc));
@@ -257,28 +260,34 @@ impl Negotiation {
         };
         self.lines = offer.media.iter().enumerate().map(&mut answering).collect();
         self.stable = None;
-        self.agree(&offer.media);
-        let text = self.describe(local, setup.answer(offer.remote.setup));
+        self.version += 1;
+        let sections = self.sections();
+        let text = self.describe(local, setup.answer(offer.remote.setup), &sections);
+        self.agreed = agree(&self.lines, &sections, &offer.media);
         Ok((text, offer.remote, self.agreed.clone()))
-    }
-
-    fn agree(&mut self, remotes: &[MediaSection]) {
-        let mut all = Agreed::default();
-        for (line, remote) in self.lines.iter().zip(remotes) {
-            let ours = line.section(self.client, &self.cname);
-            match &line.role {
-                Role::Send(track) => all.sends.extend(agreed::send(track, &ours, remote)),
-                Role::Receive(kind) => all.receives.extend(agreed::receive(*kind, &ours, remote)),
-                Role::Dead(_) => {}
-            }
-        }
-        self.agreed = all;
     }
 
     /// What the last complete exchange agreed on.
     pub fn agreed(&self) -> &Agreed {
         &self.agreed
     }
+}
+
+/// `sections` are those of `lines`.
+fn agree(lines: &[Line], sections: &[MediaSection], remotes: &[MediaSection]) -> Agreed {
+    let mut all = Agreed { reduced_size: true, ..Agreed::default() };
+    for ((line, ours), remote) in lines.iter().zip(sections).zip(remotes) {
+        if line.is_dead() || remote.rejected {
+            continue;
+        }
+        all.reduced_size &= line.reduced_size && remote.reduced_size;
+        match &line.role {
+            Role::Send(track) => all.sends.extend(agreed::send(track, ours, remote)),
+            Role::Receive(kind) => all.receives.extend(agreed::receive(*kind, ours, remote)),
+            Role::Dead(_) => {}
+        }
+    }
+    all
 }
 
 fn check_answer(ours: &MediaSection, remote: &MediaSection) -> Result<(), String> {

@@ -3,16 +3,17 @@
 use super::{Description, Direction, MediaSection, Payload, SdpError};
 use crate::transport::{RemoteParams, Setup};
 use crate::types::M_LINES_MAX;
+use std::borrow::Cow;
 
 const LENGTH_MAX: usize = 1 << 20;
 const CANDIDATES_MAX: usize = 64;
 /// SSRCs and groups of an m-line, feedback values of a payload type; whatever is beyond is left out.
 const VALUES_MAX: usize = 256;
 
-impl Description {
+impl Description<'_> {
     /// Reads an offer or answer. Attributes that are not ours to understand are skipped; what is understood must be
     /// well-formed. Errors name the line.
-    pub fn parse(text: &str) -> Result<Description, SdpError> {
+    pub fn parse(text: &str) -> Result<Description<'_>, SdpError> {
         if text.len() > LENGTH_MAX {
             return Err(SdpError::Whole(format!("{} bytes are too many", text.len())));
         }
@@ -30,34 +31,34 @@ impl Description {
 
 /// Transport attributes of the session or of one m-line.
 #[derive(Clone, Default)]
-struct Transport {
-    ufrag: Option<String>,
-    pwd: Option<String>,
-    fingerprint: Option<String>,
+struct Transport<'a> {
+    ufrag: Option<&'a str>,
+    pwd: Option<&'a str>,
+    fingerprint: Option<&'a str>,
     setup: Option<Setup>,
-    candidates: Vec<String>,
+    candidates: Vec<&'a str>,
 }
 
-struct Section {
-    media: MediaSection,
-    transport: Transport,
+struct Section<'a> {
+    media: MediaSection<'a>,
+    transport: Transport<'a>,
     rtcp_mux: bool,
     bundle_only: bool,
 }
 
 #[derive(Default)]
-struct Reader {
+struct Reader<'a> {
     started: bool,
-    session: Transport,
+    session: Transport<'a>,
     direction: Direction,
     lite: bool,
-    bundle: Vec<String>,
-    sections: Vec<Section>,
+    bundle: Vec<&'a str>,
+    sections: Vec<Section<'a>>,
 }
 
-impl Reader {
-    fn line(&mut self, i: usize, line: &str) -> Result<(), String> {
-        let Some((kind, value)) = line.split_once('=').filter(|(k, _)| k.len() == 1) else {
+impl<'a> Reader<'a> {
+    fn line(&mut self, i: usize, line: &'a str) -> Result<(), String> {
+        let Some((kind, value)) = cut(line, b'=').filter(|(k, _)| k.len() == 1) else {
             return Err(format!("expected <letter>=<value>, found {:?}", excerpt(line)));
         };
         if !self.started {
@@ -69,14 +70,14 @@ impl Reader {
         match kind {
             "m" => self.section(value),
             "a" => {
-                let (name, value) = value.split_once(':').unwrap_or((value, ""));
+                let (name, value) = cut(value, b':').unwrap_or((value, ""));
                 self.attribute(name, value.trim_start())
             }
             _ => Ok(()),
         }
     }
 
-    fn section(&mut self, value: &str) -> Result<(), String> {
+    fn section(&mut self, value: &'a str) -> Result<(), String> {
         if self.sections.len() == M_LINES_MAX {
             return Err(format!("more than {M_LINES_MAX} m-lines"));
         }
@@ -86,14 +87,13 @@ impl Reader {
         };
         let port = port.split('/').next().unwrap_or(port);
         let port: u16 = port.parse().map_err(|_| format!("{:?} is no port", excerpt(port)))?;
-        let formats: Vec<String> = fields.map(str::to_string).collect();
+        let formats: Vec<Cow<'a, str>> = fields.map(Cow::Borrowed).collect();
         if formats.is_empty() {
             return Err("an m-line without formats".into());
         }
         let mut media = MediaSection {
-            name: name.to_string(),
-            protocol: protocol.to_string(),
-            mid: self.sections.len().to_string(),
+            name: name.into(),
+            protocol: protocol.into(),
             rejected: port == 0,
             direction: self.direction,
             ..MediaSection::default()
@@ -103,7 +103,7 @@ impl Reader {
                 let pt = format.parse().ok().filter(|pt| *pt < 128);
                 let pt = pt.ok_or_else(|| format!("{:?} is no payload type", excerpt(format)))?;
                 if !media.payloads.iter().any(|p| p.pt == pt) {
-                    let (encoding, fmtp) = (String::new(), String::new());
+                    let (encoding, fmtp) = Default::default();
                     media.payloads.push(Payload { pt, encoding, fmtp, feedback: Vec::new() });
                 }
             }
@@ -114,7 +114,7 @@ impl Reader {
         Ok(())
     }
 
-    fn attribute(&mut self, name: &str, value: &str) -> Result<(), String> {
+    fn attribute(&mut self, name: &str, value: &'a str) -> Result<(), String> {
         let transport = self.sections.last_mut().map_or(&mut self.session, |s| &mut s.transport);
         if transport.attribute(name, value)? {
             return Ok(());
@@ -124,7 +124,7 @@ impl Reader {
             ("group", None) => {
                 if let Some(mids) = value.strip_prefix("BUNDLE") {
                     let mids = mids.split_ascii_whitespace().take(M_LINES_MAX);
-                    self.bundle = mids.map(str::to_string).collect();
+                    self.bundle = mids.collect();
                 }
             }
             ("rtcp-mux", Some(s)) => s.rtcp_mux = true,
@@ -139,9 +139,12 @@ impl Reader {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Description, SdpError> {
-        for s in &mut self.sections {
-            if s.bundle_only && self.bundle.contains(&s.media.mid) {
+    fn finish(mut self) -> Result<Description<'a>, SdpError> {
+        for (i, s) in self.sections.iter_mut().enumerate() {
+            if s.media.mid.is_empty() {
+                s.media.mid = i.to_string().into();
+            }
+            if s.bundle_only && self.bundle.contains(&&*s.media.mid) {
                 s.media.rejected = false;
             }
             s.media.payloads.retain(|p| !p.encoding.is_empty());
@@ -171,31 +174,30 @@ impl Reader {
         }
         let missing = |what| section_error(index, tagged, what);
         let (t, s) = (&tagged.transport, &self.session);
-        let ufrag = t.ufrag.as_ref().or(s.ufrag.as_ref()).ok_or_else(|| missing("no ice-ufrag"))?;
-        let pwd = t.pwd.as_ref().or(s.pwd.as_ref()).ok_or_else(|| missing("no ice-pwd"))?;
-        let fingerprint = t.fingerprint.as_ref().or(s.fingerprint.as_ref());
+        let ufrag = t.ufrag.or(s.ufrag).ok_or_else(|| missing("no ice-ufrag"))?;
+        let pwd = t.pwd.or(s.pwd).ok_or_else(|| missing("no ice-pwd"))?;
+        let fingerprint = t.fingerprint.or(s.fingerprint);
         let fingerprint = fingerprint.ok_or_else(|| missing("no sha-256 fingerprint"))?;
         let mut candidates: Vec<String> = Vec::new();
+        let mut gather = |more: &[&str]| {
+            for c in more {
+                if candidates.len() < CANDIDATES_MAX && !candidates.iter().any(|known| known == c) {
+                    candidates.push((*c).to_owned());
+                }
+            }
+        };
         for (i, other) in live() {
-            let bundled = self.bundle.contains(&other.media.mid);
-            if !bundled && other.transport.ufrag.as_ref().is_some_and(|u| u != ufrag) {
+            let bundled = self.bundle.contains(&&*other.media.mid);
+            if !bundled && other.transport.ufrag.is_some_and(|u| u != ufrag) {
                 return Err(section_error(i, other, "a transport of its own; only BUNDLE is supported"));
             }
-            candidates.extend(other.transport.candidates.iter().cloned());
+            gather(&other.transport.candidates);
         }
-        candidates.extend(s.candidates.iter().cloned());
-        let mut seen = Vec::new();
-        candidates.retain(|c| {
-            let new = seen.len() < CANDIDATES_MAX && !seen.contains(c);
-            if new {
-                seen.push(c.clone());
-            }
-            new
-        });
+        gather(&s.candidates);
         Ok(RemoteParams {
-            ufrag: ufrag.clone(),
-            pwd: pwd.clone(),
-            fingerprint: fingerprint.clone(),
+            ufrag: ufrag.to_owned(),
+            pwd: pwd.to_owned(),
+            fingerprint: fingerprint.to_ascii_uppercase(),
             setup: t.setup.or(s.setup).unwrap_or(Setup::Actpass),
             lite: self.lite,
             candidates,
@@ -204,12 +206,12 @@ impl Reader {
 }
 
 fn section_error(index: usize, section: &Section, what: &str) -> SdpError {
-    SdpError::Section { index, mid: section.media.mid.clone(), what: what.to_string() }
+    SdpError::Section { index, mid: section.media.mid.to_string(), what: what.to_string() }
 }
 
-impl Transport {
+impl<'a> Transport<'a> {
     /// True when the attribute was one of a transport.
-    fn attribute(&mut self, name: &str, value: &str) -> Result<bool, String> {
+    fn attribute(&mut self, name: &str, value: &'a str) -> Result<bool, String> {
         match name {
             "ice-ufrag" => self.ufrag = Some(token(value, 4, 256)?),
             "ice-pwd" => self.pwd = Some(token(value, 22, 256)?),
@@ -222,7 +224,7 @@ impl Transport {
                     if value.len() != 95 || !hex {
                         return Err(format!("{:?} is no sha-256 fingerprint", excerpt(value)));
                     }
-                    self.fingerprint = Some(value.to_ascii_uppercase());
+                    self.fingerprint = Some(value);
                 }
             }
             "setup" => {
@@ -235,7 +237,7 @@ impl Transport {
             }
             "candidate" => {
                 if self.candidates.len() < CANDIDATES_MAX {
-                    self.candidates.push(value.to_string());
+                    self.candidates.push(value);
                 }
             }
             _ => return Ok(false),
@@ -245,30 +247,30 @@ impl Transport {
 }
 
 /// An ICE credential (RFC 8839 5.4): ice-chars of a sensible length. Other printable characters are let through.
-fn token(value: &str, min: usize, max: usize) -> Result<String, String> {
+fn token(value: &str, min: usize, max: usize) -> Result<&str, String> {
     let printable = value.bytes().all(|b| b.is_ascii_graphic());
     if !(min..=max).contains(&value.len()) || !printable {
         return Err(format!("an ICE credential of {} bytes", value.len()));
     }
-    Ok(value.to_string())
+    Ok(value)
 }
 
-impl MediaSection {
-    fn attribute(&mut self, name: &str, value: &str) -> Result<(), String> {
-        let (first, rest) = value.split_once(' ').unwrap_or((value, ""));
+impl<'a> MediaSection<'a> {
+    fn attribute(&mut self, name: &str, value: &'a str) -> Result<(), String> {
+        let (first, rest) = cut(value, b' ').unwrap_or((value, ""));
         let rest = rest.trim();
         match name {
             "mid" if value.is_empty() || value.contains(' ') => return Err("a mid is one word".into()),
-            "mid" => self.mid = value.to_string(),
+            "mid" => self.mid = value.into(),
             "rtpmap" => self.payload(first, |p| {
                 if p.encoding.is_empty() {
-                    p.encoding = rest.to_string();
+                    p.encoding = rest.into();
                 }
             }),
-            "fmtp" => self.payload(first, |p| p.fmtp = rest.to_string()),
+            "fmtp" => self.payload(first, |p| p.fmtp = rest.into()),
             "rtcp-fb" => self.payload(first, |p| {
                 if p.feedback.len() < VALUES_MAX && !p.feedback.iter().any(|f| f == rest) {
-                    p.feedback.push(rest.to_string());
+                    p.feedback.push(rest.into());
                 }
             }),
             "extmap" => self.extension(first, rest)?,
@@ -290,14 +292,15 @@ impl MediaSection {
                     self.ssrcs.push(ssrc);
                 }
                 match rest.split_once(':') {
-                    Some(("cname", v)) if self.cname.is_none() => self.cname = Some(v.to_string()),
+                    Some(("cname", v)) if self.cname.is_none() => self.cname = Some(v.into()),
                     // Plan B's way of saying it, still written by many.
-                    Some(("msid", v)) if self.msid.is_none() => self.msid = Some(v.to_string()),
+                    Some(("msid", v)) if self.msid.is_none() => self.msid = Some(v.into()),
                     _ => {}
                 }
             }
-            "msid" => self.msid = Some(value.to_string()),
+            "msid" => self.msid = Some(value.into()),
             "simulcast" => self.simulcast(value),
+            "rtcp-rsize" => self.reduced_size = true,
             _ => {
                 if let Some(d) = direction(name) {
                     self.direction = d;
@@ -309,11 +312,12 @@ impl MediaSection {
 
     /// RFC 8853 5.1: `send` and `recv`, each with its streams. Of alternatives the first; what is to begin paused (`~`)
     /// is listed like the rest.
-    fn simulcast(&mut self, value: &str) {
+    fn simulcast(&mut self, value: &'a str) {
         let words: Vec<&str> = value.split_ascii_whitespace().collect();
         for pair in words.chunks_exact(2).take(2) {
-            let first = |stream: &str| stream.split(',').next().unwrap_or(stream).trim_start_matches('~').to_string();
-            let rids = pair[1].split(';').map(first).filter(|r| !r.is_empty()).take(VALUES_MAX).collect();
+            let first = |stream: &'a str| stream.split(',').next().unwrap_or(stream).trim_start_matches('~');
+            let rids = pair[1].split(';').map(first).filter(|r| !r.is_empty());
+            let rids = rids.map(Cow::Borrowed).take(VALUES_MAX).collect();
             match pair[0] {
                 "send" => self.send_rids = rids,
                 "recv" => self.receive_rids = rids,
@@ -323,13 +327,13 @@ impl MediaSection {
     }
 
     /// For one payload type, or all of them (`*`); those that the m-line does not list are nobody's.
-    fn payload(&mut self, id: &str, change: impl Fn(&mut Payload)) {
+    fn payload(&mut self, id: &str, change: impl Fn(&mut Payload<'a>)) {
         let pt: Option<u8> = id.parse().ok();
         self.payloads.iter_mut().filter(|p| id == "*" || pt == Some(p.pt)).for_each(change);
     }
 
     /// Ids beyond one byte's are left out, and so are second uses of an id or URI.
-    fn extension(&mut self, id: &str, rest: &str) -> Result<(), String> {
+    fn extension(&mut self, id: &str, rest: &'a str) -> Result<(), String> {
         let number = id.split('/').next().unwrap_or(id);
         let number: u16 = number.parse().map_err(|_| format!("{:?} is no extension id", excerpt(id)))?;
         let uri = rest.split(' ').next().unwrap_or(rest);
@@ -338,10 +342,17 @@ impl MediaSection {
             && !known
             && !uri.is_empty()
         {
-            self.extensions.push((id, uri.to_string()));
+            self.extensions.push((id, uri.into()));
         }
         Ok(())
     }
+}
+
+/// At the first such character of ASCII. What is looked for stands near the front: `split_once` would take longer to
+/// begin than to find it.
+fn cut(text: &str, at: u8) -> Option<(&str, &str)> {
+    let i = text.bytes().position(|b| b == at)?;
+    Some((&text[..i], &text[i + 1..]))
 }
 
 fn ssrc(text: &str) -> Result<u32, String> {

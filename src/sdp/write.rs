@@ -2,7 +2,6 @@
 
 use super::{Direction, MediaSection};
 use crate::transport::{LocalParams, Setup};
-use std::fmt::{self, Write};
 
 /// What a description needs besides its m-lines.
 pub(super) struct Head<'a> {
@@ -12,93 +11,138 @@ pub(super) struct Head<'a> {
     pub setup: Setup,
 }
 
+/// Pushes texts and numbers one after another: `write!` takes several times as long, and there are hundreds of lines.
+macro_rules! put {
+    ($to:expr, $($part:expr),+) => {{ $($part.put_to($to);)+ }};
+}
+
+trait Put {
+    fn put_to(&self, to: &mut String);
+}
+
+impl Put for str {
+    fn put_to(&self, to: &mut String) {
+        to.push_str(self);
+    }
+}
+
+impl Put for u64 {
+    fn put_to(&self, to: &mut String) {
+        // 2^64 has 20 digits.
+        let (mut digits, mut at, mut rest) = ([0u8; 20], 20, *self);
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        digits[at..].iter().for_each(|d| to.push(char::from(*d)));
+    }
+}
+
+impl Put for u32 {
+    fn put_to(&self, to: &mut String) {
+        u64::from(*self).put_to(to);
+    }
+}
+
+impl Put for u8 {
+    fn put_to(&self, to: &mut String) {
+        u64::from(*self).put_to(to);
+    }
+}
+
 /// The whole description.
 pub(super) fn description(head: &Head, media: &[MediaSection]) -> String {
-    let mut text = String::with_capacity(256 + 1024 * media.len());
-    // Writing into a String cannot fail.
-    let _ = write_all(&mut text, head, media);
-    text
-}
-
-fn write_all(s: &mut String, head: &Head, media: &[MediaSection]) -> fmt::Result {
-    write!(s, "v=0\r\no=- {} {} IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n", head.session_id, head.version)?;
-    s.push_str("a=group:BUNDLE");
+    // Every m-line says the same of the one transport.
+    let mut transport = String::with_capacity(512);
+    put_transport(&mut transport, head);
+    let mut s = String::with_capacity(256 + (768 + transport.len()) * media.len());
+    put!(&mut s, "v=0\r\no=- ", head.session_id, " ", head.version, " IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n");
+    put!(&mut s, "a=group:BUNDLE");
     for m in media.iter().filter(|m| !m.rejected) {
-        write!(s, " {}", m.mid)?;
+        put!(&mut s, " ", m.mid);
     }
-    s.push_str("\r\na=extmap-allow-mixed\r\na=msid-semantic: WMS *\r\n");
-    media.iter().try_for_each(|m| section(s, head, m))
+    put!(&mut s, "\r\na=extmap-allow-mixed\r\na=msid-semantic: WMS *\r\n");
+    media.iter().for_each(|m| section(&mut s, &transport, m));
+    s
 }
 
-fn section(s: &mut String, head: &Head, m: &MediaSection) -> fmt::Result {
-    let port = if m.rejected { 0 } else { 9 };
-    write!(s, "m={} {port} {} {}\r\n", m.name, m.protocol, m.formats.join(" "))?;
-    write!(s, "c=IN IP4 0.0.0.0\r\na=mid:{}\r\n", m.mid)?;
-    if m.rejected {
-        return write!(s, "a=inactive\r\n");
+fn section(s: &mut String, transport: &str, m: &MediaSection) {
+    put!(s, "m=", m.name, if m.rejected { " 0 " } else { " 9 " }, m.protocol);
+    if m.formats.is_empty() {
+        m.payloads.iter().for_each(|p| put!(s, " ", p.pt));
+    } else {
+        m.formats.iter().for_each(|f| put!(s, " ", f));
     }
-    transport(s, head)?;
-    write!(s, "a={}\r\na=rtcp-mux\r\na=rtcp-rsize\r\n", direction(m.direction))?;
+    put!(s, "\r\nc=IN IP4 0.0.0.0\r\na=mid:", m.mid, "\r\n");
+    if m.rejected {
+        put!(s, "a=inactive\r\n");
+        return;
+    }
+    put!(s, transport, "a=", direction(m.direction), "\r\na=rtcp-mux\r\n");
+    if m.reduced_size {
+        put!(s, "a=rtcp-rsize\r\n");
+    }
     for (id, uri) in &m.extensions {
-        write!(s, "a=extmap:{id} {uri}\r\n")?;
+        put!(s, "a=extmap:", id, " ", uri, "\r\n");
     }
     if let Some(msid) = &m.msid {
-        write!(s, "a=msid:{msid}\r\n")?;
+        put!(s, "a=msid:", msid, "\r\n");
     }
     for p in &m.payloads {
-        write!(s, "a=rtpmap:{} {}\r\n", p.pt, p.encoding)?;
+        put!(s, "a=rtpmap:", p.pt, " ", p.encoding, "\r\n");
         for feedback in &p.feedback {
-            write!(s, "a=rtcp-fb:{} {feedback}\r\n", p.pt)?;
+            put!(s, "a=rtcp-fb:", p.pt, " ", feedback, "\r\n");
         }
         if !p.fmtp.is_empty() {
-            write!(s, "a=fmtp:{} {}\r\n", p.pt, p.fmtp)?;
+            put!(s, "a=fmtp:", p.pt, " ", p.fmtp, "\r\n");
         }
     }
-    for rid in &m.send_rids {
-        write!(s, "a=rid:{rid} send\r\n")?;
+    let ways = [("send", &m.send_rids), ("recv", &m.receive_rids)];
+    for (way, rids) in ways {
+        rids.iter().for_each(|rid| put!(s, "a=rid:", rid, " ", way, "\r\n"));
     }
-    for rid in &m.receive_rids {
-        write!(s, "a=rid:{rid} recv\r\n")?;
+    let mut before = "a=simulcast:";
+    for (way, rids) in ways.into_iter().filter(|(_, rids)| !rids.is_empty()) {
+        put!(s, before, way);
+        rids.iter().enumerate().for_each(|(i, rid)| put!(s, if i == 0 { " " } else { ";" }, rid));
+        before = " ";
     }
-    let simulcast = [("send", &m.send_rids), ("recv", &m.receive_rids)];
-    let simulcast = simulcast.iter().filter(|(_, rids)| !rids.is_empty());
-    let simulcast: Vec<String> = simulcast.map(|(way, rids)| format!("{way} {}", rids.join(";"))).collect();
-    if !simulcast.is_empty() {
-        write!(s, "a=simulcast:{}\r\n", simulcast.join(" "))?;
+    if before == " " {
+        put!(s, "\r\n");
     }
     if !m.sim.is_empty() {
-        s.push_str("a=ssrc-group:SIM");
-        for ssrc in &m.sim {
-            write!(s, " {ssrc}")?;
-        }
-        s.push_str("\r\n");
+        put!(s, "a=ssrc-group:SIM");
+        m.sim.iter().for_each(|ssrc| put!(s, " ", ssrc));
+        put!(s, "\r\n");
     }
     for (main, rtx) in &m.fid {
-        write!(s, "a=ssrc-group:FID {main} {rtx}\r\n")?;
+        put!(s, "a=ssrc-group:FID ", main, " ", rtx, "\r\n");
     }
     for ssrc in &m.ssrcs {
-        write!(s, "a=ssrc:{ssrc} cname:{}\r\n", m.cname.as_deref().unwrap_or("-"))?;
+        put!(s, "a=ssrc:", ssrc, " cname:", m.cname.as_deref().unwrap_or("-"), "\r\n");
         if let Some(msid) = &m.msid {
-            write!(s, "a=ssrc:{ssrc} msid:{msid}\r\n")?;
+            put!(s, "a=ssrc:", ssrc, " msid:", msid, "\r\n");
         }
     }
-    Ok(())
 }
 
-fn transport(s: &mut String, head: &Head) -> fmt::Result {
+fn put_transport(s: &mut String, head: &Head) {
     let LocalParams { ufrag, pwd, fingerprint, candidates } = head.local;
     let setup = match head.setup {
         Setup::Active => "active",
         Setup::Passive => "passive",
         Setup::Actpass => "actpass",
     };
-    write!(s, "a=ice-ufrag:{ufrag}\r\na=ice-pwd:{pwd}\r\na=ice-options:trickle\r\n")?;
-    write!(s, "a=fingerprint:sha-256 {fingerprint}\r\na=setup:{setup}\r\n")?;
+    put!(s, "a=ice-ufrag:", ufrag, "\r\na=ice-pwd:", pwd, "\r\na=ice-options:trickle\r\n");
+    put!(s, "a=fingerprint:sha-256 ", fingerprint, "\r\na=setup:", setup, "\r\n");
     for candidate in candidates {
-        write!(s, "a=candidate:{candidate}\r\n")?;
+        put!(s, "a=candidate:", candidate, "\r\n");
     }
-    s.push_str("a=end-of-candidates\r\n");
-    Ok(())
+    put!(s, "a=end-of-candidates\r\n");
 }
 
 fn direction(d: Direction) -> &'static str {

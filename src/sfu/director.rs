@@ -6,7 +6,7 @@ use super::process;
 use super::registry::{Heartbeat, Registry, ServerIndex};
 use super::server::print_line;
 use super::{control, http};
-use crate::types::{Autoscale, Drain, Placement, Sin};
+use crate::types::{Autoscale, Drain, Placement, Sin, UnlikeServer};
 use anyhow::Context;
 use axum::Router;
 use axum::body::Bytes;
@@ -56,6 +56,9 @@ pub struct DirectorArgs {
     /// Share of a core (0..1) that a server's media thread may use.
     #[arg(long, default_value_t = 1.0)]
     pub cpu_max: f64,
+    /// A server that is not like the others (repeatable): JSON with id, participants_max, cpu_max.
+    #[arg(long)]
+    pub unlike: Vec<UnlikeServer>,
     /// Address of the director's HTTP API; port 0 takes a free one. Servers listen on the same address.
     #[arg(long, default_value = "127.0.0.1:0")]
     pub http: SocketAddr,
@@ -131,7 +134,8 @@ async fn serve(args: DirectorArgs, parent_ended: oneshot::Receiver<()>) -> anyho
         servers.push(ready);
     }
     let registry = Registry::new(u64::from(args.participants_max), args.sin, servers.clone(), Instant::now())
-        .with_placement(args.placement);
+        .with_placement(args.placement)
+        .with_unlike(&args.unlike);
     let client = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build()?;
     let (stop, stopping) = watch::channel(());
     let (started, mut starting) = mpsc::unbounded_channel();
@@ -184,13 +188,16 @@ pub(super) async fn start_server(args: &DirectorArgs, n: u32) -> anyhow::Result<
     };
     let advertised = args.advertise.iter().find(|a| a.server == id);
     let advertise = advertised.map(|a| ["--advertise".to_owned(), a.address.to_string()]);
+    let own = args.unlike.iter().find(|u| u.id == id);
+    let participants_max = own.and_then(|u| u.participants_max).unwrap_or(args.participants_max);
+    let cpu_max = own.and_then(|u| u.cpu_max).unwrap_or(args.cpu_max);
     let mut child = Command::new(&program)
         .args(["sfu-server", "--id", &id])
         .args(advertise.into_iter().flatten())
         .args(["--http", &SocketAddr::new(args.http.ip(), 0).to_string()])
         .args(["--media", &args.media_ip.to_string()])
-        .args(["--participants-max", &args.participants_max.to_string()])
-        .args(["--cpu-max", &args.cpu_max.to_string()])
+        .args(["--participants-max", &participants_max.to_string()])
+        .args(["--cpu-max", &cpu_max.to_string()])
         .args(args.last_n.iter().flat_map(|n| ["--last-n".to_owned(), n.to_string()]))
         .args(args.sin.iter().flat_map(|sin| ["--sin", sin.as_str()]))
         // It ends when we do: see `process`.
@@ -344,7 +351,8 @@ async fn join(
         return http::error(StatusCode::SERVICE_UNAVAILABLE, "the room's server is being drained");
     }
     let mut tried = Vec::new();
-    let mut refusal = http::error(StatusCode::SERVICE_UNAVAILABLE, "no server of the fleet is alive");
+    // Not 503, which is what a server says that is full.
+    let mut refusal = http::error(StatusCode::BAD_GATEWAY, "no server of the fleet is alive");
     loop {
         let placed = {
             let mut registry = director.registry();

@@ -2,7 +2,7 @@
 
 use super::api::{RegistryView, ServerReady, ServerView};
 use super::spread::{self, Spread};
-use crate::types::{Placement, Sin};
+use crate::types::{Placement, Sin, UnlikeServer};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,8 @@ pub type ServerIndex = usize;
 
 pub struct Registry {
     participants_max: u64,
+    /// Of servers that have their own.
+    own_max: BTreeMap<String, u64>,
     sin: Option<Sin>,
     placement: Placement,
     servers: Vec<Server>,
@@ -87,6 +89,7 @@ impl Registry {
     pub fn new(participants_max: u64, sin: Option<Sin>, servers: Vec<ServerReady>, now: Instant) -> Registry {
         let mut registry = Registry {
             participants_max,
+            own_max: BTreeMap::new(),
             sin,
             placement: Placement::Affinity,
             servers: Vec::new(),
@@ -101,6 +104,16 @@ impl Registry {
 
     pub fn with_placement(self, placement: Placement) -> Registry {
         Registry { placement, ..self }
+    }
+
+    pub fn with_unlike(self, unlike: &[UnlikeServer]) -> Registry {
+        let own = |u: &UnlikeServer| Some((u.id.clone(), u64::from(u.participants_max?)));
+        Registry { own_max: unlike.iter().filter_map(own).collect(), ..self }
+    }
+
+    /// Participants that a server takes.
+    fn max_of(&self, server: &Server) -> u64 {
+        self.own_max.get(&server.ready.id).copied().unwrap_or(self.participants_max)
     }
 
     /// Servers that have to be told which others have their rooms, too.
@@ -212,7 +225,7 @@ impl Registry {
     fn headroom(&self, server: ServerIndex, now: Instant) -> i64 {
         let coming = |r: &&Room| r.server == server && r.settled.is_some_and(|by| now < by);
         let kept: u64 = self.rooms.values().filter(coming).map(|r| r.kept).sum();
-        self.participants_max as i64 - (self.servers[server].load() + kept) as i64
+        self.max_of(&self.servers[server]) as i64 - (self.servers[server].load() + kept) as i64
     }
 
     /// Whether a join is turned away although its room is there.
@@ -374,7 +387,8 @@ impl Registry {
         let view = |s: &Server| {
             let answers = s.answers(now);
             let seen = |count: u64| if s.blank { 0 } else { count + s.ghosts };
-            let headroom = self.participants_max as i64 - s.load() as i64;
+            let participants_max = self.max_of(s);
+            let headroom = participants_max as i64 - s.load() as i64;
             ServerView {
                 id: s.ready.id.clone(),
                 pid: s.ready.pid,
@@ -386,7 +400,7 @@ impl Registry {
                 terminating: s.terminating,
                 sessions: seen(s.participants),
                 participants: seen(s.load()),
-                participants_max: self.participants_max,
+                participants_max,
                 headroom: if answers { headroom } else { 0 },
                 rooms: 0,
             }
@@ -434,6 +448,22 @@ mod tests {
             cascade: "127.0.0.1:2".parse().unwrap(),
         };
         Registry::new(participants_max, None, (0..servers).map(ready).collect(), now)
+    }
+
+    #[test]
+    fn a_server_may_have_a_limit_of_its_own() {
+        let now = Instant::now();
+        let unlike = UnlikeServer { id: "s1".into(), participants_max: Some(2), cpu_max: None };
+        let mut r = registry(2, 10, now).with_unlike(&[unlike]);
+        let view = r.view(now);
+        assert_eq!(view.servers.iter().map(|s| s.participants_max).collect::<Vec<_>>(), [2, 10]);
+        assert_eq!((view.servers[0].headroom, view.headroom), (2, 12));
+        // Nine rooms of one are on s2 before there is more room on s1.
+        for n in 0..9 {
+            let to = r.place(&format!("r{n}"), None, &[], now).unwrap();
+            assert_eq!(to, if n == 8 { 0 } else { 1 }, "{n}");
+            r.settle(&format!("r{n}"), to, true, now);
+        }
     }
 
     fn said(participants: u64, joins: u64, rooms: Option<&BTreeMap<String, u64>>) -> Heartbeat<'_> {

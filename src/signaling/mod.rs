@@ -1,10 +1,7 @@
 //! How a participant talks a target into a call: one file a driver, behind one trait. Drivers run on tokio and move
 //! text (SDP, JSON); media is asked for through [`Media`], and flows elsewhere.
 
-pub mod embedded; // our own fleet, one offer and one answer over HTTP
 mod hook; // the user's own join API in front of a driver
-pub mod janus; // Janus VideoRoom over WebSocket
-mod turn; // TURN servers themselves: pairs, signalled in process
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use hook::read_any_answer;
@@ -23,12 +20,18 @@ use tokio::sync::{mpsc, oneshot};
 
 type Make = fn(&ExternalTarget, Client, Duration) -> anyhow::Result<Arc<dyn Driver>>;
 
-/// Drivers by their name in target files, and what a participant opens there. A new one is a file and a line here.
-const DRIVERS: &[(&str, Make, TransportsPer)] = &[
-    ("embedded", embedded::make, embedded::TRANSPORTS),
-    ("janus", janus::make, janus::TRANSPORTS),
-    ("turn", turn::make, turn::TRANSPORTS),
-];
+/// Each driver's module, and their table.
+macro_rules! modules {
+    ($($driver:ident,)*) => {
+        $(pub mod $driver;)*
+
+        /// Drivers by their name in target files, and what a participant opens there. A new one is a file here and a line
+        /// in the list that `profile` has.
+        const DRIVERS: &[(&str, Make, TransportsPer)] =
+            &[$((stringify!($driver), $driver::make, $driver::TRANSPORTS)),*];
+    };
+}
+crate::profile::drivers!(modules);
 
 /// The driver that a target file names. Errors: no such driver, or settings that it cannot use.
 pub fn driver(target: &ExternalTarget, client: Client, join_timeout: Duration) -> anyhow::Result<Arc<dyn Driver>> {
@@ -397,9 +400,23 @@ mod tests {
         drop((answer, offer));
     }
 
+    /// In files, tables and histories alike.
     #[test]
-    fn target_files_may_name_every_driver() {
+    fn a_driver_has_one_name() {
         let names: Vec<&str> = super::DRIVERS.iter().map(|(name, ..)| *name).collect();
         assert_eq!(names, crate::profile::DRIVERS);
+        for name in names {
+            let server = crate::profile::ServerEntry {
+                id: "a".into(),
+                url: if name == "janus" { "ws://127.0.0.1:9" } else { "http://127.0.0.1:9" }.into(),
+                admin: None,
+                pid_file: None,
+                metrics: None,
+                observe: vec![],
+            };
+            let target = crate::profile::ExternalTarget::of(name, vec![server]);
+            let made = super::driver(&target, crate::types::Client::Chrome, std::time::Duration::from_secs(1));
+            assert_eq!(made.unwrap().name(), name);
+        }
     }
 }

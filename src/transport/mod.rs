@@ -10,6 +10,7 @@ mod allow;
 mod candidate;
 mod connection;
 mod consent;
+mod crypto;
 mod dtls;
 mod hello;
 mod ice;

@@ -1,5 +1,6 @@
 //! What all transports of a process share.
 
+use super::crypto::Provider;
 use super::hello::offered_profiles;
 use super::{Timing, TransportError};
 use crate::types::Suite;
@@ -7,7 +8,6 @@ use rtc_dtls::config::{ClientAuthType, ConfigBuilder, ExtendedMasterSecretType, 
 use rtc_dtls::crypto::Certificate;
 use rtc_dtls::extension::extension_use_srtp::SrtpProtectionProfile;
 use rtc_ice::agent::agent_config::AgentConfig;
-use rtc_ice::crypto::providers::RingProvider;
 use rtc_ice::crypto::{HashAlgorithm, RTCCryptoProvider};
 use rtc_ice::mdns::MulticastDnsMode;
 use rtc_ice::network_type::NetworkType;
@@ -36,7 +36,7 @@ impl Shared {
         if suites.is_empty() {
             return Err(failed(&"no SRTP suite given"));
         }
-        let provider: Arc<dyn RTCCryptoProvider> = Arc::new(RingProvider::new());
+        let provider: Arc<dyn RTCCryptoProvider> = Arc::new(Provider::new());
         let certificate = Certificate::generate_self_signed(vec!["roomful".to_string()], provider.crypto())
             .map_err(|e| failed(&e))?;
         let der = certificate.certificate.first().ok_or_else(|| failed(&"no certificate was made"))?;

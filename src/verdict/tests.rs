@@ -94,6 +94,18 @@ fn loss_on_one_server_is_found_with_place_and_time() {
 }
 
 #[test]
+fn ticks_that_come_a_little_late_cost_no_second() {
+    let run = Synthetic { loss: Some((1, 29..30, 0.1)), ..Synthetic::default() };
+    let mut lines = run.lines();
+    for line in &mut lines {
+        line.t += if matches!(line.event, Event::Interval(_) | Event::Health(_)) { 30.0 } else { 0.0 };
+    }
+    let (late, on_time) = (judged_lines(lines), judged(&run));
+    assert_eq!(outcome(&late, "audio.loss").value, Some(0.5), "1 of 20 s at 10 %");
+    assert_eq!(outcome(&late, "audio.loss").value, outcome(&on_time, "audio.loss").value);
+}
+
+#[test]
 fn loss_before_the_hold_is_not_judged() {
     let run = Synthetic { loss: Some((0, 0..10, 0.5)), ..Synthetic::default() };
     let j = judged(&run);

@@ -276,3 +276,50 @@ fn too_few_descriptors_end_it_before_any_traffic() {
     assert!(run.stderr.contains("ulimit -Hn"), "{}", run.stderr);
     assert!(!place.out().exists(), "nothing has run");
 }
+
+/// A token in an address goes to the server, and nowhere else: not to the screen, and into no file of the run.
+#[test]
+fn secrets_in_addresses_are_neither_printed_nor_written() {
+    const SECRET: &str = "S3cretInAddress";
+    let deaf = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let server = FakeServer::start("10.255.1.1:40000".parse().unwrap(), deaf.local_addr().unwrap());
+    let all: String = ["closed", "noise", "broken", "nowhere"].iter().map(|name| alone(name)).collect();
+    let text = profile("target.toml", &all, "1s", ALL_JOIN).replace("\"10s\"\n[pass]", "\"2s\"\n[pass]");
+    let place = Place::against(&format!("{}/?token={SECRET}", server.url), &text);
+    let target = std::fs::read_to_string(place.path("target.toml")).unwrap();
+    place.write("target.toml", &format!("{target}metrics = \"http://127.0.0.1:9/metrics?key={SECRET}\"\n"));
+    let check = |args: &[&str]| {
+        let mut command = Command::new(ROOMFUL);
+        command.args(["check", "profile.toml"]).args(args);
+        place.start(command).finish()
+    };
+
+    let resolved = check(&["--resolved"]);
+    assert!(resolved.stdout.contains("/?token=***\"") && resolved.stdout.contains("?key=***\""), "{resolved:?}");
+    let set = format!("target_file.servers.0.metrics=http://127.0.0.1:9/?{SECRET}");
+    let mut said = vec![resolved, check(&[]), check(&["--probe"]), check(&["--resolved", "--set", &set])];
+    assert!(said.iter().take(2).all(|s| s.code == Some(0)), "{said:?}");
+    said.push(place.run().finish());
+    assert_eq!(said.last().unwrap().code, Some(3), "{said:?}");
+    said.push(place.report(&[]));
+    let mut files = Vec::new();
+    for file in std::fs::read_dir(place.out()).unwrap() {
+        let path = file.unwrap().path();
+        files.push((path.clone(), String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned()));
+    }
+    assert!(files.len() >= 3 && files.iter().any(|(_, text)| text.contains("/?token=***")), "{files:?}");
+    for (path, text) in files {
+        assert!(!text.contains(SECRET), "{}: {text}", path.display());
+    }
+    assert!(server.asked().iter().any(|a| a.contains(&format!("?token={SECRET}"))), "{:?}", server.asked());
+
+    for url in [format!("ws://u:{SECRET}@10.0.0.1"), format!("10.0.0.1/?{SECRET}"), format!("ws://8.8.8.8?a={SECRET}")]
+    {
+        place.write("target.toml", &target.replace("url = ", &format!("url = \"{url}\" # ")));
+        said.push(check(&[]));
+        assert_eq!(said.last().unwrap().code, Some(2), "{url}: {said:?}");
+    }
+    for s in said {
+        assert!(!s.stdout.contains(SECRET) && !s.stderr.contains(SECRET), "{s:?}");
+    }
+}

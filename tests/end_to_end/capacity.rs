@@ -16,18 +16,18 @@ const TOLERANT: &str = "[health]\nshard_cpu_max = \"100%\"\nsteal_max = \"100%\"
     timer_p99_max = \"10s\"\nsocket_drops_max = \"100%\"\nudp_errors_max = \"100%\"\nreference_loss_max = \"100%\"\n\
     reference_delay_p99_max = \"10s\"\nreference_jitter_max = \"10s\"\n";
 
-fn profile(top: &str, search: &str, objectives: &str) -> String {
+pub fn profile(top: &str, search: &str, objectives: &str) -> String {
     format!(
         "shape = \"capacity\"\nseed = 7\n{top}\n[[rooms]]\nname = \"m\"\ncount = 1\nsize = 4\naudio = \"opus@32kbit/s\"\n\
          [search]\n{search}\n[objectives]\n{objectives}\n[answer]\nservers = 10\ngrowth = \"6/min\"\nboot = \"60s\"\n{TOLERANT}"
     )
 }
 
-fn embedded(keys: &str) -> String {
+pub fn embedded(keys: &str) -> String {
     format!("target = \"embedded\"\n[embedded]\nservers = 1\n{keys}")
 }
 
-const SHORT: &str = "range = \"4..60\"\njoin = \"20/s\"\ntrial = \"3s\"\nfirst_trial = \"2s\"\nsettle = \"1s\"\nbudget = \"80s\"\nloss_ratio = \"90%\"";
+pub const SHORT: &str = "range = \"4..60\"\njoin = \"20/s\"\ntrial = \"3s\"\nfirst_trial = \"2s\"\nsettle = \"1s\"\nbudget = \"80s\"\nloss_ratio = \"90%\"";
 
 #[test]
 fn an_admission_limit_is_found_and_named() {
@@ -71,6 +71,9 @@ fn an_admission_limit_is_found_and_named() {
         assert!(keda.contains("threshold: \"18\""), "{keda}");
         let hpa: String = std::fs::read_to_string(place.out().join("hpa.yaml")).unwrap();
         assert!(hpa.contains("kind: HorizontalPodAutoscaler") && hpa.contains("averageValue: \"18\""), "{hpa}");
+        // One more than may be lost, and twice the ten of [answer], which the reader is told to look at.
+        assert!(keda.contains("minReplicaCount: 2\n") && hpa.contains("minReplicas: 2\n  maxReplicas: 20\n"), "{hpa}");
+        assert!([&keda, &hpa].iter().all(|text| text.contains("\n# Replicas: ")), "{keda}");
         let numbers = std::fs::read_to_string(place.out().join("capacity.env")).unwrap();
         assert!(numbers.ends_with("PARTICIPANTS_LOWER=24\nPARTICIPANTS_UPPER=28\nSCALE_OUT_AT=20\n"), "{numbers}");
         let page = std::fs::read_to_string(place.out().join("report.html")).unwrap();
@@ -245,9 +248,16 @@ fn over_mixes_what_the_server_limits_is_what_to_scale_on() {
             env.contains("SCALE_ON=participants\nSCALE_OUT_AT=13\n") && env.contains("AT_BREAKAGE_FOURS=16\n"),
             "{env}"
         );
-        assert!(
-            std::fs::read_to_string(place.out().join("report.html")).unwrap().contains("href=\"pairs/report.html\"")
-        );
+        let page = std::fs::read_to_string(place.out().join("report.html")).unwrap();
+        let shown = [
+            "href=\"pairs/report.html\"",
+            "What to scale on",
+            "Amounts at breakage by unit, each mix a dot",
+            "varies ",
+        ];
+        for part in shown.into_iter().chain([sentence]) {
+            assert!(page.contains(part), "{part}");
+        }
         assert!(run.stdout.contains("varies"), "{}", run.stdout);
         // Each run stands for itself, and anybody can judge them again.
         let own: Value =

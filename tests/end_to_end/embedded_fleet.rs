@@ -313,6 +313,11 @@ async fn a_killed_server_is_dead_and_its_rooms_start_anew_elsewhere() {
     assert!(view.rooms.is_empty());
     let again = join(&http, &fleet, "a", "1", true, 1).await;
     assert_ne!(again.server, a.server);
+    // With the last one gone the fleet is not full, which would be an answer of a server.
+    kill(fleet.servers().iter().find(|s| s.id == again.server).unwrap().pid, "KILL");
+    registry_becomes(&http, &fleet, |r| r.servers.iter().all(|s| !s.alive)).await;
+    let offer = offering(AUDIO_VIDEO, 1).0.offer;
+    assert_eq!(post(&http, &fleet, "b", "1", &offer).await.status(), StatusCode::BAD_GATEWAY);
     fleet.stop().await;
 }
 

@@ -6,6 +6,7 @@
 mod adaptation;
 mod bad_input;
 mod capacity;
+mod capacity_servers;
 mod churn;
 mod clients;
 #[path = "../support/disturbed.rs"]
@@ -14,6 +15,7 @@ mod fake_server;
 mod last_n;
 mod layers;
 mod scale_in;
+mod slow_front;
 mod support;
 #[path = "../targets/support/mod.rs"]
 mod targets;

@@ -73,6 +73,8 @@ pub struct Model {
     pub tells_life: bool,
     pub tells_counts: bool,
     pub tells_registry: bool,
+    /// A room that is to move counts on its new server from when that is decided, ms before its media go there.
+    pub counts_ahead: f64,
     /// Observation fails from this second on.
     pub blank_from: Option<u32>,
     /// Seconds in which the generator was unhealthy.
@@ -91,6 +93,7 @@ impl Default for Model {
             tells_life: true,
             tells_counts: true,
             tells_registry: true,
+            counts_ahead: 0.0,
             blank_from: None,
             unhealthy: None,
             killed: None,
@@ -408,6 +411,18 @@ impl Sim {
     /// Members by server, as the director knows.
     fn load(&self, s: usize) -> usize {
         self.legs.iter().filter(|l| l.server == Some(s) && l.joined.is_some() && !l.ended).count()
+    }
+
+    /// Who is to be moved to the server and counts there already, without those who don't count here any more.
+    fn ahead(&self, s: usize) -> i64 {
+        let until = ((self.now + self.model.counts_ahead) * 1000.0) as u64;
+        let soon = self.queue.iter().filter(|Reverse((at, _))| *at < until);
+        let of = |ev: &Ev| {
+            let Ev::MoveRoom(room, to) = *ev else { return 0 };
+            let here = i64::from(to == s) - i64::from(self.rooms[room].server == Some(s));
+            here * self.up(room).len() as i64
+        };
+        soon.filter_map(|Reverse((_, n))| self.events.get(n)).map(of).sum()
     }
 
     fn up(&self, room: usize) -> Vec<usize> {
@@ -811,7 +826,7 @@ impl Sim {
         let mut servers = Vec::new();
         for s in 0..self.servers.len() {
             let server = &self.servers[s];
-            let n = self.load(s) as u64 + server.ghosts;
+            let n = (self.load(s) as i64 + self.ahead(s)) as u64 + server.ghosts;
             let stale = self.sins(Sin::StaleRegistry);
             let zero = self.sins(Sin::ReportsZero) && second > 40 && Some(s) != self.victim;
             let seen = if which == 0 {

@@ -5,6 +5,7 @@ use roomful::history::{Line, Reading};
 use roomful::profile::{Expect, HealthLimits};
 use roomful::verdict::{Judgement, ScaleIn, Verdict, judge_scale_in};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 const SEEDS: u64 = 20;
 
@@ -65,6 +66,17 @@ fn without_sin_all_invariants_hold() {
                 assert!(j.reasons.is_empty());
             }
         }
+    }
+}
+
+/// A fleet decides about a move before anybody hears of it.
+#[test]
+fn who_is_to_be_moved_may_count_on_the_new_server_already() {
+    for (counts_ahead, right) in [(2500.0, true), (30_000.0, false)] {
+        let model = Model { style: Style::Move, counts_ahead, ..Model::default() };
+        let expect = Expect { ghost_allowance: Duration::from_secs(3), ..model.expect() };
+        let j = judged(model.lines(), &expect);
+        assert_eq!(!with(scale_in(&j), Verdict::Fail).contains("I5"), right, "{}", table(scale_in(&j)));
     }
 }
 

@@ -88,7 +88,8 @@ fn we_take_what_janus_offers_a_subscriber() {
 
     // The answer, next to the one that Chromium gave.
     let ours = Description::parse(&answer).unwrap();
-    let chromium = Description::parse(&fixture!("chromium_subscriber_answer")).unwrap();
+    let chromium = fixture!("chromium_subscriber_answer");
+    let chromium = Description::parse(&chromium).unwrap();
     assert_eq!(ours.remote.setup, Setup::Active);
     for (a, b) in ours.media.iter().zip(&chromium.media) {
         assert_eq!((&a.name, &a.mid, a.direction, &a.formats), (&b.name, &b.mid, b.direction, &b.formats));

@@ -121,7 +121,8 @@ fn m_lines_keep_their_place_from_offer_to_offer() {
         directions(&second),
         [Direction::SendOnly, Direction::Inactive, Direction::RecvOnly, Direction::RecvOnly, Direction::RecvOnly]
     );
-    let mids = |t: &str| Description::parse(t).unwrap().media.into_iter().map(|m| m.mid).collect::<Vec<_>>();
+    let mids =
+        |t: &str| Description::parse(t).unwrap().media.into_iter().map(|m| m.mid.into_owned()).collect::<Vec<String>>();
     assert_eq!(mids(&second), ["0", "1", "2", "3", "4"]);
     let (_, agreed) = a.accept_answer(&answer(&mut b, &second).0).unwrap();
     assert_eq!(agreed.sends.iter().map(|s| s.active).collect::<Vec<_>>(), [true, false]);
@@ -344,7 +345,8 @@ fn the_offer_decides_the_dtls_role_where_it_leaves_no_choice() {
 
 #[test]
 fn h264_is_matched_by_mode_and_profile() {
-    let payload = |fmtp: &str| Payload { pt: 100, encoding: "H264/90000".into(), fmtp: fmtp.into(), feedback: vec![] };
+    let payload =
+        |fmtp: &'static str| Payload { pt: 100, encoding: "H264/90000".into(), fmtp: fmtp.into(), feedback: vec![] };
     for good in [
         "packetization-mode=1;profile-level-id=42e01f",
         "profile-level-id=42001f; packetization-mode=1",
@@ -434,5 +436,22 @@ fn layers_that_the_remote_takes_are_agreed_on() {
         let (_, a) = n.accept_answer(&(mirrored + taken)).unwrap();
         assert_eq!(a.sends[0].rids, agreed, "{taken}");
         assert_eq!((a.sends[0].ssrc, a.sends[0].rtx, a.sends[0].active), (22, Some((97, 23)), true));
+    }
+}
+
+#[test]
+fn rtcp_of_reduced_size_is_agreed_where_both_have_it_on_every_m_line() {
+    let lines = |text: &str| text.matches("\r\na=rtcp-rsize\r\n").count();
+    for (kept, agreed) in [(2, true), (1, false), (0, false)] {
+        let (mut one, mut two) = (chrome(), chrome());
+        let offer = one.offer(&local(), &[opus(1), video(Codec::Vp8, 2, 3)], 0, 0);
+        assert_eq!(lines(&offer), 2, "{offer}");
+        let heard = offer.replacen("a=rtcp-rsize\r\n", "", 2 - kept);
+        assert_eq!(lines(&heard), kept);
+        let (text, theirs) = answer(&mut two, &heard);
+        // RFC 5506 5.1: an answer has it only where the offer has.
+        assert_eq!((lines(&text), theirs.reduced_size), (kept, agreed), "{text}");
+        let (_, ours) = one.accept_answer(&text).unwrap();
+        assert_eq!(ours.reduced_size, agreed);
     }
 }

@@ -257,3 +257,12 @@ fn keys_are_never_printed() {
     let text = format!("{:?}", events(&mut p.a));
     assert!(text.contains("ours: ***, theirs: ***"), "{text}");
 }
+
+/// The client verifies the server's key exchange, the server the client's certificate: one signature each.
+#[test]
+fn a_handshake_verifies_each_signature_once() {
+    let before = crypto::verifications();
+    let mut p = connected([GCM, GCM], true);
+    assert!(keys(&mut p.a).is_some());
+    assert_eq!(crypto::verifications() - before, 2);
+}

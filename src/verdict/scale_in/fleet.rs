@@ -69,8 +69,10 @@ pub(super) fn sessions(scene: &Scene<'_>, incidents: &[Incident]) -> (Finding, u
                 let (at, on, ..) = t.failed.as_ref()?;
                 (on.is_some() && *on == scene.id(server)).then_some((t.started.map_or(at.t, |s| s.t), at.t))
             });
-            let most = Steps::of(stays.iter().map(|s| (s.asked, s.until)).chain(asking));
-            let least = Steps::of(stays.iter().map(|s| (s.from, s.media_until)));
+            // Who is moved may count elsewhere before its media go there.
+            let early = |moved: bool| if moved { allowance } else { 0.0 };
+            let most = Steps::of(stays.iter().map(|s| (s.asked - early(s.moved[0]), s.until)).chain(asking));
+            let least = Steps::of(stays.iter().map(|s| (s.from, s.media_until - early(s.moved[1]))));
             let gone = incidents.iter().filter(|i| i.server == *server).filter_map(|i| i.gone);
             let gone: Vec<Window> =
                 gone.map(|g| Window { from_ms: g.not_before, until_ms: g.at.t + allowance }).collect();

@@ -24,7 +24,16 @@ pub(super) fn allocations(all: &Gathered, record: &Record) -> BTreeMap<String, V
             RelayWhat::Allocated => {
                 open.insert(key, of_server.len());
                 let (until, asked) = (record.end_t, at.t - r.ms.unwrap_or(0.0));
-                of_server.push(Stay { leg: r.leg, room, from: at.t, until, media_until: until, asked, line: at.line });
+                of_server.push(Stay {
+                    leg: r.leg,
+                    room,
+                    from: at.t,
+                    until,
+                    media_until: until,
+                    asked,
+                    moved: [false; 2],
+                    line: at.line,
+                });
             }
             RelayWhat::Lost | RelayWhat::Released | RelayWhat::Abandoned => {
                 if let Some(n) = open.remove(&key) {

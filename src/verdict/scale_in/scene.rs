@@ -25,6 +25,8 @@ pub(super) struct Stay {
     pub media_until: f64,
     /// When it came to the server; before `from`, when it was up there.
     pub asked: f64,
+    /// Whether the fleet moved it here, and away again: it decides that before anybody hears of it.
+    pub moved: [bool; 2],
     /// History line of its coming.
     pub line: u64,
 }
@@ -139,8 +141,8 @@ impl<'a> Scene<'a> {
             let fell = track.end.as_ref().filter(|e| e.cause.is_drop());
             let media_until = fell.map_or(until, |e| e.media_until().clamp(joined.t, until));
             let asked = track.started.map_or(joined.t, |a| a.t).min(joined.t);
-            let mut stay =
-                (server, Stay { leg: *leg, room, from: joined.t, until, media_until, asked, line: joined.line });
+            let (moved, line) = ([false; 2], joined.line);
+            let mut stay = (server, Stay { leg: *leg, room, from: joined.t, until, media_until, asked, moved, line });
             for m in &track.moves {
                 if m.to == stay.0 {
                     continue;
@@ -148,7 +150,8 @@ impl<'a> Scene<'a> {
                 let at = m.gap.until_ms.clamp(stay.1.from, until);
                 // A room that moves does not start again.
                 let asked = m.gap.from_ms.clamp(stay.1.from, at);
-                let next = Stay { from: at, asked, line: m.at.line, ..stay.1.clone() };
+                let next = Stay { from: at, asked, moved: [true, false], line: m.at.line, ..stay.1.clone() };
+                stay.1.moved[1] = true;
                 (stay.1.until, stay.1.media_until) = (at, m.gap.from_ms.clamp(stay.1.from, at));
                 let (was, done) = std::mem::replace(&mut stay, (m.to, next));
                 self.stays.entry(was).or_default().push(done);
