@@ -19,6 +19,8 @@ const AFTER_LEAVES: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_secs(4);
 /// Share of the rooms that are emptied and filled again on the way down, so that each load has joins of its own.
 const CHURN: f64 = 0.1;
+/// Settle times that a server gets at most to work off what an overload has left.
+const RECOVERY: u32 = 10;
 /// How often to look for news.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -44,6 +46,8 @@ enum Stage {
         seconds: f64,
         since: Duration,
         until: Duration,
+        /// Not even a server that recovers gets longer.
+        latest: Duration,
     },
     Judging {
         until: Duration,
@@ -256,11 +260,12 @@ impl Course for Search {
                     if !self.joining.is_empty() && now < joins_by + Duration::from_secs(600) {
                         return None;
                     }
-                    let until = now + self.record.setting().search.settle;
-                    self.stage = Stage::Settling { rooms, seconds, since, until };
+                    let settle = self.record.setting().search.settle;
+                    let (until, latest) = (now + settle, now + settle * RECOVERY);
+                    self.stage = Stage::Settling { rooms, seconds, since, until, latest };
                 }
-                Stage::Settling { rooms, seconds, since, until } => {
-                    if now < until {
+                Stage::Settling { rooms, seconds, since, until, latest } => {
+                    if now < until || (self.record.is_recovering() && now < latest) {
                         return None;
                     }
                     // Intervals end at whole seconds; the one under way belongs to nobody.

@@ -23,6 +23,7 @@ pub struct Record {
     /// Rooms of a TURN server that refused an allocation for want of room.
     turned_away: BTreeSet<RoomId>,
     moving: Seconds,
+    delays: Delays,
     open: Option<Open>,
     /// A second of media whose health is still to come.
     second: Option<(f64, Interval)>,
@@ -41,6 +42,23 @@ struct Seated {
     late_ms: f64,
 }
 
+/// Median delays of the last seconds, ms: of the kind and server where they are highest.
+#[derive(Default, Debug)]
+struct Delays([Option<f64>; 5]);
+
+impl Delays {
+    fn note(&mut self, interval: &Interval) {
+        let flows = interval.servers.iter().flat_map(|s| [&s.audio, &s.video]);
+        self.0.rotate_left(1);
+        self.0[4] = flows.filter_map(|f| f.delay.quantile_ms(0.5)).reduce(f64::max);
+    }
+
+    /// By more than a twentieth, and 10 ms, in four seconds.
+    fn fall(&self) -> bool {
+        matches!(self.0, [Some(before), .., Some(now)] if now < 0.95 * before - 10.0)
+    }
+}
+
 impl Record {
     pub fn new(setting: Setting) -> Record {
         Record {
@@ -50,6 +68,7 @@ impl Record {
             joins: BTreeMap::new(),
             turned_away: BTreeSet::new(),
             moving: Seconds::default(),
+            delays: Delays::default(),
             open: None,
             second: None,
             trials: Vec::new(),
@@ -124,6 +143,7 @@ impl Record {
                 self.open = Some(Open { plan, joins, moving, seconds, reasons, servers, judged_ms, cut_short });
             }
             Event::Interval(interval) => {
+                self.delays.note(interval);
                 if let Some((t, unwatched)) = self.second.replace((line.t, interval.clone())) {
                     self.judge(t, &unwatched, false, &["health was not recorded".to_owned()]);
                 }
@@ -154,6 +174,12 @@ impl Record {
             }
             _ => {}
         }
+    }
+
+    /// True while delay falls: a server works off what a load before this one has left in its queues, and a trial would judge
+    /// that load.
+    pub fn is_recovering(&self) -> bool {
+        self.delays.fall()
     }
 
     /// True when every second of the open trial has been judged.
