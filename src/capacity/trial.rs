@@ -176,7 +176,7 @@ pub(super) struct Loaded {
     pub heard: Vec<bool>,
     pub fewest: Option<u32>,
     /// Median delay of each second, by kind, ms.
-    pub pace: [Vec<f64>; 2],
+    pub delays: [Vec<f64>; 2],
     pub usage: Vec<Usage>,
     pub dropped: u32,
     pub allocations: Option<u32>,
@@ -205,7 +205,7 @@ impl Loaded {
         self.bad += (f64::from(missing) + if bad { there } else { 0.0 }) * seconds;
         self.fewest = Some(self.fewest.map_or(connected, |f| f.min(connected)));
         for (i, flow) in flows.iter().enumerate() {
-            self.pace[i].extend(flow.delay.quantile_ms(0.5));
+            self.delays[i].extend(flow.delay.quantile_ms(0.5));
             self.flows[i].merge(flow);
         }
     }
@@ -215,8 +215,8 @@ impl Loaded {
 const DRIFT_SECONDS: usize = 6;
 
 /// From and to, where a trial's delay rose all through it: a queue that grows, a load that no time would settle.
-fn drift(pace: &[f64]) -> Option<(f64, f64)> {
-    if pace.len() < DRIFT_SECONDS {
+fn drift(delays: &[f64]) -> Option<(f64, f64)> {
+    if delays.len() < DRIFT_SECONDS {
         return None;
     }
     let median = |part: &[f64]| {
@@ -224,8 +224,8 @@ fn drift(pace: &[f64]) -> Option<(f64, f64)> {
         v.sort_by(f64::total_cmp);
         v[v.len() / 2]
     };
-    let third = pace.len() / 3;
-    let (a, b, c) = (median(&pace[..third]), median(&pace[third..2 * third]), median(&pace[2 * third..]));
+    let third = delays.len() / 3;
+    let (a, b, c) = (median(&delays[..third]), median(&delays[third..2 * third]), median(&delays[2 * third..]));
     (a < b && b < c && c > 1.1 * a + 10.0).then_some((a, c))
 }
 
@@ -289,7 +289,7 @@ pub(super) fn row(setting: &Setting, open: &Open) -> TrialRow {
             }
         }
         for kind in Kind::BOTH {
-            let Some((from, to)) = drift(&s.pace[kind.index()]) else { continue };
+            let Some((from, to)) = drift(&s.delays[kind.index()]) else { continue };
             let (from, to) = (number(from), number(to));
             let expr = format!("no steady state: {kind} delay p50 rose from {from} to {to} ms within the trial");
             let (metric, server) = (UNSTEADY.to_owned(), name.clone());

@@ -258,7 +258,7 @@ pub const KEYS: &[Key] = &[
     key("search", "loss_ratio", Share { max: 99.0 }, Or("\"5%\""), "Participant-seconds of a trial that may break an objective."),
     key("search", "exceed_ratio", Share { max: 90.0 }, Or("\"0%\""), "Share of trial_sum that may be trials which did not hold."),
     key("search", "width", Share { max: 50.0 }, Or("\"5%\""), "How far the bounds may be apart at the end, share of the upper one; never less than one room."),
-    key("search", "settle", Duration { min: 0.0, max: 3600.0 }, Or("\"5s\""), "From the last join or leave of a load to the start of judging."),
+    key("search", "settle", Duration { min: 0.0, max: 3600.0 }, Or("\"5s\""), "From the last join or leave of a load to the start of judging; up to ten times as long while a server works off an overload."),
     key("search", "budget", Duration { min: 1.0, max: 604_800.0 }, Or("\"15m\""), "The whole search: when it is up, the bounds known so far are the answer, whatever is under way."),
     key("search", "join_timeout", Duration { min: 0.1, max: 600.0 }, Or("\"15s\""), "A join that takes longer has failed."),
 

@@ -152,7 +152,7 @@ const PATIENT: &str =
 const BACKLOG: &str = "\"audio.loss\" = \"<= 1%\"\n\"audio.delay.p99\" = \"<= 300ms\"";
 
 #[test]
-#[ignore = "takes twenty minutes on a quiet machine"]
+#[ignore = "takes twenty minutes on a quiet machine: run by make test-long"]
 fn a_quota_is_found_again_and_again_and_half_of_it_carries_half() {
     let find = |quota: &str| {
         let text = profile(&embedded(&format!("cpu_max = \"{quota}\"")), PATIENT, BACKLOG);
@@ -171,7 +171,7 @@ fn a_quota_is_found_again_and_again_and_half_of_it_carries_half() {
 }
 
 #[test]
-#[ignore = "takes minutes on a quiet machine"]
+#[ignore = "takes minutes on a quiet machine: run by make test-long"]
 fn a_server_that_is_stopped_half_of_the_time_carries_less() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let find = |stopped_ms: u64| {

@@ -154,13 +154,13 @@ fn shipped(name: &str, budget_ms: f64) {
 }
 
 #[test]
-#[ignore = "takes three minutes"]
+#[ignore = "takes three minutes: run by make test-long"]
 fn the_demo_of_capacity_ends_within_its_budget_with_bounds_or_a_reason() {
     shipped("capacity-demo.toml", 170_000.0);
 }
 
 #[test]
-#[ignore = "takes up to ten minutes"]
+#[ignore = "takes up to ten minutes: run by make test-long"]
 fn the_join_storm_ends_within_its_budget_with_bounds_or_a_reason() {
     shipped("join-storm.toml", 600_000.0);
 }
