@@ -144,8 +144,8 @@ fn curves(a: &Answer, limits: &[(String, f64)]) -> Vec<Curve> {
         ),
         of(
             "Run queue of the server",
-            "Its threads that stood ready to run and had no core, on average.",
-            "threads",
+            "How many of its threads stood ready to run and had no core, on average.",
+            "",
             None,
             vec![line("waiting", 1, &cost(|c| c.run_queue))],
             false,
