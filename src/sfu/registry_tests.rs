@@ -199,8 +199,7 @@ fn a_room_moves_only_where_all_of_it_fits() {
     let at = |s| now + Duration::from_secs(s);
     let mut r = registry(3, 5, now);
     // s1 has a room of three and one of one, s2 two free seats, s3 three.
-    let rooms =
-        |names: &[(&str, u64)]| names.iter().map(|(n, m)| ((*n).to_owned(), *m)).collect::<BTreeMap<_, _>>();
+    let rooms = |names: &[(&str, u64)]| names.iter().map(|(n, m)| ((*n).to_owned(), *m)).collect::<BTreeMap<_, _>>();
     for room in ["a", "b", "c"] {
         join(&mut r, room, now);
     }

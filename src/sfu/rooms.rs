@@ -6,7 +6,7 @@ mod forward; // packets to those who are to have them
 mod last_n; // whose video participants get
 mod layers; // of simulcast
 
-use super::client::{Client, ClientKey, Flow, Hold, Incoming, Joining, Remote, Wrote, shared_codecs};
+use super::client::{Client, ClientKey, Flow, Hold, Incoming, Joining, Remote, shared_codecs};
 use super::speakers::Speakers;
 use super::stun;
 use super::terms::{Datagram, Forwarded, JoinError, Joined, Left, RestartError, SfuConfig, Stats};
@@ -17,9 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use str0m::format::CodecConfig;
-use str0m::media::{KeyframeRequestKind, MediaKind};
 use str0m::net::{Protocol, Receive};
-use str0m::rtp::RtpPacket;
 use str0m::{Event, IceConnectionState, Input, Output};
 
 /// Ended sessions are remembered so long, so that a late DELETE still learns how they ended.
