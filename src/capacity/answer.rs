@@ -3,7 +3,7 @@
 use super::record::Record;
 use super::search::{Bounds, Stop, bounds};
 use super::setting::Setting;
-use super::trial::{Broken, Outcome, ServerTrial, TrialRow, UNSTEADY};
+use super::trial::{Broken, Outcome, SILENCE, ServerTrial, TrialRow, UNSTEADY};
 use crate::profile::Headroom;
 use crate::types::Kind;
 use crate::verdict::{Verdict, Window, number};
@@ -59,6 +59,9 @@ pub struct Answer {
     pub threshold: Option<Threshold>,
     /// A higher load held although a lower one did not.
     pub inverted: bool,
+    /// Objectives on joins that never had data.
+    #[serde(skip)]
+    unheard: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -140,7 +143,9 @@ impl Answer {
         let found: Bounds = bounds(&setting.goal, &record.searched());
         let participants = |rooms: Option<u32>| rooms.map(|r| setting.loads.participants(r));
         let (lower, upper) = (participants(found.lower), participants(found.upper));
-        let bounded = stop == Stop::Width && lower.is_some() && upper.is_some();
+        // A history that has lost lines no longer has the bounds that the search had.
+        let narrow = |(lower, upper): (u32, u32)| setting.loads.narrow(lower, upper, setting.goal.width);
+        let bounded = stop == Stop::Width && found.lower.zip(found.upper).is_some_and(narrow);
         let at = |rooms: Option<u32>, outcome: Outcome| {
             longest(record.trials.iter(), |t| Some(t.rooms) == rooms && t.outcome == outcome)
         };
@@ -181,6 +186,7 @@ impl Answer {
             trials: record.trials.clone(),
             threshold,
             inverted: found.inverted,
+            unheard: record.unheard().0.into_iter().map(str::to_owned).collect(),
         }
     }
 
@@ -194,7 +200,11 @@ impl Answer {
     /// Verdict, and the sentence that says it.
     pub fn verdict(&self, setting: &Setting) -> (Verdict, String) {
         match (self.stop, self.lower, self.upper) {
-            (Stop::Width, Some(lower), Some(upper)) => (Verdict::Pass, self.found(lower, upper)),
+            (Stop::Width, Some(lower), Some(upper)) if self.bounded => (Verdict::Pass, self.found(lower, upper)),
+            (Stop::Width, ..) => (
+                Verdict::Unknown,
+                format!("Of the bounds, the history no longer has: {}; not a threshold.", self.known()),
+            ),
             (Stop::BelowRange, _, Some(upper)) if self.broke_first.as_deref() == Some(ADMISSION) => {
                 (Verdict::Fail, format!("The server's own admission limit refused joins at the lowest load, {upper}."))
             }
@@ -202,6 +212,11 @@ impl Answer {
                 let what = self.broke().map_or_else(String::new, |t| format!(": {}", t.what()));
                 let on =
                     if self.weakest.is_empty() { String::new() } else { format!(" on {}", self.weakest.join(", ")) };
+                // What no objective forbids is no failure.
+                if self.broke().is_some_and(|t| t.broken.iter().all(|b| b.metric == UNSTEADY)) {
+                    let text = format!("No steady state at the lowest load, {upper}{on}{what}; no load can be judged.");
+                    return (Verdict::Unknown, text.replace(": no steady state: ", ": "));
+                }
                 (Verdict::Fail, format!("Objectives broken at the lowest load, {upper}{on}{what}."))
             }
             (Stop::AboveRange, Some(lower), _) => {
@@ -217,22 +232,32 @@ impl Answer {
             (Stop::Generator, Some(_), Some(_)) => {
                 (Verdict::Unknown, format!("Generator-limited between the bounds: {}; not a threshold.", self.known()))
             }
+            (Stop::Generator, None, Some(_)) => {
+                (Verdict::Unknown, format!("Generator-limited: {}; not a threshold.", self.known()))
+            }
             (Stop::Generator, ..) => {
                 let why = self.trials.last().and_then(|t| t.why.clone()).unwrap_or_default();
                 (Verdict::Unknown, format!("Nothing proven, generator-limited: {why}."))
             }
             (Stop::NoData, ..) => {
-                let silent = self.trials.last().map(|t| t.silent.join(", ")).unwrap_or_default();
+                let silent = self.trials.last().map(|t| t.silent.clone()).filter(|s| !s.is_empty());
+                let silent = silent.unwrap_or_else(|| self.unheard.clone()).join(", ");
                 (Verdict::Unknown, format!("No data for {silent}: no load can be judged."))
             }
             (Stop::TargetGone, ..) => {
                 let last = self.trials.last();
                 let who = last.map(|t| t.deserted.join(", ")).unwrap_or_default();
                 let load = last.map_or(0, |t| t.participants);
-                let absent =
-                    |t: &TrialRow| t.broken.iter().find(|b| b.metric == "joins").map(|b| format!(": {}", b.expr));
+                let absent = |t: &TrialRow| {
+                    let of = |metric: &str| t.broken.iter().find(|b| b.metric == metric);
+                    of("joins").or(of(SILENCE)).map(|b| format!(": {}", b.expr))
+                };
                 let detail = last.and_then(absent).unwrap_or_default();
-                let text = format!("Nobody was served by {who} at a load of {load}{detail}; {}.", self.known());
+                let served =
+                    |t: &TrialRow| t.servers.iter().any(|s| t.deserted.contains(&s.server) && s.egress_pps > 0.0);
+                let any_more = if last.is_some_and(served) { " any more" } else { "" };
+                let known = self.known();
+                let text = format!("Nobody was served{any_more} by {who} at a load of {load}{detail}; {known}.");
                 (Verdict::Fail, text)
             }
             (Stop::Budget, ..) => {
@@ -325,7 +350,7 @@ impl TrialRow {
     /// What broke, for a sentence: `set-up p95 4100 (setup.total.p95 <= 2s)`.
     pub fn what(&self) -> String {
         let Some(b) = self.broken.first() else { return format!("{} % of it", number(self.loss)) };
-        if b.metric == "joins" || b.metric == UNSTEADY {
+        if ["joins", UNSTEADY, SILENCE].contains(&&*b.metric) {
             return b.expr.clone();
         }
         let value = b.value.map_or_else(String::new, |v| format!(" {}", number(v)));
@@ -333,14 +358,17 @@ impl TrialRow {
     }
 }
 
-/// The server of a trial that did worst, or used most of its CPU.
 fn busiest(t: &TrialRow) -> Option<&ServerTrial> {
     t.servers.iter().max_by(|a, b| a.egress_pps.total_cmp(&b.egress_pps))
 }
 
+/// The server of a trial that did worst, or used most of its CPU.
 fn costly(t: &TrialRow) -> Option<&ServerTrial> {
     let cpu = |s: &ServerTrial| s.cost.and_then(|c| c.cpu).unwrap_or(-1.0);
-    t.servers.iter().max_by(|a, b| a.loss.total_cmp(&b.loss).then(cpu(a).total_cmp(&cpu(b))))
+    let by = |a: &&ServerTrial, b: &&ServerTrial| {
+        (!a.held).cmp(&!b.held).then(a.loss.total_cmp(&b.loss)).then(cpu(a).total_cmp(&cpu(b)))
+    };
+    t.servers.iter().max_by(by)
 }
 
 fn server_bounds(setting: &Setting, record: &Record) -> Vec<ServerBounds> {
@@ -422,10 +450,12 @@ fn knee(record: &Record) -> Option<Knee> {
     let found = Kind::BOTH.into_iter().filter_map(|kind| {
         let metric = format!("{}.delay.p99", kind.as_str());
         let points = by_load(record, |t| t.servers.iter().filter_map(|s| of(s, kind)).reduce(f64::max));
-        // The lowest two loads are the plateau.
-        let plateau = points.iter().take(2).map(|(_, d)| *d).fold(f64::INFINITY, f64::min);
-        let i = points.iter().position(|(_, d)| *d > plateau * KNEE_FACTOR && *d > plateau + KNEE_MS)?;
-        let below = i.checked_sub(1).map_or(0, |i| points[i].0);
+        // The better of the lowest two loads is the plateau; it is left where no higher load is on it any more.
+        let (first, plateau) = points.iter().map(|p| p.1).enumerate().take(2).min_by(|a, b| a.1.total_cmp(&b.1))?;
+        let left = |d: f64| d > plateau * KNEE_FACTOR && d > plateau + KNEE_MS;
+        let last = points.iter().rposition(|(_, d)| !left(*d)).unwrap_or(first).max(first);
+        let i = (last + 1 < points.len()).then_some(last + 1)?;
+        let below = points[last].0;
         Some(Knee { metric, participants: points[i].0, below, plateau, delay: points[i].1 })
     });
     found.min_by_key(|k| k.participants)
@@ -445,7 +475,9 @@ fn cpu_trigger(record: &Record, wanted: Option<u32>) -> Option<CpuTrigger> {
     });
     let late_by = participants.zip(wanted).map(|(p, w)| p - f64::from(w));
     let highest = points.last().map_or(0, |(p, _)| *p);
-    let broke = record.trials.iter().any(|t| t.outcome == Outcome::Broke);
+    // Beyond what nobody observed, nothing is known of CPU.
+    let observed = |t: &TrialRow| t.servers.iter().any(|s| s.cost.is_some_and(|c| c.cpu.is_some()));
+    let broke = record.trials.iter().any(|t| t.outcome == Outcome::Broke && observed(t));
     Some(CpuTrigger { at: CPU_TRIGGER, participants, late_by, highest, broke })
 }
 

@@ -1,7 +1,7 @@
 //! A search on a live fleet: moves the load from trial to trial by whole rooms, lets it settle, has it judged, and asks
 //! the search what is next. Pure: time is an argument, and what happens comes in as lines of the history.
 
-use super::record::Record;
+use super::record::{DOUBT_MS, Record};
 use super::search::{Step, Stop, next};
 use super::setting::Setting;
 use super::trial::{Outcome, TrialRow};
@@ -21,6 +21,8 @@ const GRACE: Duration = Duration::from_secs(4);
 const CHURN: f64 = 0.1;
 /// Settle times that a server gets at most to work off what an overload has left.
 const RECOVERY: u32 = 10;
+/// Trials with joins after which an objective on joins that found nothing to measure will find nothing.
+const UNHEARD_MAX: usize = 3;
 /// How often to look for news.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -144,10 +146,17 @@ impl Search {
             }
         }
         let left = setting.search.budget.saturating_sub(now).saturating_sub(setting.search.settle).as_secs_f64();
-        match next(&setting.goal, &setting.loads, &self.record.searched(), left) {
+        let step = next(&setting.goal, &setting.loads, &self.record.searched(), left);
+        let (unheard, tried) = self.record.unheard();
+        if !unheard.is_empty() && tried > 0 && (tried >= UNHEARD_MAX || matches!(step, Step::Done(_))) {
+            return Step::Done(Stop::NoData);
+        }
+        match step {
             Step::Try { rooms, seconds } => {
-                let joins = self.seats.iter().filter(|s| s.row < rooms && s.leg.is_none()).count();
-                let moving = joins as f64 / setting.search.join;
+                let (leaves, joins) = self.moves(rooms);
+                let leaving = leaves.len() as f64 / LEAVES_PER_SECOND;
+                let pause = if leaves.is_empty() { Duration::ZERO } else { AFTER_LEAVES };
+                let moving = leaving + pause.as_secs_f64() + joins.len() as f64 / setting.search.join;
                 match moving + seconds > left {
                     true => Step::Done(Stop::Budget),
                     false => Step::Try { rooms, seconds },
@@ -157,8 +166,8 @@ impl Search {
         }
     }
 
-    /// Leaves what is too much, fills what is missing.
-    fn move_to(&mut self, rooms: u32, seconds: f64, now: Duration) {
+    /// Seats to leave and seats to take, in this order, so that a load is there.
+    fn moves(&self, rooms: u32) -> (Vec<usize>, Vec<usize>) {
         let setting = self.record.setting();
         let present = self.seats.iter().filter(|s| s.leg.is_some()).map(|s| s.row + 1).max().unwrap_or(0);
         // On the way down as on the way up, the last rooms are freshly joined; and again where no joins of this load were
@@ -171,11 +180,19 @@ impl Search {
             true => rooms - ((f64::from(rooms) * CHURN).ceil() as u32).min(rooms),
             false => rooms,
         };
+        let leaves = (0..self.seats.len()).rev().filter(|i| self.seats[*i].leg.is_some() && self.seats[*i].row >= keep);
+        let empty =
+            |i: &usize| self.seats[*i].row < rooms && (self.seats[*i].leg.is_none() || self.seats[*i].row >= keep);
+        let mut joins: Vec<usize> = (0..self.seats.len()).filter(empty).collect();
+        // Servers take turns: each has its part of the rate all the time.
+        joins.sort_by_key(|i| (self.seats[*i].row, setting.seats[*i].seat));
+        (leaves.collect(), joins)
+    }
+
+    /// Leaves what is too much, fills what is missing.
+    fn move_to(&mut self, rooms: u32, seconds: f64, now: Duration) {
+        let (leaves, joins) = self.moves(rooms);
         let mut at = now;
-        let leaves: Vec<usize> = (0..self.seats.len())
-            .rev()
-            .filter(|i| self.seats[*i].leg.is_some() && self.seats[*i].row >= keep)
-            .collect();
         for seat in &leaves {
             self.orders.push_back((at, Due::Leave(*seat)));
             at += Duration::from_secs_f64(1.0 / LEAVES_PER_SECOND);
@@ -183,12 +200,7 @@ impl Search {
         if !leaves.is_empty() {
             at += AFTER_LEAVES;
         }
-        let gap = Duration::from_secs_f64(1.0 / setting.search.join);
-        let empty =
-            |i: &usize| self.seats[*i].row < rooms && (self.seats[*i].leg.is_none() || self.seats[*i].row >= keep);
-        let mut joins: Vec<usize> = (0..self.seats.len()).filter(empty).collect();
-        // Servers take turns: each has its part of the rate all the time.
-        joins.sort_by_key(|i| (self.seats[*i].row, setting.seats[*i].seat));
+        let gap = Duration::from_secs_f64(1.0 / self.record.setting().search.join);
         for seat in joins {
             self.orders.push_back((at, Due::Join(seat)));
             at += gap;
@@ -285,7 +297,11 @@ impl Course for Search {
                     }));
                 }
                 Stage::Judging { until } => {
-                    if now < until || (!self.record.is_whole() && now < until + GRACE) {
+                    let doubt = Duration::from_secs_f64(DOUBT_MS / 1000.0);
+                    if now < until
+                        || (!self.record.is_whole() && now < until + GRACE)
+                        || (self.record.is_in_doubt() && now < until + doubt)
+                    {
                         return None;
                     }
                     self.record.close();

@@ -1,6 +1,6 @@
 //! The trials of a history, followed line by line: the running search and `roomful report` see the same.
 
-use super::objectives::Joins;
+use super::objectives::{Joins, Scope};
 use super::search::Trial;
 use super::setting::Setting;
 use super::trial::{ALL, Loaded, Open, Outcome, Seconds, TrialRow, row, together};
@@ -13,6 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 const QUOTA: u16 = 486;
 const CAPACITY: u16 = 508;
 
+/// So long after a trial, ms, it is looked whether a server that fell silent comes back.
+pub(super) const DOUBT_MS: f64 = 5000.0;
+
 /// Follows a history.
 #[derive(Debug)]
 pub struct Record {
@@ -20,6 +23,8 @@ pub struct Record {
     names: BTreeMap<ServerId, String>,
     legs: BTreeMap<LegId, Seated>,
     joins: BTreeMap<String, Joins>,
+    /// Of objectives, whether any trial of a server had data for them.
+    heard: BTreeMap<String, Vec<bool>>,
     /// Rooms of a TURN server that refused an allocation for want of room.
     turned_away: BTreeSet<RoomId>,
     moving: Seconds,
@@ -69,6 +74,7 @@ impl Record {
             names: BTreeMap::new(),
             legs: BTreeMap::new(),
             joins: BTreeMap::new(),
+            heard: BTreeMap::new(),
             turned_away: BTreeSet::new(),
             moving: Seconds::default(),
             delays: Delays::default(),
@@ -185,6 +191,20 @@ impl Record {
         self.delays.fall()
     }
 
+    /// True while it is open whether a server that fell silent at the end of a trial is gone.
+    pub fn is_in_doubt(&self) -> bool {
+        self.open.as_ref().is_some_and(|o| o.servers.values().any(Loaded::is_in_doubt))
+    }
+
+    /// Objectives on joins for which no server ever had data, and in how many trials somebody had joined.
+    pub fn unheard(&self) -> (Vec<&str>, usize) {
+        let tried = |t: &&TrialRow| t.servers.iter().any(|s| s.joined + s.joins_failed > 0);
+        let heard = |i: usize| self.heard.values().any(|h| h.get(i) == Some(&true));
+        let objectives = self.setting.objectives.iter().enumerate();
+        let unheard = objectives.filter(|(i, o)| Scope::of(&o.metric) == Scope::Joins && !heard(*i));
+        (unheard.map(|(_, o)| &o.expr[..]).collect(), self.trials.iter().filter(tried).count())
+    }
+
     /// True when every second of the open trial has been judged.
     pub fn is_whole(&self) -> bool {
         self.open.as_ref().is_none_or(|o| o.judged_ms >= o.plan.until_ms - EDGE_MS)
@@ -196,7 +216,7 @@ impl Record {
             rooms: t.rooms,
             seconds: (t.until_ms - t.from_ms) / 1000.0,
             loss: t.loss / 100.0,
-            broken: t.whole_broken,
+            broken: t.outcome == Outcome::Broke,
             // A server that is gone proves nothing about loads.
             valid: t.outcome != Outcome::Invalid && t.deserted.is_empty(),
             hint: t.hint,
@@ -259,8 +279,24 @@ impl Record {
         let Some(open) = self.open.as_mut().filter(|o| from >= o.plan.from_ms - EDGE_MS) else {
             return count(&mut self.moving);
         };
+        let of_server = |name: &String| {
+            let mut flows = [Flow::default(), Flow::default()];
+            let mut connected = 0;
+            for s in &interval.servers {
+                if name == ALL || names.get(&s.server) == Some(name) {
+                    flows[0].merge(&s.audio);
+                    flows[1].merge(&s.video);
+                    connected += s.participants;
+                }
+            }
+            (flows, connected)
+        };
         if t > open.plan.until_ms + EDGE_MS {
             open.judged_ms = open.judged_ms.max(open.plan.until_ms);
+            if healthy && t <= open.plan.until_ms + DOUBT_MS {
+                let in_doubt = open.servers.iter_mut().filter(|(_, s)| s.is_in_doubt());
+                in_doubt.for_each(|(name, s)| s.listen(setting, open.plan.rooms, &of_server(name).0, interval.seconds));
+            }
             return count(&mut self.moving);
         }
         open.judged_ms = t;
@@ -276,17 +312,9 @@ impl Record {
             return;
         }
         for (name, loaded) in &mut open.servers {
-            let mut flows = [Flow::default(), Flow::default()];
-            let mut connected = 0;
-            for s in &interval.servers {
-                if name == ALL || names.get(&s.server) == Some(name) {
-                    flows[0].merge(&s.audio);
-                    flows[1].merge(&s.video);
-                    connected += s.participants;
-                }
-            }
+            let (flows, connected) = of_server(name);
             let expected = open.plan.participants * together(setting, name);
-            loaded.second(setting, expected, connected, &flows, interval.seconds);
+            loaded.second(setting, (open.plan.rooms, expected), connected, &flows, interval.seconds);
             let of_server = |f: &&RelayFlow| setting.pairs && (name == ALL || f.turn == *name);
             let relays: Vec<&RelayFlow> = interval.relays.iter().filter(of_server).collect();
             relays.iter().for_each(|f| loaded.relayed += f.carried());
@@ -311,7 +339,15 @@ impl Record {
             self.judge(t, &unwatched, false, &["health was not recorded".to_owned()]);
         }
         let Some(open) = self.open.take() else { return };
-        let row = row(&self.setting, &open);
+        let row = row(&self.setting, &open, &self.heard);
+        for (name, loaded) in &open.servers {
+            let joins = open.joins.get(name);
+            let known = self.heard.entry(name.clone()).or_default();
+            known.resize(self.setting.objectives.len(), false);
+            for (i, o) in self.setting.objectives.iter().enumerate() {
+                known[i] |= loaded.heard.get(i) == Some(&true) || joins.is_some_and(|j| j.metric(&o.metric).is_some());
+            }
+        }
         self.trials.push(row);
     }
 }

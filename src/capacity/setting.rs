@@ -4,7 +4,8 @@ use super::loads::Loads;
 use super::objectives::Scope;
 use super::search::Goal;
 use crate::plan::{self, PlannedLeg, PlannedRoom};
-use crate::profile::{HealthLimits, Profile, Search, Threshold};
+use crate::profile::{HealthLimits, Profile, Search, Talk, Threshold};
+use crate::types::Kind;
 
 /// A search, ready to be made or judged.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub struct Setting {
     /// A leg for each seat of all rooms, in their order.
     pub seats: Vec<PlannedLeg>,
     pub(super) streams: Vec<[u64; 2]>,
+    /// By kind: whoever sends it sends all the time.
+    pub(super) constant: [bool; 2],
     /// Rooms are pairs that talk through TURN servers, which are the target.
     pub(super) pairs: bool,
 }
@@ -54,6 +57,7 @@ impl Setting {
                 sum
             })
             .collect();
+        let constant = profile.rooms.iter().all(|g| g.talk == Talk::All && g.mute.is_none());
         Some(Setting {
             goal,
             loads: Loads::new(&sizes, search.range.0, search.range.1),
@@ -64,6 +68,7 @@ impl Setting {
             rooms: made.rooms,
             seats: made.legs,
             streams,
+            constant: [constant, true],
             pairs: profile.pairs().is_some(),
         })
     }
@@ -77,6 +82,17 @@ impl Setting {
     pub(super) fn together(&self, name: Option<&str>) -> u32 {
         let same = self.servers.iter().filter(|s| s.as_deref() == name).count();
         same.max(1) as u32
+    }
+
+    /// Whether each second of a load has media of this kind.
+    pub(super) fn flows(&self, kind: Kind, rooms: u32) -> bool {
+        self.constant[kind.index()] && self.streams(rooms)[kind.index()] > 0
+    }
+
+    /// Whether a load has what an objective is about; true as well where no load has it.
+    pub(super) fn is_sent(&self, metric: &str, rooms: u32) -> bool {
+        let Some(kind) = Kind::BOTH.into_iter().find(|k| metric.starts_with(k.as_str())) else { return true };
+        self.streams(rooms)[kind.index()] > 0 || self.streams(self.loads.max())[kind.index()] == 0
     }
 
     /// Audio and video streams that a server sends at a load.

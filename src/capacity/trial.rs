@@ -14,6 +14,10 @@ use std::collections::BTreeMap;
 pub(super) const ALL: &str = "all servers";
 /// Metric of a trial that reached no steady state.
 pub(super) const UNSTEADY: &str = "steady_state";
+/// Metric of a server that fell silent.
+pub(super) const SILENCE: &str = "silence";
+/// A server of which nothing came for so many seconds, at the end of a trial, is gone.
+const GONE_SECONDS: f64 = 3.0;
 
 /// What became of a trial.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -50,16 +54,14 @@ pub struct TrialRow {
     pub join_rate: Option<f64>,
     pub join_late_max: Option<f64>,
     pub servers: Vec<ServerTrial>,
-    /// Objectives that found nothing to measure.
+    /// Objectives on media that found nothing to measure, in no trial so far.
     #[serde(skip)]
     pub silent: Vec<String>,
-    /// Servers that served nobody.
+    /// Servers that served nobody, or nobody any more.
     #[serde(skip)]
     pub deserted: Vec<String>,
     #[serde(skip)]
     pub(super) hint: Option<u32>,
-    #[serde(skip)]
-    pub(super) whole_broken: bool,
 }
 
 /// A broken objective.
@@ -174,6 +176,11 @@ pub(super) struct Loaded {
     /// Bad participant-seconds by objective, and whether it ever had data.
     pub broken: Vec<f64>,
     pub heard: Vec<bool>,
+    /// As `bad` and `broken`, where an objective is also broken by nothing that came.
+    bad_or_mute: f64,
+    mute: Vec<f64>,
+    /// Seconds at the end in which nothing came of what flows all the time.
+    silence: f64,
     pub fewest: Option<u32>,
     /// Median delay of each second, by kind, ms.
     pub delays: [Vec<f64>; 2],
@@ -184,25 +191,44 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    pub fn second(&mut self, setting: &Setting, participants: u32, connected: u32, flows: &[Flow; 2], seconds: f64) {
+    /// One second in which `participants` were to be there, with `rooms` on each server.
+    pub fn second(
+        &mut self,
+        setting: &Setting,
+        (rooms, participants): (u32, u32),
+        connected: u32,
+        flows: &[Flow; 2],
+        seconds: f64,
+    ) {
         let objectives = &setting.objectives;
         self.broken.resize(objectives.len(), 0.0);
+        self.mute.resize(objectives.len(), 0.0);
         self.heard.resize(objectives.len(), false);
         let missing = participants.saturating_sub(connected);
-        let mut bad = false;
+        let there = f64::from(participants - missing);
+        let (mut bad, mut mute) = (false, false);
         for (i, o) in objectives.iter().enumerate() {
-            let Some(value) = media(&o.metric, flows) else { continue };
+            let a_second = Scope::of(&o.metric) == Scope::Second;
+            let Some(value) = media(&o.metric, flows) else {
+                let kind = Kind::BOTH.into_iter().find(|k| o.metric.starts_with(k.as_str()));
+                if a_second && kind.is_some_and(|k| setting.flows(k, rooms) && flows[k.index()].count.received == 0) {
+                    mute = true;
+                    self.mute[i] += there * seconds;
+                }
+                continue;
+            };
             self.heard[i] = true;
-            if Scope::of(&o.metric) == Scope::Second && !o.op.holds(value, o.value.number()) {
+            if a_second && !o.op.holds(value, o.value.number()) {
                 bad = true;
-                self.broken[i] += f64::from(connected.min(participants)) * seconds;
+                self.broken[i] += there * seconds;
             }
         }
-        let there = f64::from(participants - missing);
+        self.listen(setting, rooms, flows, seconds);
         self.judged += seconds;
         self.expected += f64::from(participants) * seconds;
         self.missing += f64::from(missing) * seconds;
         self.bad += (f64::from(missing) + if bad { there } else { 0.0 }) * seconds;
+        self.bad_or_mute += (f64::from(missing) + if bad || mute { there } else { 0.0 }) * seconds;
         self.fewest = Some(self.fewest.map_or(connected, |f| f.min(connected)));
         for (i, flow) in flows.iter().enumerate() {
             self.delays[i].extend(flow.delay.quantile_ms(0.5));
@@ -211,12 +237,42 @@ impl Loaded {
     }
 }
 
+impl Loaded {
+    /// Whether anything came in a second; also in one after the trial, where it ended in silence.
+    pub fn listen(&mut self, setting: &Setting, rooms: u32, flows: &[Flow; 2], seconds: f64) {
+        let silence = Kind::BOTH.into_iter().any(|k| setting.flows(k, rooms)) && flows.iter().all(nothing_came);
+        self.silence = if silence { self.silence + seconds } else { 0.0 };
+    }
+
+    /// It fell silent, not yet for so long that it is gone.
+    pub fn is_in_doubt(&self) -> bool {
+        self.silence > 0.0 && self.silence < GONE_SECONDS
+    }
+
+    fn is_gone(&self) -> bool {
+        self.silence >= GONE_SECONDS
+    }
+}
+
+fn nothing_came(flow: &Flow) -> bool {
+    flow.count.received == 0
+}
+
 /// Seconds of a trial without which no drift is told from noise.
 const DRIFT_SECONDS: usize = 6;
+/// Standard deviations by which pairs of seconds have to rise rather than fall (Mann-Kendall): noise does that once in a
+/// hundred trials.
+const DRIFT_Z: f64 = 2.33;
 
 /// From and to, where a trial's delay rose all through it: a queue that grows, a load that no time would settle.
 fn drift(delays: &[f64]) -> Option<(f64, f64)> {
     if delays.len() < DRIFT_SECONDS {
+        return None;
+    }
+    let n = delays.len() as f64;
+    let pairs = delays.iter().enumerate().flat_map(|(i, a)| delays[i + 1..].iter().map(move |b| b.total_cmp(a) as i32));
+    let (rise, deviation) = (f64::from(pairs.sum::<i32>()), (n * (n - 1.0) * (2.0 * n + 5.0) / 18.0).sqrt());
+    if rise - 1.0 < DRIFT_Z * deviation {
         return None;
     }
     let median = |part: &[f64]| {
@@ -225,11 +281,12 @@ fn drift(delays: &[f64]) -> Option<(f64, f64)> {
         v[v.len() / 2]
     };
     let third = delays.len() / 3;
-    let (a, b, c) = (median(&delays[..third]), median(&delays[third..2 * third]), median(&delays[2 * third..]));
-    (a < b && b < c && c > 1.1 * a + 10.0).then_some((a, c))
+    let (a, c) = (median(&delays[..third]), median(&delays[2 * third..]));
+    (c > 1.1 * a + 10.0).then_some((a, c))
 }
 
-pub(super) fn row(setting: &Setting, open: &Open) -> TrialRow {
+/// `heard`: the objectives that had data before, on each server.
+pub(super) fn row(setting: &Setting, open: &Open, heard: &BTreeMap<String, Vec<bool>>) -> TrialRow {
     let Open { plan, joins, moving, .. } = open;
     let limit = setting.health.inconclusive_share_max;
     // One second is never enough to spoil a trial: ticks are no finer.
@@ -244,17 +301,24 @@ pub(super) fn row(setting: &Setting, open: &Open) -> TrialRow {
         why = Some(format!("cut short: {:.0} of {planned:.0} s were recorded", open.seconds.seen));
     } else if planned - open.seconds.seen > 1.5 {
         why = Some(format!("{:.0} of {planned:.0} s were not recorded", planned - open.seconds.seen));
+    } else if open.servers.values().any(|s| s.judged <= 0.0) {
+        why = Some("no second of it could be judged".into());
     }
     let nobody = Joins::default();
     let (mut broken, mut servers) = (Vec::new(), Vec::new());
-    let (mut silent, mut deserted, mut whole_broken) = (Vec::new(), Vec::new(), false);
+    let (mut silent, mut deserted) = (Vec::new(), Vec::new());
     let (mut all_refused_only, mut fewest) = (true, u32::MAX);
     let mut pace = Pace::default();
     for (name, s) in &open.servers {
         let mut refused_only = true;
         let joins = joins.get(name).unwrap_or(&nobody);
         let share = |ps: f64| if s.expected > 0.0 { ps / s.expected * 100.0 } else { 0.0 };
-        let mut held = share(s.bad) <= setting.goal.loss_ratio * 100.0;
+        let before = heard.get(name);
+        let known = |i: usize| [Some(&s.heard), before].into_iter().flatten().any(|h| h.get(i) == Some(&true));
+        // Of what was there before, nothing is bad; of what never was, nothing is known.
+        let mute = |i: usize| s.mute.get(i).copied().filter(|_| known(i)).unwrap_or(0.0);
+        let bad = if (0..setting.objectives.len()).any(|i| mute(i) > 0.0) { s.bad_or_mute } else { s.bad };
+        let mut held = share(bad) <= setting.goal.loss_ratio * 100.0;
         for (i, o) in setting.objectives.iter().enumerate() {
             let scope = Scope::of(&o.metric);
             let value = match scope {
@@ -263,7 +327,7 @@ pub(super) fn row(setting: &Setting, open: &Open) -> TrialRow {
                 Scope::Legs => Some(f64::from(s.dropped)),
             };
             let whole_breaks = scope != Scope::Second && value.is_some_and(|v| !o.op.holds(v, o.value.number()));
-            let seconds = s.broken.get(i).copied().unwrap_or(0.0);
+            let seconds = s.broken.get(i).copied().unwrap_or(0.0) + mute(i);
             if whole_breaks || seconds > 0.0 {
                 let share = if whole_breaks { 100.0 } else { share(seconds) };
                 let (expr, metric, server) = (o.expr.clone(), o.metric.clone(), name.clone());
@@ -271,9 +335,8 @@ pub(super) fn row(setting: &Setting, open: &Open) -> TrialRow {
             }
             let joins_only = o.metric.starts_with("joins.failed") && joins.failed == joins.refused;
             refused_only &= joins_only || !(whole_breaks || share(seconds) > setting.goal.loss_ratio * 100.0);
-            whole_broken |= whole_breaks;
             held &= !whole_breaks;
-            if value.is_none() && (scope != Scope::Joins || joins.joined + joins.failed > 0) {
+            if value.is_none() && scope != Scope::Joins && setting.is_sent(&o.metric, plan.rooms) && !known(i) {
                 silent.push(o.expr.clone());
             }
             if scope == Scope::Joins && whole_breaks {
@@ -294,7 +357,7 @@ pub(super) fn row(setting: &Setting, open: &Open) -> TrialRow {
             let expr = format!("no steady state: {kind} delay p50 rose from {from} to {to} ms within the trial");
             let (metric, server) = (UNSTEADY.to_owned(), name.clone());
             broken.push(Broken { expr, metric, server, value: None, share: 100.0 });
-            (whole_broken, held, refused_only) = (true, false, false);
+            (held, refused_only) = (false, false);
         }
         if s.missing > 0.0 {
             let value = Some(share(s.missing));
@@ -311,14 +374,18 @@ pub(super) fn row(setting: &Setting, open: &Open) -> TrialRow {
             why.get_or_insert_with(|| format!("{} joins failed on our side", joins.ours));
         }
         // A dead server's transports count as connected until consent runs out (RFC 7675: 30 s); media tells at once.
-        let silence = s.flows.iter().all(|f| f.count.received == 0) && setting.streams(plan.rooms) != [0, 0];
-        if s.judged > 0.0 && (s.missing >= s.expected || silence) {
+        let silence = s.flows.iter().all(nothing_came) && setting.streams(plan.rooms) != [0, 0];
+        if s.judged > 0.0 && (s.missing >= s.expected || silence || s.is_gone()) {
             deserted.push(name.clone());
+            let expr = format!("nothing came of it in the last {:.0} s", s.silence.max(s.judged.min(GONE_SECONDS)));
+            let (metric, server) = (SILENCE.to_owned(), name.clone());
+            broken.push(Broken { expr, metric, server, value: None, share: 100.0 });
+            (held, refused_only) = (false, false);
         }
         let wide = together(setting, name);
         fewest = fewest.min(s.fewest.unwrap_or(0) / wide);
         let admission = !held && joins.refused > 0 && refused_only;
-        servers.push(ServerTrial { admission, ..server_row(name, s, joins, held, share(s.bad), wide) });
+        servers.push(ServerTrial { admission, ..server_row(name, s, joins, held, share(bad), wide) });
     }
     broken.sort_by(|a, b| b.share.total_cmp(&a.share));
     // Where something broke, it is no riddle that others found nothing to measure.
@@ -355,7 +422,6 @@ pub(super) fn row(setting: &Setting, open: &Open) -> TrialRow {
         servers,
         silent,
         deserted,
-        whole_broken,
     }
 }
 
@@ -434,5 +500,37 @@ impl Cost {
             cascade_pps: mean(all(&|u| u.cascade_pps)),
             cascade_bps: mean(all(&|u| u.cascade_bps)),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha12Rng;
+
+    /// Delay of each second of a trial, of which each errs by up to `noise` ms.
+    fn trial(rng: &mut ChaCha12Rng, seconds: u32, per_second: f64, noise: f64) -> Vec<f64> {
+        (0..seconds).map(|s| 60.0 + per_second * f64::from(s) + rng.random_range(-noise..noise)).collect()
+    }
+
+    #[test]
+    fn a_queue_that_grows_is_told_from_noise() {
+        let mut rng = ChaCha12Rng::seed_from_u64(11);
+        for seconds in [6, 8, 10, 30] {
+            let mut found = |per_second: f64| {
+                (0..4000).filter(|_| drift(&trial(&mut rng, seconds, per_second, 50.0)).is_some()).count() as f64
+                    / 4000.0
+            };
+            let (noise, growth) = (found(0.0), found(600.0 / f64::from(seconds)));
+            eprintln!("{seconds} s: noise {noise}, growth {growth}");
+            assert!(noise <= 0.01, "{seconds} s: {noise}");
+            // The shortest has to rise in all of its pairs.
+            assert!(growth >= if seconds > 6 { 0.95 } else { 0.8 }, "{seconds} s: {growth}");
+        }
+        assert_eq!(drift(&[1.0, 100.0, 200.0, 300.0, 400.0]), None, "too short to tell");
+        // Rises, but by nothing that matters.
+        assert_eq!(drift(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]), None);
+        assert_eq!(drift(&[10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0]), Some((20.0, 70.0)));
     }
 }

@@ -56,15 +56,13 @@ pub fn run(args: &FleetArgs) -> anyhow::Result<()> {
             media_ip: args.media_ip,
             http: args.http,
             advertise: args.advertise.clone(),
-            program: None,
-            cpu_max: 1.0,
-            unlike: Vec::new(),
             placement: args.placement,
             drain: args.drain,
             autoscale: args.autoscale,
             last_n: args.last_n,
             sin: args.sin,
             turn: args.turn,
+            ..EmbeddedOptions::default()
         };
         let mut fleet = EmbeddedFleet::start(args.servers, args.participants_max, &options).await?;
         write_help(&fleet, &mut std::io::stdout().lock())?;

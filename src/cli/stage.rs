@@ -34,6 +34,7 @@ impl Stage {
             Target::Embedded(t) => {
                 let options = EmbeddedOptions {
                     cpu_max: t.cpu_max,
+                    packet_cost: t.packet_cost,
                     unlike: t.unlike.clone(),
                     placement: t.placement,
                     drain: t.drain,

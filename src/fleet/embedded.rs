@@ -27,6 +27,8 @@ pub struct EmbeddedOptions {
     pub program: Option<PathBuf>,
     /// Share of a core (0..1) that a server's media thread may use.
     pub cpu_max: f64,
+    /// CPU time that it takes at least for each packet that it sends on.
+    pub packet_cost: Duration,
     /// Servers that are not like the others.
     pub unlike: Vec<UnlikeServer>,
     /// Where the participants of a room go.
@@ -54,6 +56,7 @@ impl Default for EmbeddedOptions {
             advertise: Vec::new(),
             program: None,
             cpu_max: 1.0,
+            packet_cost: Duration::ZERO,
             unlike: Vec::new(),
             placement: Placement::Affinity,
             drain: Drain::Wait,
@@ -105,6 +108,7 @@ impl EmbeddedFleet {
             .args(["--servers", &servers.to_string()])
             .args(["--participants-max", &participants_max.to_string()])
             .args(["--cpu-max", &options.cpu_max.to_string()])
+            .args(["--packet-cost-us", &options.packet_cost.as_micros().to_string()])
             .args(options.unlike.iter().flat_map(|own| ["--unlike".to_owned(), own.to_string()]))
             .args(["--placement", options.placement.as_str()])
             .args(["--drain", options.drain.as_str()])

@@ -179,6 +179,7 @@ pub const KEYS: &[Key] = &[
     key("embedded", "servers", Count { min: 1, max: 256 }, Or("2"), "Server processes."),
     key("embedded", "participants_max", Count { min: 1, max: 100_000 }, Or("500"), "Most participants a server takes; rooms go to the server with the most headroom."),
     key("embedded", "cpu_max", Share { max: 100.0 }, Or("\"100%\""), "Share of a core that a server's media thread may use, as under a CPU quota: to have a server of known limit."),
+    key("embedded", "packet_cost", Duration { min: 0.0, max: 1.0 }, Or("\"0s\""), "CPU time that a media thread takes at least for each packet it sends on. With cpu_max, a server whose limit is known on any machine: cpu_max / packet_cost packets a second."),
     key("embedded", "placement", Word(Placement::NAMES), Or("\"affinity\""), "Where the participants of a room go: affinity, all to one server; spread, in turn to all servers, which hand the room's media to each other (cascading)."),
     key("embedded", "drain", Word(Drain::NAMES), Or("\"wait\""), "How a server that is to end gets rid of its calls: wait until they are over, move its rooms to other servers, or tell one room after the other to join again, which it does elsewhere."),
     key("embedded", "autoscale", Form::Table, Optional, "Servers come and go by themselves, for runs that only observe. Left out: none does."),

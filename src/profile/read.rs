@@ -71,6 +71,7 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
         let (servers, participants_max, cpu_max) =
             (v.count("servers"), v.count("participants_max"), v.share("cpu_max"));
         enough(v, cpu_max);
+        let packet_cost = v.duration("packet_cost");
         let unlike =
             if v.node("server").is_some() { v.each("server", |v| unlike(v, servers)) } else { Some(Vec::new()) };
         let twice = |i: usize, all: &[UnlikeServer]| all[..i].iter().any(|u| u.id == all[i].id);
@@ -93,6 +94,7 @@ pub(super) fn read(root: &Node, errors: &mut Errors) -> Option<Parts> {
             servers: servers? as u32,
             participants_max: participants_max? as u32,
             cpu_max: cpu_max?,
+            packet_cost: packet_cost?,
             unlike: unlike?,
             placement: placement?,
             drain: drain?,

@@ -111,6 +111,8 @@ pub struct EmbeddedTarget {
     pub participants_max: u32,
     /// Share of a core (0..1) that a server's media thread may use.
     pub cpu_max: f64,
+    /// CPU time that it takes at least for each packet that it sends on.
+    pub packet_cost: Duration,
     /// Servers that are not like the others.
     pub unlike: Vec<UnlikeServer>,
     /// Where the participants of a room go.

@@ -36,6 +36,7 @@ pub(super) fn resolved(profile: &Profile, target: &str, secrets: &BTreeMap<Strin
     if let Target::Embedded(fleet) = &profile.target {
         line(format!("\n[embedded]\nservers = {}\nparticipants_max = {}", fleet.servers, fleet.participants_max));
         line(format!("cpu_max = {}", quote(&print_percent(fleet.cpu_max))));
+        line(format!("packet_cost = {}", quote(&print_duration(fleet.packet_cost))));
         line(format!("placement = {}", quote(fleet.placement.as_str())));
         line(format!("drain = {}", quote(fleet.drain.as_str())));
         if let Some(n) = fleet.last_n {

@@ -13,6 +13,7 @@ mod http; // CORS and errors, the same everywhere
 mod keyframe; // which packet starts a key frame; how often to ask for one
 mod moves; // rooms that go to another server, and what their sessions are told
 pub(crate) mod process; // life tied to the parent; what the kernel knows about us
+mod quota; // a media thread of known speed
 mod red; // RFC 2198 towards receivers without it
 mod registry; // pure: servers, rooms, headroom, who takes the next room
 mod rewrite; // numbers of a slot run on, whoever it shows

@@ -265,6 +265,11 @@ impl Sfu {
         Stats { rooms: self.rooms.len() as u64, participants: participants + ghosts, ..self.stats }
     }
 
+    /// Copies of RTP packets for receivers and for other servers, since the start.
+    pub fn packets_sent_on(&self) -> u64 {
+        self.stats.rtp_forwarded + self.stats.cascade_out
+    }
+
     /// Sessions of those who are in a room, or of everybody.
     pub fn sessions(&self, room: Option<&str>) -> Vec<String> {
         let clients = self.clients.iter().flatten();

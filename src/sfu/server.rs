@@ -5,6 +5,7 @@ use super::client::Joining;
 use super::http;
 use super::moves::{self, Moves, Teller};
 use super::process;
+use super::quota::{Pace, Quota};
 use super::rooms::Sfu;
 use super::terms::{Datagram, Forwarded, JoinError, Joined, Left, RestartError, SfuConfig, Stats};
 use crate::types::Sin;
@@ -61,6 +62,9 @@ pub struct ServerArgs {
     /// a CPU quota.
     #[arg(long, default_value_t = 1.0)]
     pub cpu_max: f64,
+    /// CPU time (µs) that the media thread takes at least for each packet that it sends on.
+    #[arg(long, default_value_t = 0)]
+    pub packet_cost_us: u64,
     /// Last-N: participants get the video of so many senders, those who talked last.
     #[arg(long)]
     pub last_n: Option<u32>,
@@ -104,10 +108,11 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
     let moves = Moves::new();
     let teller = moves.teller();
     let (ended, media_ended) = oneshot::channel();
+    let pace = Pace { cpu_max: args.cpu_max, packet_cost: Duration::from_micros(args.packet_cost_us) };
     std::thread::Builder::new().name("media".into()).spawn(move || {
         // Dropped when the thread ends, also by a panic.
         let _ended: oneshot::Sender<()> = ended;
-        media_thread([socket, cascade_socket], media_config, inbox, &media_errors, args.cpu_max, &teller)
+        media_thread([socket, cascade_socket], media_config, inbox, &media_errors, pace, &teller)
     })?;
 
     let ready = ServerReady { id: args.id.clone(), pid: std::process::id(), http: base.clone(), media, cascade };
@@ -205,7 +210,7 @@ fn media_thread(
     config: SfuConfig,
     mut inbox: mpsc::UnboundedReceiver<Command>,
     send_errors: &AtomicU64,
-    cpu_max: f64,
+    pace: Pace,
     teller: &Teller,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
@@ -216,7 +221,7 @@ fn media_thread(
         let mut buffer = [0; DATAGRAM_MAX];
         let sleep = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(sleep);
-        let mut quota = Quota::new(cpu_max, Instant::now())?;
+        let mut quota = Quota::new(pace, Instant::now());
         loop {
             if let Some(pause) = quota.spent(Instant::now()) {
                 std::thread::sleep(pause);
@@ -254,6 +259,7 @@ fn media_thread(
             while let Some(Forwarded { session, senders }) = sfu.poll_told() {
                 teller.tell(session, Told::Forwarded { senders });
             }
+            quota.work(sfu.packets_sent_on());
         }
     })
 }
@@ -266,57 +272,6 @@ fn read(socket: &UdpSocket, buffer: &mut [u8], mut take: impl FnMut(SocketAddr, 
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break,
             Err(_) => continue,
         }
-    }
-}
-
-/// A CPU quota that a thread keeps by itself: what cgroup's `cpu.max` does, where there is none to set.
-struct Quota {
-    /// CPU time (ns) of this thread is the first number of its `schedstat`, right to a scheduler tick.
-    clock: Option<std::fs::File>,
-    quota: Duration,
-    /// When the period began, and the thread's CPU time then.
-    period: Instant,
-    used: Duration,
-}
-
-impl Quota {
-    const PERIOD: Duration = Duration::from_millis(50);
-
-    /// Of the calling thread. A share of 1 is no quota.
-    fn new(share: f64, now: Instant) -> anyhow::Result<Quota> {
-        let clock = match share < 1.0 {
-            true => {
-                Some(std::fs::File::open("/proc/thread-self/schedstat").context("CPU quota: no clock of the thread")?)
-            }
-            false => None,
-        };
-        let mut made =
-            Quota { clock, quota: Quota::PERIOD.mul_f64(share.max(0.01)), period: now, used: Duration::ZERO };
-        made.used = made.cpu().unwrap_or_default();
-        Ok(made)
-    }
-
-    fn cpu(&self) -> Option<Duration> {
-        use std::os::unix::fs::FileExt as _;
-        let mut text = [0; 64];
-        let n = self.clock.as_ref()?.read_at(&mut text, 0).ok()?;
-        let first = text[..n].split(|b| *b == b' ').next()?;
-        std::str::from_utf8(first).ok()?.parse().ok().map(Duration::from_nanos)
-    }
-
-    /// How long to stand still, if the quota is used up. What went beyond it is owed.
-    fn spent(&mut self, now: Instant) -> Option<Duration> {
-        let cpu = self.cpu()?;
-        let end = self.period + Quota::PERIOD;
-        if cpu.saturating_sub(self.used) >= self.quota {
-            self.used += self.quota;
-            self.period = end.max(now);
-            return Some(end.saturating_duration_since(now));
-        }
-        if now >= end {
-            (self.period, self.used) = (now, cpu);
-        }
-        None
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::fake_server::FakeServer;
 use super::support::{Place, ROOMFUL, fleet_of, signal};
-use crate::disturbed::beside;
+use crate::disturbed::{alone, beside};
 use roomful::fleet::embedded::{EmbeddedFleet, EmbeddedOptions};
 use serde_json::Value;
 use std::process::{Command, Stdio};
@@ -130,9 +130,18 @@ fn bounds(summary: &Value) -> (f64, f64) {
     (side("lower"), side("upper"))
 }
 
+/// A packet costs the server 30 µs of CPU, whatever the machine: with all of a core it sends on 33,333 packets a second. A
+/// participant in a room of four gets 150.
+const COST: Duration = Duration::from_micros(30);
+
+fn carries(share_of_a_core: f64) -> f64 {
+    share_of_a_core / COST.as_secs_f64() / 150.0
+}
+
 const LONG: &str =
-    "range = \"8..400\"\njoin = \"20/s\"\ntrial = \"10s\"\nfirst_trial = \"5s\"\nsettle = \"3s\"\nbudget = \"10m\"";
-const DELAY: &str = "\"audio.loss\" = \"<= 1%\"\n\"audio.delay.p99\" = \"<= 120ms\"";
+    "range = \"8..400\"\njoin = \"20/s\"\ntrial = \"15s\"\nfirst_trial = \"8s\"\nsettle = \"3s\"\nbudget = \"10m\"";
+/// What is asked for a hundredth more than it can do is behind by 150 ms after 15 s; what stands still for 80 ms is no worse.
+const BACKLOG: &str = "\"audio.loss\" = \"<= 1%\"\n\"audio.delay.p99\" = \"<= 200ms\"";
 
 fn long_run(place: &Place) -> Value {
     let mut command = Command::new(ROOMFUL);
@@ -144,48 +153,47 @@ fn long_run(place: &Place) -> Value {
     summary
 }
 
-/// A server that has used up its quota forwards larger batches at a time, which spares it some CPU: between the first
-/// millisecond of delay and what it can't forward at all lies a sixth of the load, in which short trials end this way or that.
-/// In long ones the queue of a server that is asked for a fiftieth more than it can do grows beyond 300 ms.
-const PATIENT: &str =
-    "range = \"8..400\"\njoin = \"20/s\"\ntrial = \"20s\"\nfirst_trial = \"8s\"\nsettle = \"3s\"\nbudget = \"10m\"";
-const BACKLOG: &str = "\"audio.loss\" = \"<= 1%\"\n\"audio.delay.p99\" = \"<= 300ms\"";
+/// Right, and the same: within one room, or 5 %.
+fn off(known: f64) -> f64 {
+    (0.05 * known).max(4.0)
+}
 
 #[test]
 #[ignore = "takes twenty minutes on a quiet machine: run by make test-long"]
 fn a_quota_is_found_again_and_again_and_half_of_it_carries_half() {
+    let _alone = alone();
     let find = |quota: &str| {
-        let text = profile(&embedded(&format!("cpu_max = \"{quota}\"")), PATIENT, BACKLOG);
-        bounds(&long_run(&Place::with(&text)))
+        let keys = format!("cpu_max = \"{quota}\"\npacket_cost = \"30us\"");
+        bounds(&long_run(&Place::with(&profile(&embedded(&keys), LONG, BACKLOG))))
     };
-    let whole: Vec<(f64, f64)> = (0..5).map(|_| find("20%")).collect();
-    let mut lowers: Vec<f64> = whole.iter().map(|b| b.0).collect();
-    lowers.sort_by(f64::total_cmp);
-    // Five percent, or one room.
-    let off = (0.05 * lowers[2]).max(4.0);
-    assert!(lowers.iter().all(|l| (l - lowers[2]).abs() <= off), "{whole:?}");
-    let half = find("10%");
-    let ratio = half.0 / (whole.iter().map(|b| b.0).sum::<f64>() / 5.0);
-    eprintln!("{whole:?}, half of the quota {half:?}: {ratio:.2}");
-    assert!((0.4..=0.6).contains(&ratio), "{ratio}");
+    let whole: Vec<(f64, f64)> = (0..5).map(|_| find("48%")).collect();
+    let half = find("24%");
+    eprintln!("{whole:?}, half of the quota {half:?}");
+    // 106.7, of which 104 are whole rooms.
+    let known = carries(0.48);
+    assert!(whole.iter().all(|(lower, upper)| lower - off(known) <= known && known <= upper + off(known)), "{known}");
+    let lowers = || whole.iter().map(|(lower, _)| *lower);
+    let (least, most) = (lowers().fold(f64::MAX, f64::min), lowers().fold(0.0, f64::max));
+    assert!(most - least <= off(most), "{whole:?}");
+    assert!(half.0 - off(known / 2.0) <= known / 2.0 && known / 2.0 <= half.1 + off(known / 2.0), "{half:?}");
 }
 
 #[test]
 #[ignore = "takes minutes on a quiet machine: run by make test-long"]
-fn a_server_that_is_stopped_half_of_the_time_carries_less() {
+fn a_server_that_is_stopped_for_a_share_of_the_time_carries_the_rest() {
+    let _alone = alone();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let find = |stopped_ms: u64| {
-        let options = EmbeddedOptions { program: Some(ROOMFUL.into()), ..EmbeddedOptions::default() };
+        let options =
+            EmbeddedOptions { program: Some(ROOMFUL.into()), packet_cost: COST, ..EmbeddedOptions::default() };
         let fleet = runtime.block_on(EmbeddedFleet::start(1, 2000, &options)).unwrap();
         let pid = fleet.servers()[0].pid;
-        let text =
-            profile("target = \"target.toml\"", &LONG.replace("8..400", "8..1200").replace("20/s", "40/s"), DELAY);
-        let place = Place::against(fleet.base_url(), &text);
+        let place = Place::against(fleet.base_url(), &profile("target = \"target.toml\"", LONG, BACKLOG));
         let over = Arc::new(AtomicBool::new(false));
         let cycle = {
             let over = over.clone();
             std::thread::spawn(move || {
-                while !over.load(Relaxed) && stopped_ms > 0 {
+                while !over.load(Relaxed) {
                     signal(pid, "STOP");
                     std::thread::sleep(Duration::from_millis(stopped_ms));
                     signal(pid, "CONT");
@@ -199,9 +207,12 @@ fn a_server_that_is_stopped_half_of_the_time_carries_less() {
         runtime.block_on(fleet.stop());
         found
     };
-    let (some, more) = (find(40), find(80));
-    eprintln!("stopped 40 % {some:?}, 80 % {more:?}");
-    assert!(more.1 < some.0 * 0.7, "{more:?} against {some:?}");
+    for stopped in [40, 80] {
+        let (known, found) = (carries(1.0 - stopped as f64 / 100.0), find(stopped));
+        eprintln!("stopped for {stopped} %: {found:?}, {known:.1} are known");
+        // Signals come a little late, too.
+        assert!(found.0 - 2.0 * off(known) <= known && known <= found.1 + 2.0 * off(known), "{known}: {found:?}");
+    }
 }
 
 #[test]

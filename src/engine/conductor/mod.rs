@@ -457,7 +457,8 @@ impl Run<'_> {
 
     fn on_whole_second(&mut self, s: Second, show: &mut dyn FnMut(&Progress)) {
         let t = s.second as f64 * 1000.0;
-        let health = self.health.read(s.interval.seconds, s.shards, &self.c.profile.health);
+        let mut health = self.health.read(s.interval.seconds, s.shards, &self.c.profile.health);
+        health.unhealthy.extend(s.mute.iter().map(|i| format!("shard {i} told nothing of this second")));
         let rooms = self.room_rows.take(s.second, s.rooms, !health.unhealthy.is_empty());
         self.note_rooms(rooms);
         (self.record)(Line { t, event: Event::Interval(s.interval.clone()) });

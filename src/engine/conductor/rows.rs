@@ -20,6 +20,8 @@ pub(super) struct Second {
     pub rooms: Vec<RoomRow>,
     pub interval: Interval,
     pub shards: Vec<ShardHealth>,
+    /// Shards that skipped it: their participants and media are missing.
+    pub mute: Vec<usize>,
 }
 
 impl Rows {
@@ -48,6 +50,7 @@ fn whole(k: u64, mut all: Vec<ShardSecond>, count: usize, joining: u32) -> Secon
     let (mut shards, mut rooms) = (vec![ShardHealth::default(); count], Vec::new());
     let mut paths: Option<Box<Paths>> = None;
     let mut relays = Vec::new();
+    let mute = (0..count).filter(|i| all.iter().all(|s| s.shard != *i)).collect();
     for s in all {
         if let Some(of_shard) = s.paths {
             let paths = paths.get_or_insert_default();
@@ -78,7 +81,7 @@ fn whole(k: u64, mut all: Vec<ShardSecond>, count: usize, joining: u32) -> Secon
     }
     relays.sort_by(|a, b| (&a.turn, a.via).cmp(&(&b.turn, b.via)));
     let interval = Interval { seconds, connected, joining, servers: servers.into_values().collect(), paths, relays };
-    Second { second: k, rooms, interval, shards }
+    Second { second: k, rooms, interval, shards, mute }
 }
 
 #[cfg(test)]
@@ -137,5 +140,7 @@ mod tests {
         let received: Vec<i64> = done.iter().map(|s| s.interval.servers[0].audio.count.received).collect();
         assert_eq!(received, [10, 10, 11]);
         assert_eq!(done[0].shards.len(), 2, "each in its place");
+        let mute: Vec<&[usize]> = done.iter().map(|s| &s.mute[..]).collect();
+        assert_eq!(mute, [&[1][..], &[1], &[]], "and nobody takes what it did not tell for a loss");
     }
 }
