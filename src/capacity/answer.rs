@@ -450,15 +450,19 @@ fn knee(record: &Record) -> Option<Knee> {
     let found = Kind::BOTH.into_iter().filter_map(|kind| {
         let metric = format!("{}.delay.p99", kind.as_str());
         let points = by_load(record, |t| t.servers.iter().filter_map(|s| of(s, kind)).reduce(f64::max));
-        // The better of the lowest two loads is the plateau; it is left where no higher load is on it any more.
-        let (first, plateau) = points.iter().map(|p| p.1).enumerate().take(2).min_by(|a, b| a.1.total_cmp(&b.1))?;
-        let left = |d: f64| d > plateau * KNEE_FACTOR && d > plateau + KNEE_MS;
-        let last = points.iter().rposition(|(_, d)| !left(*d)).unwrap_or(first).max(first);
-        let i = (last + 1 < points.len()).then_some(last + 1)?;
-        let below = points[last].0;
+        let (plateau, i) = left_plateau(&points)?;
+        let below = points[i - 1].0;
         Some(Knee { metric, participants: points[i].0, below, plateau, delay: points[i].1 })
     });
     found.min_by_key(|k| k.participants)
+}
+
+/// The plateau, that is the better of the lowest two loads, and the first load from which on none is on it any more.
+fn left_plateau(points: &[(u32, f64)]) -> Option<(f64, usize)> {
+    let (first, plateau) = points.iter().map(|p| p.1).enumerate().take(2).min_by(|a, b| a.1.total_cmp(&b.1))?;
+    let on = |d: f64| d <= plateau * KNEE_FACTOR || d <= plateau + KNEE_MS;
+    let last = points.iter().rposition(|(_, d)| on(*d)).unwrap_or(first);
+    (last + 1 < points.len()).then_some((plateau, last + 1))
 }
 
 fn cpu_trigger(record: &Record, wanted: Option<u32>) -> Option<CpuTrigger> {
@@ -515,6 +519,23 @@ impl CpuTrigger {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn a_plateau_is_left_for_good_or_not_at_all() {
+        let knee = |delays: &[f64]| {
+            let points: Vec<(u32, f64)> = delays.iter().enumerate().map(|(i, d)| (8 << i, *d)).collect();
+            left_plateau(&points)
+        };
+        assert_eq!(knee(&[2.0, 2.5, 3.0, 40.0, 90.0]), Some((2.0, 3)));
+        // A cold start, and a hiccup.
+        assert_eq!(knee(&[60.0, 10.0, 11.0, 12.0]), None);
+        assert_eq!(knee(&[60.0, 10.0, 11.0, 80.0]), Some((10.0, 3)));
+        assert_eq!(knee(&[2.0, 50.0, 2.5, 3.0]), None);
+        assert_eq!(knee(&[2.0, 50.0, 2.5, 30.0]), Some((2.0, 3)));
+        // Twice of next to nothing is nothing.
+        assert_eq!(knee(&[0.1, 0.3, 0.9]), None);
+        assert_eq!((knee(&[1.0]), knee(&[])), (None, None));
+    }
 
     #[test]
     fn the_threshold_leaves_room_for_a_lost_server_and_growth() {

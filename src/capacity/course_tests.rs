@@ -21,6 +21,9 @@ struct Model {
     dies_s: u64,
     /// From and to: nothing comes of it, to participants that go on to be connected.
     silent_s: (u64, u64),
+    /// CPU of each participant, in cores, and how many there may be for somebody to read it.
+    cpu: f64,
+    observed: u32,
     /// Video comes with so many.
     films: u32,
     /// Beyond so many, its queue grows by 1 ms a second while they are there.
@@ -38,6 +41,8 @@ const SOUND: Model = Model {
     admits: u32::MAX,
     dies_s: u64::MAX,
     silent_s: (u64::MAX, u64::MAX),
+    cpu: 0.005,
+    observed: u32::MAX,
     films: u32::MAX,
     drains: u32::MAX,
     hangs: u32::MAX,
@@ -49,6 +54,8 @@ struct World {
     servers: Vec<Model>,
     /// The generator is unhealthy with more participants than this.
     generator: u32,
+    /// And with so many.
+    haze: std::ops::Range<u32>,
     /// How late it begins a join, ms, by how many there are and by how many it has begun since the last trial.
     late: fn(u32, u32) -> f64,
     begun: u32,
@@ -75,6 +82,7 @@ impl World {
         let mut world = World {
             servers: servers.to_vec(),
             generator: u32::MAX,
+            haze: 0..0,
             late: |_, _| 0.0,
             begun: 0,
             legs: BTreeMap::new(),
@@ -215,15 +223,20 @@ impl World {
         let servers: Vec<ServerFlow> = (0..self.servers.len()).map(flow).collect();
         let connected = self.present.len() as u32;
         let usage: Vec<Usage> = (0..self.servers.len())
+            .filter(|i| self.on(*i) <= self.servers[*i].observed)
             .map(|i| Usage {
                 server: format!("s{}", i + 1),
                 seconds: 1.0,
-                cpu_cores: Some(f64::from(self.on(i)) * 0.005),
+                cpu_cores: Some(f64::from(self.on(i)) * self.servers[i].cpu),
                 cores: Some(1.0),
                 ..Usage::default()
             })
             .collect();
-        let unhealthy = if connected > self.generator { vec!["shard 0 busy".into()] } else { vec![] };
+        let unhealthy = if connected > self.generator || self.haze.contains(&connected) {
+            vec!["shard 0 busy".into()]
+        } else {
+            vec![]
+        };
         self.write(
             t,
             Event::Interval(Interval { seconds: 1.0, connected, joining: 0, servers, paths: None, relays: vec![] }),
@@ -342,6 +355,25 @@ fn a_server_that_takes_joins_too_slowly_breaks_set_up_by_name() {
     assert!(a.trials.iter().all(|t| t.join_rate == Some(20.0) && t.join_late_max == Some(0.0)));
 }
 
+/// A server that nobody can observe under load has no CPU there.
+#[test]
+fn what_was_not_observed_is_not_said_of_a_cpu_trigger() {
+    let (_, a, ..) = solve(&[Model { carries: 101, observed: 80, ..SOUND }], "");
+    let trigger = a.cpu_trigger.unwrap();
+    assert_eq!((trigger.participants, trigger.broke, trigger.highest, a.cpu_at_breakage), (None, false, 64, None));
+    assert_eq!(trigger.words(), "A 70 % CPU trigger would not have fired up to 64 participants.");
+    let (_, a, ..) = solve(&[Model { carries: 101, ..SOUND }], "");
+    let trigger = a.cpu_trigger.unwrap();
+    assert_eq!((trigger.participants, trigger.broke), (None, true));
+    assert!(trigger.words().ends_with("would never have fired: CPU stayed below it beyond the breakage."));
+}
+
+#[test]
+fn cpu_where_it_broke_is_that_of_the_server_that_broke() {
+    let (_, a, _, sentence) = solve(&[Model { cpu: 0.009, ..SOUND }, Model { welcomes: 61, cpu: 0.002, ..SOUND }], "");
+    assert_eq!((a.lower, a.upper, a.cpu_at_breakage), (Some(60), Some(64), Some(12.8)), "{sentence}");
+}
+
 #[test]
 fn joins_that_the_generator_begins_late_are_not_the_servers_failure() {
     // Late in a heap, so that set-up breaks only by that.
@@ -442,6 +474,28 @@ fn a_generator_that_saturates_first_gives_at_least_and_no_threshold() {
     assert_eq!((highest.participants, highest.broke), (None, false));
     assert_eq!(highest.words(), "A 70 % CPU trigger would not have fired up to 68 participants.");
     assert!(a.trials.iter().any(|t| t.outcome == Outcome::Invalid && t.why.as_ref().unwrap().contains("shard 0 busy")));
+}
+
+#[test]
+fn a_generator_that_fails_below_what_broke_knows_that_much() {
+    let mut world = World::new(setting("", 1), &[Model { carries: 15, ..SOUND }]);
+    world.haze = 9..16;
+    world.run(3600);
+    let (a, verdict, sentence) = world.answer();
+    assert_eq!((verdict, a.stop, a.lower, a.upper), (Verdict::Unknown, Stop::Generator, None, Some(16)), "{sentence}");
+    assert_eq!(sentence, "Generator-limited: less than 16 per server; not a threshold.");
+}
+
+/// One second is too few to spoil a trial; where it is all there was, nothing was judged.
+#[test]
+fn a_trial_without_a_judged_second_proves_nothing() {
+    let seconds = "trial = \"1s\"\nfirst_trial = \"1s\"\ntrial_sum = \"1s\"";
+    let mut world = World::new(setting(seconds, 1), &[SOUND]);
+    world.generator = 20;
+    world.run(3600);
+    let (a, verdict, sentence) = world.answer();
+    assert_eq!((verdict, a.stop, a.lower), (Verdict::Unknown, Stop::Generator, Some(20)), "{sentence}");
+    assert!(a.trials.iter().any(|t| t.why.as_deref() == Some("no second of it could be judged")), "{:#?}", a.trials);
 }
 
 #[test]
@@ -587,7 +641,8 @@ fn an_objective_on_joins_that_never_has_data_is_unknown() {
 /// The disk lost the seconds of the trial that proved the lower bound.
 #[test]
 fn a_history_that_lost_the_bounds_gives_no_threshold() {
-    let (world, whole, ..) = solve(&[Model { carries: 101, ..SOUND }], "");
+    let (world, whole, ..) = solve(&[Model { carries: 101, ..SOUND }], "first_trial = \"30s\"");
+    assert_eq!((whole.lower, whole.upper, whole.bounded), (Some(100), Some(104), true));
     let proof = whole.trials.iter().find(|t| t.participants == 100 && t.until_ms - t.from_ms > 20_000.0).unwrap();
     let mut record = Record::new(world.search.record().setting().clone());
     let lost = |l: &&Line| !matches!(l.event, Event::Interval(_)) || l.t <= proof.from_ms || l.t > proof.until_ms;
@@ -596,7 +651,7 @@ fn a_history_that_lost_the_bounds_gives_no_threshold() {
     let a = Answer::of(&record);
     let (verdict, sentence) = a.verdict(record.setting());
     assert_eq!((a.stop, a.bounded, a.threshold, verdict), (Stop::Width, false, None, Verdict::Unknown), "{sentence}");
-    assert!(sentence.starts_with("Of the bounds, the history no longer has: "), "{sentence}");
+    assert!(sentence.starts_with("Of the bounds, the history no longer has: more than "), "{sentence}");
 }
 
 #[test]
