@@ -35,7 +35,7 @@ test: packages ## All tests: simulated, end to end, targets
 	cargo test --locked --no-fail-fast -- --test-threads=$(TEST_THREADS)
 
 test-long: packages ## The same with many more seeds and the slow experiments
-	ROOMFUL_LONG=1 cargo test --locked -- --include-ignored --test-threads=$(TEST_THREADS)
+	ROOMFUL_LONG=1 cargo test --locked --no-fail-fast -- --include-ignored --test-threads=$(TEST_THREADS)
 
 calibrate: ## Known impairments against what the report says of them; writes docs/calibration.md
 	ROOMFUL_CALIBRATION=docs/calibration.md cargo test --locked --test calibration -- --ignored --nocapture the_whole_grid
