@@ -6,6 +6,7 @@ use crate::profile::units::{self, print_duration, print_join, print_senders, pri
 use crate::profile::{Explained, ExternalTarget, Next, Profile, Selector, Start, Stay, Step, Target, load_explained};
 use crate::signaling;
 use crate::types::mask_urls;
+use crate::verdict::number;
 use anyhow::Result;
 use std::fmt::Write as _;
 use std::io::Write;
@@ -124,7 +125,7 @@ fn search_rows(setting: &Setting, totals: &PlanTotals, profile: &Profile) -> Str
     let named: Vec<&str> = setting.servers.iter().flatten().map(String::as_str).collect();
     let joins = match setting.servers.len() {
         0 | 1 => units::print_rate(s.join),
-        n => format!("{} ({} to each server)", units::print_rate(s.join), units::print_rate(s.join / n as f64)),
+        n => format!("{} ({}/s to each server)", units::print_rate(s.join), number(s.join / n as f64)),
     };
     let all_joins = f64::from(loads.participants(high)) * setting.servers.len() as f64 / s.join;
     let servers = match (named.is_empty(), setting.servers.len()) {
@@ -399,6 +400,8 @@ mod tests {
         ] {
             assert!(out.contains(line), "{out}");
         }
+        let (_, out, _) = check(text, &["embedded.servers=3", "search.join=8/s"], false, &Machine::default());
+        assert!(out.contains("joins at 8/s (2.67/s to each server), "), "{out}");
     }
 
     #[test]
