@@ -127,6 +127,13 @@ pub struct EmbeddedTarget {
     pub turn: u32,
 }
 
+impl EmbeddedTarget {
+    /// Share of a core that the media thread of this server may use.
+    pub fn cpu_max_of(&self, server: &str) -> f64 {
+        self.unlike.iter().find(|u| u.id == server).and_then(|u| u.cpu_max).unwrap_or(self.cpu_max)
+    }
+}
+
 /// `[ice]`.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Ice {
@@ -156,6 +163,8 @@ pub struct TurnEntry {
     pub secret_from: Option<String>,
     pub pid_file: Option<String>,
     pub metrics: Option<String>,
+    /// Cores that it may use, where the user says so.
+    pub cores: Option<f64>,
     /// Address of coturn's CLI.
     pub cli: Option<String>,
     /// Its cordon is the CLI's `drain`, which ends it with the last allocation.
@@ -240,7 +249,7 @@ impl ExternalTarget {
 }
 
 /// One server of a target file; keys beside `id` and `url` are the driver's.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct ServerEntry {
     pub id: String,
     pub url: String,
@@ -249,6 +258,8 @@ pub struct ServerEntry {
     pub pid_file: Option<String>,
     pub metrics: Option<String>,
     pub observe: Vec<String>,
+    /// Cores that it may use, where the user says so.
+    pub cores: Option<f64>,
 }
 
 /// A value that never appears in history, logs or reports: Debug prints `***`.

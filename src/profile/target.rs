@@ -144,8 +144,9 @@ pub(super) fn read(
             let wrong = |v: &View<'_>, key: &str, none: bool| none && v.node(key).is_some();
             let pid_file = if v.node("pid_file").is_some() { Some(v.text("pid_file")?) } else { None };
             let observe = v.list("observe", |text| Ok(text.to_owned()));
+            let cores = cores(v);
             (!wrong(v, "admin", admin.is_none()) && !wrong(v, "metrics", metrics.is_none())).then_some(())?;
-            Some(ServerEntry { id: id?, url: address?, admin, pid_file, metrics, observe: observe? })
+            Some(ServerEntry { id: id?, url: address?, admin, pid_file, metrics, observe: observe?, cores: cores? })
         })
     };
     let turn = match v.node("turn") {
@@ -185,6 +186,11 @@ pub(super) fn read(
         simulcast: simulcast?,
     };
     Some((target, sources))
+}
+
+/// Cores that a server may use; the inner `None` leaves it to what is observed.
+pub(super) fn cores(v: &mut View<'_>) -> Option<Option<f64>> {
+    if v.node("cores").is_some() { v.number("cores").map(Some) } else { Some(None) }
 }
 
 type SecretsRead = (BTreeMap<String, Secret>, BTreeMap<String, SecretSource>);

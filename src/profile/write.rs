@@ -241,6 +241,9 @@ fn target_file(t: &ExternalTarget, secrets: &BTreeMap<String, SecretSource>) -> 
             }
         }
         let _ = writeln!(out, "observe = {}", array(s.observe.iter().cloned()));
+        if let Some(cores) = s.cores {
+            let _ = writeln!(out, "cores = {cores}");
+        }
     }
     super::turn::write_servers(&mut out, t);
     out.push_str(&fleet(&t.fleet));

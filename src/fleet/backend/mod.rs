@@ -264,6 +264,7 @@ mod tests {
             pid_file: None,
             metrics: None,
             observe: vec![],
+            cores: None,
         }
     }
 
