@@ -7,7 +7,7 @@ pub(super) mod prometheus; // pure: the texts of Prometheus endpoints
 use super::embedded::{EmbeddedFleet, ServerHandle};
 use crate::history::Usage;
 use crate::outside;
-use crate::profile::{EmbeddedTarget, ServerEntry, Target, TurnEntry};
+use crate::profile::{EmbeddedTarget, ExternalTarget, ServerEntry, Target, TurnEntry};
 use crate::sfu::ServerStats;
 use anyhow::{Context as _, Result};
 use proc::{Counters, Machine};
@@ -63,9 +63,12 @@ impl Watch {
                 });
                 servers.iter().map(|s| Source::of_embedded(t, s)).chain(turn).collect()
             }
-            Target::External(t) => {
-                t.servers.iter().filter_map(Source::external).chain(t.turn.iter().filter_map(Source::turn)).collect()
-            }
+            Target::External(t) => t
+                .servers
+                .iter()
+                .filter_map(|s| Source::external(t, s))
+                .chain(t.turn.iter().filter_map(Source::turn))
+                .collect(),
         };
         let tasks = sources.into_iter().map(|s| tokio::spawn(watch(s, out.clone())).abort_handle()).collect();
         Watch { seen: std::cell::RefCell::new(seen), tasks }
@@ -108,15 +111,18 @@ impl Source {
         })
     }
 
-    fn external(s: &ServerEntry) -> Option<Source> {
-        let watched = s.pid_file.is_some() || s.metrics.is_some() || !s.observe.is_empty();
+    fn external(t: &ExternalTarget, s: &ServerEntry) -> Option<Source> {
+        // Of a director's servers the addresses are those of their own APIs.
+        let own = t.director.is_some().then(|| format!("{}/stats", s.url.trim_end_matches('/')));
+        let watched = s.pid_file.is_some() || s.metrics.is_some() || !s.observe.is_empty() || own.is_some();
         watched.then(|| Source {
             server: s.id.clone(),
             pid: s.pid_file.as_ref().map(|p| Pid::File(p.into())),
-            stats: None,
+            // Its media is one thread's work, on whatever machine that is.
+            quota: own.is_some().then_some(1.0),
+            stats: own,
             prometheus: s.metrics.clone(),
             command: s.observe.clone(),
-            quota: None,
             cores: s.cores,
         })
     }
@@ -170,6 +176,9 @@ async fn look(source: &Source, client: &reqwest::Client) -> Result<Counters> {
         if let Ok(answer) = client.get(url).send().await
             && let Ok(stats) = answer.json::<ServerStats>().await
         {
+            if source.pid.is_none() {
+                all.of_server(stats.cpu_seconds, stats.resident_bytes);
+            }
             all.packets_out = Some(stats.traffic.datagrams_out as f64);
             all.bytes_out = Some(stats.traffic.bytes_out as f64);
             all.cascade_packets = Some(stats.traffic.cascade_out as f64);
@@ -256,7 +265,7 @@ mod tests {
         };
         for (more, want) in [("", 2.0), ("cores = 0.5\n", 0.5)] {
             let Target::External(t) = target(more) else { unreachable!() };
-            let source = Source::external(&t.servers[0]).unwrap();
+            let source = Source::external(&t, &t.servers[0]).unwrap();
             let seen = look(&source, &reqwest::Client::new()).await.unwrap();
             let usage = seen.since(&seen, 1.0);
             assert_eq!((usage.cpu_cores, usage.cores), (Some(0.5), Some(want)), "{more}");

@@ -53,6 +53,10 @@ pub enum Form {
         none: &'static str,
     },
     Size,
+    /// Participants, lowest and highest.
+    Range {
+        max: i64,
+    },
     /// Bits per second, or `none`.
     BitRate,
     /// A duration or bytes.
@@ -97,7 +101,7 @@ pub enum Need {
 
 use Form::{
     Addresses, BitRate, Command, Count, CountOr, Counts, Duration, Encoding, Flag, Join, Like, Networks, Number, Pass,
-    Queue, Rate, Secrets, Share, ShareOr, Size, Stay, Tables, Text, Url, Word, Words,
+    Queue, Range, Rate, Secrets, Share, ShareOr, Size, Stay, Tables, Text, Url, Word, Words,
 };
 use Need::{Default as Or, Optional, Required};
 
@@ -138,6 +142,9 @@ const OBSERVE: &[&str] = &["exec", "http", "redis", "process", "janus", "embedde
 /// The table of a network, and that of one of its directions.
 pub(super) const NETWORK: &str = "rooms[].network";
 pub(super) const DIRECTION: &str = "rooms[].network.up";
+
+/// Most seats (participants at once) of one run; beyond, the plan itself would not fit.
+pub(super) const SEATS_MAX: i64 = 200_000;
 
 /// Largest seed: what JSON readers keep exact.
 pub const SEED_MAX: u64 = (1 << 53) - 1;
@@ -249,9 +256,9 @@ pub const KEYS: &[Key] = &[
     key("load", "hold", Duration { min: 1.0, max: 604_800.0 }, Required, "How long is judged; then everybody leaves."),
     key("load", "join_timeout", Duration { min: 0.1, max: 600.0 }, Or("\"15s\""), "A join that takes longer has failed."),
 
-    key("search", "range", Size, Required, "Participants on one server, lowest and highest: \"20..600\". Loads between are whole rooms."),
+    key("search", "range", Range { max: SEATS_MAX }, Required, "Participants on one server, lowest and highest: \"20..600\". Loads between are whole rooms. The highest holds one turn of the mix at least, and on all servers together at most 200000 participants."),
     key("search", "join", Rate, Required, "Joins a second while the load grows, all servers together: \"8/s\". Of several servers each gets its part of it, in turn."),
-    key("search", "server", Text, Optional, "The only server to load. Left out: all servers at once, each with the load, each judged by itself."),
+    key("search", "server", Text, Optional, "The only server to load, where the driver can send rooms to one. Left out: all servers at once, each with the load, each judged by itself."),
     key("search", "trial", Duration { min: 1.0, max: 86_400.0 }, Or("\"30s\""), "Judged time of a trial that can prove that a load holds."),
     key("search", "first_trial", Duration { min: 1.0, max: 86_400.0 }, Or("\"10s\""), "Judged time of a trial that feels the way; it can prove that a load does not hold."),
     key("search", "trial_sum", Duration { min: 1.0, max: 604_800.0 }, Optional, "Judged time, all trials of a load together, that it takes to prove that it holds. Left out: one trial."),
@@ -264,7 +271,7 @@ pub const KEYS: &[Key] = &[
 
     key("mixes[]", "name", Text, Required, "Name of the mix: letters, digits, - and _; its run folder is called so."),
     key("mixes[]", "rooms", Counts { max: 100_000 }, Required, "Groups of [[rooms]] in it, each with its share in place of the group's `count`: { voice = 3, meeting = 1 } adds three rooms of voice for each meeting."),
-    key("mixes[]", "range", Size, Optional, "Loads to search, in place of [search]'s."),
+    key("mixes[]", "range", Range { max: SEATS_MAX }, Optional, "Loads to search, in place of [search]'s."),
     key("compare", "placement", Words(Placement::NAMES), Required, "Both, in the order in which they run: [\"affinity\", \"spread\"]."),
     key("answer", "servers", Count { min: 1, max: 100_000 }, Required, "Servers of the fleet."),
     key("answer", "survive", Count { min: 0, max: 99_999 }, Or("1"), "Servers that may be lost at once, their participants taken by the others."),
@@ -353,6 +360,7 @@ pub const KEYS: &[Key] = &[
     key("target_file", "authorized", Flag, Or("false"), "Needed for addresses outside loopback and private ranges: you may load this target."),
     key("target_file", "tls_verify", Flag, Or("true"), "Check the target's certificates; reports say so when not."),
     key("target_file", "simulcast", Word(&["rid", "ssrc-group"]), Or("\"rid\""), "How the target wants the layers of `simulcast` told apart: rid (RFC 8853), or ssrc-group (a=ssrc-group:SIM, for servers that read no rids)."),
+    key("target_file", "director", Url, Optional, "Driver embedded: the address of the fleet's director. The [[servers]] are then its servers, by the ids that it gives them (s1, s2, …), each with the address of its own API as `url`. Left out: the first server's `url` is the director's, and nobody knows which servers it has."),
     key("target_file", "servers", Tables, Optional, "The servers. Required, but for driver turn, whose servers are the [[turn]]."),
     key("target_file", "secrets", Secrets, Or("{}"), "Values that appear in no report: a literal, { env = \"NAME\" } or { file = \"path\" }; with optional = true it may be missing."),
     key("target_file", "turn", Tables, Optional, "Ways to TURN servers, for participants that [ice] has relayed. Several with one id are one server: over UDP, TCP and TLS."),

@@ -230,6 +230,9 @@ fn target_file(t: &ExternalTarget, secrets: &BTreeMap<String, SecretSource>) -> 
         quote(t.simulcast.as_str())
     );
     // Writing to a String cannot fail.
+    if let Some(director) = &t.director {
+        let _ = writeln!(out, "director = {}", quote(director));
+    }
     for s in &t.servers {
         let _ = writeln!(out, "\n[[target_file.servers]]\nid = {}\nurl = {}", quote(&s.id), quote(&s.url));
         if let Some(admin) = &s.admin {

@@ -89,6 +89,11 @@ impl Counters {
         Ok(out)
     }
 
+    /// What an embedded server says of its own process.
+    pub fn of_server(&mut self, cpu_s: f64, memory_bytes: u64) {
+        (self.cpu_s, self.memory_bytes) = (Some(cpu_s), Some(memory_bytes));
+    }
+
     pub fn limit_cores(&mut self, quota: f64) {
         self.cores = Some(self.cores.map_or(quota, |c| c.min(quota)));
     }
