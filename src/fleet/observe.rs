@@ -172,17 +172,24 @@ async fn look(source: &Source, client: &reqwest::Client) -> Result<Counters> {
         all.limit_cores(quota);
     }
     if let Some(url) = &source.stats {
-        // A server that is busy or stopped answers late: its process still tells.
-        if let Ok(answer) = client.get(url).send().await
-            && let Ok(stats) = answer.json::<ServerStats>().await
-        {
-            if source.pid.is_none() {
-                all.of_server(stats.cpu_seconds, stats.resident_bytes);
+        let answer = client.get(url).send().await.and_then(reqwest::Response::error_for_status);
+        let stats = match answer {
+            Ok(answer) => answer.json::<ServerStats>().await,
+            Err(e) => Err(e),
+        };
+        match stats {
+            Ok(stats) => {
+                if source.pid.is_none() {
+                    all.of_server(stats.cpu_seconds, stats.resident_bytes);
+                }
+                all.packets_out = Some(stats.traffic.datagrams_out as f64);
+                all.bytes_out = Some(stats.traffic.bytes_out as f64);
+                all.cascade_packets = Some(stats.traffic.cascade_out as f64);
+                all.cascade_bytes = Some(stats.traffic.cascade_bytes_out as f64);
             }
-            all.packets_out = Some(stats.traffic.datagrams_out as f64);
-            all.bytes_out = Some(stats.traffic.bytes_out as f64);
-            all.cascade_packets = Some(stats.traffic.cascade_out as f64);
-            all.cascade_bytes = Some(stats.traffic.cascade_bytes_out as f64);
+            // A server that is busy or stopped answers late: what else is there still tells.
+            Err(_) if source.pid.is_some() || source.prometheus.is_some() || !source.command.is_empty() => {}
+            Err(e) => return Err(e).with_context(|| format!("stats {url}")),
         }
     }
     if let Some(url) = &source.prometheus {
@@ -297,6 +304,8 @@ mod tests {
         };
         let no_file = Source { pid: Some(Pid::File("/nowhere/pid".into())), ..Source::default() };
         assert!(of(no_file).await.contains("pid_file /nowhere/pid"));
+        let nobody = Source { stats: Some("http://127.0.0.1:1/stats".into()), ..Source::default() };
+        assert!(of(nobody).await.contains("stats http://127.0.0.1:1/stats"));
         let fails = Source { command: vec!["false".into()], ..Source::default() };
         assert!(of(fails).await.contains("observe: false: exit status: 1"));
         let prose = Source { command: ["echo", "hello"].map(String::from).into(), ..Source::default() };

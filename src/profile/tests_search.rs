@@ -44,6 +44,14 @@ fn a_search_gets_its_defaults_and_means_the_same_again() {
 }
 
 #[test]
+fn rates_of_few_a_minute_can_be_read_again() {
+    let p = parse_resolved(&SEARCH.replace("30/min", "0.1/min").replace("120/min", "0.2/min")).unwrap();
+    let again = parse_resolved(&p.resolved).unwrap_or_else(|e| panic!("{e}\n{}", p.resolved));
+    assert_eq!(again.search, p.search);
+    assert!(p.resolved.contains("growth = \"0.1/min\"") && p.resolved.contains("join = \"0.2/min\""), "{}", p.resolved);
+}
+
+#[test]
 fn one_wrong_thing_is_one_error() {
     for (from, to, want) in [
         ("[search]", "[load]\nhold = \"3s\"\n[search]", "load: [load] belongs to shape \"steady\""),
