@@ -93,6 +93,7 @@ async fn one(name: &str, participants: u32) {
             pid_file: None,
             metrics: None,
             observe: vec![],
+            cores: None,
         }],
     );
     let driver = driver(&target, Client::Chrome, Duration::from_secs(60)).unwrap();

@@ -20,8 +20,11 @@ const KNEE_MS: f64 = 5.0;
 /// `capacity` in `summary.json`. Participants and rooms are those of one server.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Answer {
-    /// The lower bound: the highest load that held below every load that did not. Null: none was proven.
+    /// The lower bound: the highest load that held below every load that did not. Null: none was proven of one server.
     pub participants_per_server: Option<u32>,
+    /// The load was on a target of unknown servers as one: loads and bounds are the whole target's, none is one server's, and
+    /// there is no threshold.
+    pub whole_target: bool,
     pub lower: Option<u32>,
     pub upper: Option<u32>,
     pub lower_rooms: Option<u32>,
@@ -152,12 +155,14 @@ impl Answer {
         let held = at(found.lower, Outcome::Held);
         let broke = at(found.upper, Outcome::Broke);
         let cpu = |t: Option<&TrialRow>| t.and_then(|t| costly(t)?.cost?.cpu);
-        let threshold = lower.filter(|_| bounded).and_then(|c| Threshold::of(c, setting.search.answer));
+        let threshold =
+            lower.filter(|_| bounded && !setting.whole_target).and_then(|c| Threshold::of(c, setting.search.answer));
         let worst = held.and_then(busiest);
         let (joined, servers) = (joined(record, found.lower), server_bounds(setting, record));
         let fewest = |pick: fn(&TrialRow) -> Option<f64>| joined.iter().filter_map(|t| pick(t)).reduce(f64::min);
         Answer {
-            participants_per_server: lower,
+            participants_per_server: lower.filter(|_| !setting.whole_target),
+            whole_target: setting.whole_target,
             lower,
             upper,
             lower_rooms: found.lower,
@@ -268,12 +273,18 @@ impl Answer {
         }
     }
 
+    /// What loads are counted on.
+    pub fn on(&self) -> &'static str {
+        if self.whole_target { "on the whole target" } else { "per server" }
+    }
+
     /// What is known so far.
     fn known(&self) -> String {
+        let on = self.on();
         match (self.lower, self.upper) {
-            (Some(lower), Some(upper)) => format!("more than {lower}, less than {upper} per server"),
-            (Some(lower), None) => format!("at least {lower} per server"),
-            (None, Some(upper)) => format!("less than {upper} per server"),
+            (Some(lower), Some(upper)) => format!("more than {lower}, less than {upper} {on}"),
+            (Some(lower), None) => format!("at least {lower} {on}"),
+            (None, Some(upper)) => format!("less than {upper} {on}"),
             (None, None) => "no load was proven".into(),
         }
     }
@@ -299,6 +310,9 @@ impl Answer {
                 };
                 format!("scale out at {} = {}{lost}{growth}", t.participants, t.capacity)
             }
+            None if self.whole_target => {
+                "no threshold for one server: the target file does not name the director's servers".into()
+            }
             None => "the headroom asked for leaves no load to scale out at".into(),
         };
         let relayed = match (self.allocations, self.relayed_pps) {
@@ -306,7 +320,7 @@ impl Answer {
             (Some(n), _) => format!(" ({n} allocations)"),
             (None, _) => String::new(),
         };
-        format!("{lower}–{upper} per server{}{relayed}; {first}{cpu}; {scale}.", self.limited_by())
+        format!("{lower}–{upper} {}{}{relayed}; {first}{cpu}; {scale}.", self.on(), self.limited_by())
     }
 
     /// Which servers are to blame, where others carry more.

@@ -12,6 +12,8 @@ mod record;
 mod reference_tests;
 mod search;
 mod setting;
+#[cfg(test)]
+mod target_tests;
 mod trial;
 #[cfg(test)]
 mod turn_tests;

@@ -165,6 +165,10 @@ impl Record {
             }
             Event::Usage(usage) => {
                 let pinned = self.setting.servers.iter().any(|s| s.as_deref() == Some(&usage.server));
+                // A TURN server beside them carries no rooms.
+                if !pinned && !self.setting.carriers.contains(&usage.server) {
+                    return;
+                }
                 let name = if pinned { usage.server.as_str() } else { ALL };
                 let within = |o: &&mut Open| {
                     line.t - usage.seconds * 1000.0 >= o.plan.from_ms - 500.0 && line.t <= o.plan.until_ms + 500.0

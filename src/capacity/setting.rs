@@ -17,6 +17,10 @@ pub struct Setting {
     pub health: HealthLimits,
     /// Servers that are loaded, each with the load; `None`: whatever the target decides, all of these taken together.
     pub servers: Vec<Option<String>>,
+    /// All servers of the target that carry rooms, by name.
+    pub carriers: Vec<String>,
+    /// The load is on a target of nobody knows how many servers: nothing is said of one server.
+    pub whole_target: bool,
     /// Rooms of the highest load, server by server in turn.
     pub rooms: Vec<PlannedRoom>,
     /// A leg for each seat of all rooms, in their order.
@@ -32,7 +36,7 @@ impl Setting {
     /// `None` for profiles of another shape.
     pub fn of(profile: &Profile) -> Option<Setting> {
         let search = profile.search.clone()?;
-        let servers = plan::servers(profile, &search);
+        let servers = profile.target.loaded(search.server.as_deref());
         let made = plan::plan(profile);
         let first: Vec<&PlannedRoom> = made.rooms.iter().step_by(servers.len().max(1)).collect();
         let sizes: Vec<u32> = first.iter().map(|r| r.size).collect();
@@ -63,6 +67,8 @@ impl Setting {
             loads: Loads::new(&sizes, search.range.0, search.range.1),
             objectives: profile.pass.clone(),
             health: profile.health,
+            whole_target: search.server.is_none() && profile.target.is_one_unknown_fleet(),
+            carriers: profile.target.carriers(),
             search,
             servers,
             rooms: made.rooms,

@@ -6,6 +6,7 @@ use crate::profile::units::{self, print_duration, print_join, print_senders, pri
 use crate::profile::{Explained, ExternalTarget, Next, Profile, Selector, Start, Stay, Step, Target, load_explained};
 use crate::signaling;
 use crate::types::mask_urls;
+use crate::verdict::number;
 use anyhow::Result;
 use std::fmt::Write as _;
 use std::io::Write;
@@ -14,6 +15,11 @@ use std::time::Duration;
 
 /// Bad usage or profile, or a machine that cannot carry it.
 const EXIT_BAD: i32 = 2;
+
+/// A search whose answer is of no use to an autoscaler.
+const WHOLE_TARGET: &str = "the target file does not name the director's servers, so the search is of the whole target: no \
+    number for one server, and no threshold. Give `director` and the [[servers]] that it has, as `roomful fleet` prints them, \
+    or [search] `server`";
 
 /// Parse a profile and print its plan: rooms, participants, streams, packets and bits per second, and whether this
 /// machine can carry it. Sends nothing.
@@ -53,6 +59,9 @@ fn run_to(args: &CheckArgs, machine: &Machine, out: &mut dyn Write, err: &mut dy
         let limits = limits(run, &plan, signaling::transports(&run.target), machine);
         let text = overview(run, &plan, &totals(run, &plan), &limits);
         write!(out, "{}{}", if i > 0 { "\n" } else { "" }, mask_urls(&text))?;
+        if i == 0 && Setting::of(run).is_some_and(|s| s.whole_target) {
+            writeln!(err, "{}: warning: {WHOLE_TARGET}", args.profile.display())?;
+        }
         for problem in limits.problems() {
             writeln!(err, "{}: does not fit this machine: {problem}", args.profile.display())?;
         }
@@ -124,11 +133,12 @@ fn search_rows(setting: &Setting, totals: &PlanTotals, profile: &Profile) -> Str
     let named: Vec<&str> = setting.servers.iter().flatten().map(String::as_str).collect();
     let joins = match setting.servers.len() {
         0 | 1 => units::print_rate(s.join),
-        n => format!("{} ({} to each server)", units::print_rate(s.join), units::print_rate(s.join / n as f64)),
+        n => format!("{} ({}/s to each server)", units::print_rate(s.join), number(s.join / n as f64)),
     };
     let all_joins = f64::from(loads.participants(high)) * setting.servers.len() as f64 / s.join;
     let servers = match (named.is_empty(), setting.servers.len()) {
         (false, _) => format!("{}, each with the load", named.join(", ")),
+        (true, 1) if setting.whole_target => "whatever the director decides, the whole target together".to_owned(),
         (true, 1) => "whatever the target decides, all together".to_owned(),
         (true, n) => format!("{n}, every room on all of them, each with the load on the mean"),
     };
@@ -137,9 +147,10 @@ fn search_rows(setting: &Setting, totals: &PlanTotals, profile: &Profile) -> Str
         (
             "range",
             format!(
-                "{} to {} participants ({low} to {high} rooms) on a server, to bounds {} or one room apart",
+                "{} to {} participants ({low} to {high} rooms) on {}, to bounds {} or one room apart",
                 loads.participants(low),
                 loads.participants(high),
+                if setting.whole_target { "the whole target" } else { "a server" },
                 units::print_percent(s.width)
             ),
         ),
@@ -399,6 +410,27 @@ mod tests {
         ] {
             assert!(out.contains(line), "{out}");
         }
+        let (_, out, _) = check(text, &["embedded.servers=3", "search.join=8/s"], false, &Machine::default());
+        assert!(out.contains("joins at 8/s (2.67/s to each server), "), "{out}");
+    }
+
+    #[test]
+    fn a_search_of_servers_that_nobody_named_is_warned_of() {
+        let text = "shape = \"capacity\"\ntarget = \"t.toml\"\nseed = 1\n[[rooms]]\nname = \"meeting\"\ncount = 1\nsize = 4\n\
+            audio = \"opus@32kbit/s\"\n[search]\nrange = \"10..99\"\njoin = \"10/s\"\n[objectives]\n\"audio.loss\" = \"<= 1%\"\n\
+            [target_file]\ndriver = \"embedded\"\n";
+        let server = |id: &str| format!("[[target_file.servers]]\nid = \"{id}\"\nurl = \"http://127.0.0.1:7080\"\n");
+        let (code, out, err) = check(&format!("{text}{}", server("fleet")), &[], false, &Machine::default());
+        assert_eq!(code, 0, "{err}");
+        assert!(err.contains("p.toml: warning: the target file does not name the director's servers"), "{err}");
+        assert!(out.contains("12 to 96 participants (3 to 24 rooms) on the whole target"), "{out}");
+        let one = ["search.server=\"s2\""];
+        let (_, out, err) = check(&format!("{text}{}", server("fleet")), &one, false, &Machine::default());
+        assert!(err.is_empty() && out.contains("(3 to 24 rooms) on a server"), "{err}{out}");
+        let named = format!("{text}director = \"http://127.0.0.1:7080\"\n{}{}", server("s1"), server("s2"));
+        let (code, out, err) = check(&named, &[], false, &Machine::default());
+        assert_eq!((code, err.as_str()), (0, ""));
+        assert!(out.contains("s1, s2, each with the load"), "{out}");
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub fn run(args: &FleetArgs) -> anyhow::Result<()> {
             ..EmbeddedOptions::default()
         };
         let mut fleet = EmbeddedFleet::start(args.servers, args.participants_max, &options).await?;
-        write_help(&fleet, &mut std::io::stdout().lock())?;
+        write_help(&fleet, is_named(args), &mut std::io::stdout().lock())?;
         tokio::select! {
             interrupted = tokio::signal::ctrl_c() => interrupted?,
             status = fleet.ended() => anyhow::bail!("the director ended by itself: {}", status?),
@@ -75,7 +75,24 @@ pub fn run(args: &FleetArgs) -> anyhow::Result<()> {
     })
 }
 
-fn write_help(fleet: &EmbeddedFleet, out: &mut impl Write) -> std::io::Result<()> {
+/// A target file can name the servers: the director sends rooms to them, and they are the same ones all the time.
+fn is_named(args: &FleetArgs) -> bool {
+    args.placement == Placement::Affinity && args.autoscale.is_none()
+}
+
+/// The target file, each line indented.
+fn target_file(base: &str, servers: &[(&str, &str)]) -> String {
+    let server = |(id, url): &(&str, &str)| format!("    [[servers]]\n    id  = \"{id}\"\n    url = \"{url}\"\n");
+    match servers {
+        [] => format!("    driver = \"embedded\"\n{}", server(&("fleet", base))),
+        all => format!(
+            "    driver   = \"embedded\"\n    director = \"{base}\"\n{}",
+            all.iter().map(server).collect::<String>()
+        ),
+    }
+}
+
+fn write_help(fleet: &EmbeddedFleet, named: bool, out: &mut impl Write) -> std::io::Result<()> {
     let base = fleet.base_url();
     for server in fleet.servers() {
         writeln!(
@@ -99,7 +116,39 @@ fn write_help(fleet: &EmbeddedFleet, out: &mut impl Write) -> std::io::Result<()
         "Join             POST an SDP offer to {base}/rooms/ROOM/participants/NAME, DELETE the Location to leave"
     )?;
     writeln!(out, "From a profile   target = \"targets/fleet.toml\", and in that file:\n")?;
-    writeln!(out, "    driver = \"embedded\"\n    [[servers]]\n    id  = \"fleet\"\n    url = \"{base}\"\n")?;
+    let servers: Vec<(&str, &str)> =
+        fleet.servers().iter().filter(|_| named).map(|s| (s.id.as_str(), s.http.as_str())).collect();
+    writeln!(out, "{}", target_file(base, &servers))?;
     writeln!(out, "Ctrl-C ends it.")?;
     out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::{Target, load};
+
+    /// What it prints is a target file, and a search with it knows its servers.
+    #[test]
+    fn the_target_file_that_is_printed_can_be_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let profile = folder.path().join("p.toml");
+        std::fs::write(
+            &profile,
+            "shape = \"capacity\"\ntarget = \"t.toml\"\n[[rooms]]\nname = \"m\"\ncount = 1\nsize = 4\naudio = \"opus@32kbit/s\"\n\
+             [search]\nrange = \"4..40\"\njoin = \"10/s\"\n[objectives]\n\"audio.loss\" = \"<= 1%\"\n",
+        )
+        .unwrap();
+        let of = |servers: &[(&str, &str)]| {
+            std::fs::write(folder.path().join("t.toml"), target_file("http://127.0.0.1:7080", servers)).unwrap();
+            let p = load(&profile, &[]).unwrap_or_else(|e| panic!("{e}"));
+            let loaded = p.target.loaded(None);
+            let Target::External(t) = p.target else { panic!("external") };
+            assert_eq!(t.director(), Some("http://127.0.0.1:7080"));
+            loaded
+        };
+        let both = [("s1", "http://127.0.0.1:4001"), ("s2", "http://127.0.0.1:4002")];
+        assert_eq!(of(&both), [Some("s1".to_owned()), Some("s2".to_owned())]);
+        assert_eq!(of(&[]), [None]);
+    }
 }

@@ -7,7 +7,7 @@ pub(super) mod prometheus; // pure: the texts of Prometheus endpoints
 use super::embedded::{EmbeddedFleet, ServerHandle};
 use crate::history::Usage;
 use crate::outside;
-use crate::profile::{ServerEntry, Target, TurnEntry};
+use crate::profile::{EmbeddedTarget, ExternalTarget, ServerEntry, Target, TurnEntry};
 use crate::sfu::ServerStats;
 use anyhow::{Context as _, Result};
 use proc::{Counters, Machine};
@@ -35,8 +35,10 @@ struct Source {
     stats: Option<String>,
     prometheus: Option<String>,
     command: Vec<String>,
-    /// Cores that it may use, where it keeps a quota of its own.
+    /// Cores that it may use: where it keeps a quota of its own, and where the user says so, which stands above all that is
+    /// observed.
     quota: Option<f64>,
+    cores: Option<f64>,
 }
 
 #[derive(Clone, Debug)]
@@ -51,7 +53,6 @@ impl Watch {
         let (out, seen) = unbounded_channel();
         let sources: Vec<Source> = match target {
             Target::Embedded(t) => {
-                let quota = (t.cpu_max < 1.0).then_some(t.cpu_max);
                 let servers = embedded.map(EmbeddedFleet::servers).unwrap_or_default();
                 let turn = embedded.map(EmbeddedFleet::turn_servers).unwrap_or_default().iter();
                 let turn = turn.map(|t| Source {
@@ -60,11 +61,14 @@ impl Watch {
                     quota: Some(1.0),
                     ..Source::default()
                 });
-                servers.iter().map(|s| Source::embedded(s, quota)).chain(turn).collect()
+                servers.iter().map(|s| Source::of_embedded(t, s)).chain(turn).collect()
             }
-            Target::External(t) => {
-                t.servers.iter().filter_map(Source::external).chain(t.turn.iter().filter_map(Source::turn)).collect()
-            }
+            Target::External(t) => t
+                .servers
+                .iter()
+                .filter_map(|s| Source::external(t, s))
+                .chain(t.turn.iter().filter_map(Source::turn))
+                .collect(),
         };
         let tasks = sources.into_iter().map(|s| tokio::spawn(watch(s, out.clone())).abort_handle()).collect();
         Watch { seen: std::cell::RefCell::new(seen), tasks }
@@ -84,13 +88,13 @@ impl Drop for Watch {
 }
 
 impl Source {
-    fn embedded(s: &ServerHandle, quota: Option<f64>) -> Source {
+    fn of_embedded(t: &EmbeddedTarget, s: &ServerHandle) -> Source {
         Source {
             server: s.id.clone(),
             pid: Some(Pid::Is(s.pid)),
             stats: Some(format!("{}/stats", s.http)),
             // Its media is one thread's work.
-            quota: Some(quota.unwrap_or(1.0)),
+            quota: Some(t.cpu_max_of(&s.id)),
             ..Source::default()
         }
     }
@@ -102,19 +106,24 @@ impl Source {
             server: t.id.clone(),
             pid: t.pid_file.as_ref().map(|p| Pid::File(p.into())),
             prometheus: t.metrics.clone(),
+            cores: t.cores,
             ..Source::default()
         })
     }
 
-    fn external(s: &ServerEntry) -> Option<Source> {
-        let watched = s.pid_file.is_some() || s.metrics.is_some() || !s.observe.is_empty();
+    fn external(t: &ExternalTarget, s: &ServerEntry) -> Option<Source> {
+        // Of a director's servers the addresses are those of their own APIs.
+        let own = t.director.is_some().then(|| format!("{}/stats", s.url.trim_end_matches('/')));
+        let watched = s.pid_file.is_some() || s.metrics.is_some() || !s.observe.is_empty() || own.is_some();
         watched.then(|| Source {
             server: s.id.clone(),
             pid: s.pid_file.as_ref().map(|p| Pid::File(p.into())),
-            stats: None,
+            // Its media is one thread's work, on whatever machine that is.
+            quota: own.is_some().then_some(1.0),
+            stats: own,
             prometheus: s.metrics.clone(),
             command: s.observe.clone(),
-            quota: None,
+            cores: s.cores,
         })
     }
 }
@@ -163,14 +172,24 @@ async fn look(source: &Source, client: &reqwest::Client) -> Result<Counters> {
         all.limit_cores(quota);
     }
     if let Some(url) = &source.stats {
-        // A server that is busy or stopped answers late: its process still tells.
-        if let Ok(answer) = client.get(url).send().await
-            && let Ok(stats) = answer.json::<ServerStats>().await
-        {
-            all.packets_out = Some(stats.traffic.datagrams_out as f64);
-            all.bytes_out = Some(stats.traffic.bytes_out as f64);
-            all.cascade_packets = Some(stats.traffic.cascade_out as f64);
-            all.cascade_bytes = Some(stats.traffic.cascade_bytes_out as f64);
+        let answer = client.get(url).send().await.and_then(reqwest::Response::error_for_status);
+        let stats = match answer {
+            Ok(answer) => answer.json::<ServerStats>().await,
+            Err(e) => Err(e),
+        };
+        match stats {
+            Ok(stats) => {
+                if source.pid.is_none() {
+                    all.of_server(stats.cpu_seconds, stats.resident_bytes);
+                }
+                all.packets_out = Some(stats.traffic.datagrams_out as f64);
+                all.bytes_out = Some(stats.traffic.bytes_out as f64);
+                all.cascade_packets = Some(stats.traffic.cascade_out as f64);
+                all.cascade_bytes = Some(stats.traffic.cascade_bytes_out as f64);
+            }
+            // A server that is busy or stopped answers late: what else is there still tells.
+            Err(_) if source.pid.is_some() || source.prometheus.is_some() || !source.command.is_empty() => {}
+            Err(e) => return Err(e).with_context(|| format!("stats {url}")),
         }
     }
     if let Some(url) = &source.prometheus {
@@ -185,6 +204,7 @@ async fn look(source: &Source, client: &reqwest::Client) -> Result<Counters> {
         let own: Usage = outside::json(&text).with_context(|| format!("observe: {program}"))?;
         all.told = Some(own);
     }
+    all.given_cores = source.cores;
     Ok(all)
 }
 
@@ -194,7 +214,7 @@ pub(crate) fn read_any(text: &str) {
     let mut counters = Counters::default();
     counters.add_prometheus(text);
     counters.since(&Counters::default(), 1.0);
-    prometheus::sum_of_container(text, "sfu_sessions");
+    prometheus::sum(text, "sfu_sessions", &[]);
 }
 
 #[cfg(test)]
@@ -221,6 +241,60 @@ mod tests {
         assert!(usage.cores.unwrap() >= 1.0 && usage.busiest_thread.is_some() && usage.run_queue.is_some());
     }
 
+    /// CPU in percent takes the cores that a server may use.
+    #[test]
+    fn cores_are_those_the_user_says_else_those_observed() {
+        let cores = |text: &str, quota: Option<f64>, given_cores: Option<f64>| {
+            let mut counters = Counters::default();
+            counters.given_cores = given_cores;
+            quota.into_iter().for_each(|q| counters.limit_cores(q));
+            counters.add_prometheus(text);
+            counters.since(&Counters::default(), 1.0).cores
+        };
+        let machine = "machine_cpu_cores 16\n";
+        let quota = "container_spec_cpu_quota{id=\"/a\"} 200000\ncontainer_spec_cpu_period{id=\"/a\"} 100000\n";
+        let both = format!("{machine}{quota}");
+        assert_eq!([cores("", None, None), cores(machine, None, None)], [None, Some(16.0)]);
+        assert_eq!([cores(&both, None, None), cores(machine, Some(0.2), None)], [Some(2.0), Some(0.2)]);
+        assert_eq!([cores(&both, Some(8.0), None), cores(&both, Some(8.0), Some(4.0))], [Some(2.0), Some(4.0)]);
+    }
+
+    #[tokio::test]
+    async fn cores_of_the_target_file_stand_above_what_a_command_tells() {
+        let target = |more: &str| {
+            let text = format!(
+                "shape = \"steady\"\ntarget = \"t.toml\"\n[[rooms]]\nname = \"m\"\ncount = 1\nsize = 2\naudio = \"opus@32kbit/s\"\n\
+                 [load]\njoin = \"1/s\"\nhold = \"9s\"\n[pass]\n\"legs.dropped\" = \"== 0\"\n\
+                 [target_file]\ndriver = \"janus\"\n[[target_file.servers]]\nid = \"j1\"\nurl = \"ws://10.0.0.1:8188\"\n\
+                 observe = [\"echo\", '{{\"cpu_cores\": 0.5, \"cores\": 2}}']\n{more}"
+            );
+            crate::profile::parse_resolved(&text).unwrap_or_else(|e| panic!("{e}")).target
+        };
+        for (more, want) in [("", 2.0), ("cores = 0.5\n", 0.5)] {
+            let Target::External(t) = target(more) else { unreachable!() };
+            let source = Source::external(&t, &t.servers[0]).unwrap();
+            let seen = look(&source, &reqwest::Client::new()).await.unwrap();
+            let usage = seen.since(&seen, 1.0);
+            assert_eq!((usage.cpu_cores, usage.cores), (Some(0.5), Some(want)), "{more}");
+        }
+    }
+
+    #[test]
+    fn an_unequal_server_is_of_its_own_quota() {
+        let text = "shape = \"steady\"\ntarget = \"embedded\"\n[embedded]\ncpu_max = \"40%\"\n[[embedded.server]]\nid = \"s2\"\n\
+             cpu_max = \"20%\"\n[[rooms]]\nname = \"m\"\ncount = 1\nsize = 2\naudio = \"opus@32kbit/s\"\n\
+             [load]\njoin = \"1/s\"\nhold = \"9s\"\n[pass]\n\"legs.dropped\" = \"== 0\"\n";
+        let Target::Embedded(t) = crate::profile::parse_resolved(text).unwrap_or_else(|e| panic!("{e}")).target else {
+            unreachable!()
+        };
+        let quota = |id: &str| {
+            let address = "127.0.0.1:9".parse().unwrap();
+            let server = ServerHandle { id: id.into(), pid: 1, media: address, http: "http://127.0.0.1:9".into() };
+            Source::of_embedded(&t, &server).quota
+        };
+        assert_eq!([quota("s1"), quota("s2")], [Some(0.4), Some(0.2)]);
+    }
+
     #[tokio::test]
     async fn what_cannot_be_observed_says_why() {
         let client = reqwest::Client::new();
@@ -230,6 +304,8 @@ mod tests {
         };
         let no_file = Source { pid: Some(Pid::File("/nowhere/pid".into())), ..Source::default() };
         assert!(of(no_file).await.contains("pid_file /nowhere/pid"));
+        let nobody = Source { stats: Some("http://127.0.0.1:1/stats".into()), ..Source::default() };
+        assert!(of(nobody).await.contains("stats http://127.0.0.1:1/stats"));
         let fails = Source { command: vec!["false".into()], ..Source::default() };
         assert!(of(fails).await.contains("observe: false: exit status: 1"));
         let prose = Source { command: ["echo", "hello"].map(String::from).into(), ..Source::default() };

@@ -19,7 +19,6 @@ pub use course::{Course, Order, PlannedTrial};
 pub use late::late_legs;
 pub use limits::{Limits, Machine, Need, TransportsPer, limits};
 pub use relay::{Relay, is_relayed, relay};
-pub use search::servers;
 pub use step::{StepEvent, StepStage};
 pub use totals::{Flows, PlanTotals, pps, totals, wire_bps};
 

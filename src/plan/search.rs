@@ -1,26 +1,9 @@
 //! The rooms of a search: one sequence for every server that is loaded, in which each stretch has the profile's mix.
 
 use super::{PlannedLeg, PlannedRoom};
-use crate::profile::{Profile, RoomGroup, Search, Target};
-use crate::types::{LegId, Placement, RoomId};
+use crate::profile::{Profile, RoomGroup, Search};
+use crate::types::{LegId, RoomId};
 use std::time::Duration;
-
-/// The servers that a search loads: names that rooms can be pinned to, or `None` for whatever the target decides; one for
-/// each server over which rooms are spread.
-pub fn servers(profile: &Profile, search: &Search) -> Vec<Option<String>> {
-    if let Some(server) = &search.server {
-        return vec![Some(server.clone())];
-    }
-    match &profile.target {
-        Target::Embedded(t) if t.placement == Placement::Spread => vec![None; t.servers as usize],
-        Target::Embedded(t) => (1..=t.servers).map(|n| Some(format!("s{n}"))).collect(),
-        // A director's own servers are not in the file.
-        Target::External(t) if t.driver == "embedded" => vec![None],
-        // The join API places rooms: no server has a load of its own.
-        Target::External(t) if t.join.is_some() => vec![None; t.carriers().len().max(1)],
-        Target::External(t) => t.carriers().into_iter().map(|id| Some(id.to_owned())).collect(),
-    }
-}
 
 /// Groups by their turn: each next room is of the group that is furthest behind its share of the rooms. Ends before
 /// the participants exceed `most`, but has one room at least. Gives group and size of each.
@@ -61,7 +44,7 @@ pub(super) fn network(group: &RoomGroup, seat: u64) -> Option<usize> {
 
 /// All rooms of the search at its highest load, server by server in turn, and a leg for each seat.
 pub(super) fn rooms_and_seats(profile: &Profile, search: &Search) -> (Vec<PlannedRoom>, Vec<PlannedLeg>) {
-    let servers = servers(profile, search);
+    let servers = profile.target.loaded(search.server.as_deref());
     let mut number = vec![0u32; profile.rooms.len()];
     let mut seats = vec![0u64; profile.rooms.len()];
     let (mut rooms, mut legs) = (Vec::new(), Vec::new());

@@ -53,6 +53,10 @@ pub enum Form {
         none: &'static str,
     },
     Size,
+    /// Participants, lowest and highest.
+    Range {
+        max: i64,
+    },
     /// Bits per second, or `none`.
     BitRate,
     /// A duration or bytes.
@@ -97,7 +101,7 @@ pub enum Need {
 
 use Form::{
     Addresses, BitRate, Command, Count, CountOr, Counts, Duration, Encoding, Flag, Join, Like, Networks, Number, Pass,
-    Queue, Rate, Secrets, Share, ShareOr, Size, Stay, Tables, Text, Url, Word, Words,
+    Queue, Range, Rate, Secrets, Share, ShareOr, Size, Stay, Tables, Text, Url, Word, Words,
 };
 use Need::{Default as Or, Optional, Required};
 
@@ -138,6 +142,9 @@ const OBSERVE: &[&str] = &["exec", "http", "redis", "process", "janus", "embedde
 /// The table of a network, and that of one of its directions.
 pub(super) const NETWORK: &str = "rooms[].network";
 pub(super) const DIRECTION: &str = "rooms[].network.up";
+
+/// Most seats (participants at once) of one run; beyond, the plan itself would not fit.
+pub(super) const SEATS_MAX: i64 = 200_000;
 
 /// Largest seed: what JSON readers keep exact.
 pub const SEED_MAX: u64 = (1 << 53) - 1;
@@ -250,9 +257,9 @@ pub const KEYS: &[Key] = &[
     key("load", "hold", Duration { min: 1.0, max: 604_800.0 }, Required, "How long is judged; then everybody leaves."),
     key("load", "join_timeout", Duration { min: 0.1, max: 600.0 }, Or("\"15s\""), "A join that takes longer has failed."),
 
-    key("search", "range", Size, Required, "Participants on one server, lowest and highest: \"20..600\". Loads between are whole rooms."),
+    key("search", "range", Range { max: SEATS_MAX }, Required, "Participants on one server, lowest and highest: \"20..600\". Loads between are whole rooms. The highest holds one turn of the mix at least, and on all servers together at most 200000 participants."),
     key("search", "join", Rate, Required, "Joins a second while the load grows, all servers together: \"8/s\". Of several servers each gets its part of it, in turn."),
-    key("search", "server", Text, Optional, "The only server to load. Left out: all servers at once, each with the load, each judged by itself."),
+    key("search", "server", Text, Optional, "The only server to load, where the driver can send rooms to one. Left out: all servers at once, each with the load, each judged by itself."),
     key("search", "trial", Duration { min: 1.0, max: 86_400.0 }, Or("\"30s\""), "Judged time of a trial that can prove that a load holds."),
     key("search", "first_trial", Duration { min: 1.0, max: 86_400.0 }, Or("\"10s\""), "Judged time of a trial that feels the way; it can prove that a load does not hold."),
     key("search", "trial_sum", Duration { min: 1.0, max: 604_800.0 }, Optional, "Judged time, all trials of a load together, that it takes to prove that it holds. Left out: one trial."),
@@ -265,7 +272,7 @@ pub const KEYS: &[Key] = &[
 
     key("mixes[]", "name", Text, Required, "Name of the mix: letters, digits, - and _; its run folder is called so."),
     key("mixes[]", "rooms", Counts { max: 100_000 }, Required, "Groups of [[rooms]] in it, each with its share in place of the group's `count`: { voice = 3, meeting = 1 } adds three rooms of voice for each meeting."),
-    key("mixes[]", "range", Size, Optional, "Loads to search, in place of [search]'s."),
+    key("mixes[]", "range", Range { max: SEATS_MAX }, Optional, "Loads to search, in place of [search]'s."),
     key("compare", "placement", Words(Placement::NAMES), Required, "Both, in the order in which they run: [\"affinity\", \"spread\"]."),
     key("answer", "servers", Count { min: 1, max: 100_000 }, Required, "Servers of the fleet."),
     key("answer", "survive", Count { min: 0, max: 99_999 }, Or("1"), "Servers that may be lost at once, their participants taken by the others."),
@@ -354,6 +361,7 @@ pub const KEYS: &[Key] = &[
     key("target_file", "authorized", Flag, Or("false"), "Needed for addresses outside loopback and private ranges: you may load this target."),
     key("target_file", "tls_verify", Flag, Or("true"), "Check the target's certificates; reports say so when not."),
     key("target_file", "simulcast", Word(&["rid", "ssrc-group"]), Or("\"rid\""), "How the target wants the layers of `simulcast` told apart: rid (RFC 8853), or ssrc-group (a=ssrc-group:SIM, for servers that read no rids)."),
+    key("target_file", "director", Url, Optional, "Driver embedded: the address of the fleet's director. The [[servers]] are then its servers, by the ids that it gives them (s1, s2, …), each with the address of its own API as `url`. Left out: the first server's `url` is the director's, and nobody knows which servers it has."),
     key("target_file", "servers", Tables, Optional, "The servers. Required, but for driver turn, whose servers are the [[turn]]."),
     key("target_file", "secrets", Secrets, Or("{}"), "Values that appear in no report: a literal, { env = \"NAME\" } or { file = \"path\" }; with optional = true it may be missing."),
     key("target_file", "turn", Tables, Optional, "Ways to TURN servers, for participants that [ice] has relayed. Several with one id are one server: over UDP, TCP and TLS."),
@@ -363,7 +371,8 @@ pub const KEYS: &[Key] = &[
     key("target_file.servers[]", "admin", Url, Optional, "Its administration address, where the driver has a use for one."),
     key("target_file.servers[]", "pid_file", Text, Optional, "A file with the id of its process on this machine: CPU, memory and pressure are read from /proc."),
     key("target_file.servers[]", "metrics", Url, Optional, "Its Prometheus metrics: process_cpu_seconds_total, process_resident_memory_bytes, or cAdvisor's."),
-    key("target_file.servers[]", "observe", Command, Or("[]"), "A command and its arguments, run each second, that prints what the server uses as JSON: {\"cpu_cores\": 0.6, \"memory_bytes\": 1000000}."),
+    key("target_file.servers[]", "observe", Command, Or("[]"), "A command and its arguments, run each second, that prints what the server uses as JSON: {\"cpu_cores\": 0.6, \"cores\": 2, \"memory_bytes\": 1000000}."),
+    key("target_file.servers[]", "cores", Number { min: 0.01, max: 4096.0 }, Optional, "Cores that it may use, for CPU in percent, in place of what is observed (quota, affinity, machine). Left out: as observed."),
     key("target_file", "fleet", Form::Table, Optional, "How servers are discovered, controlled and observed. Left out: the servers above; with driver embedded, its director for everything."),
     key("target_file", "join", Form::Table, Optional, "Your own join API, which says where each participant goes: asked before every join, timed as its own phase (setup.join). Left out: the driver places rooms."),
     key("target_file.turn[]", "id", Text, Required, "What reports call the server."),
@@ -374,6 +383,7 @@ pub const KEYS: &[Key] = &[
     key("target_file.turn[]", "secret_from", Text, Optional, "Name of the secret, under [secrets], that the server makes time-limited credentials from (coturn: static-auth-secret)."),
     key("target_file.turn[]", "pid_file", Text, Optional, "As in [[servers]]."),
     key("target_file.turn[]", "metrics", Url, Optional, "As in [[servers]]."),
+    key("target_file.turn[]", "cores", Number { min: 0.01, max: 4096.0 }, Optional, "As in [[servers]]."),
     key("target_file.turn[]", "cli", Text, Optional, "Address of coturn's CLI: \"10.77.0.3:5766\"; its password is the secret coturn_cli."),
     key("target_file.turn[]", "drain", Flag, Or("false"), "The step cordon says drain to its CLI (coturn 4.6.3 and later): it refuses new allocations with 403, ends by itself with the last one, and nothing takes that back. false: aas, which sends new allocations to another server (300)."),
     key("target_file.turn[]", "statsdb", Url, Optional, "Redis database in which it (redis-statsdb), and no other server, keeps the state of its allocations: shown beside ours as a hint, since it is written late and stays behind when the server is killed. User and password are the secrets redis_user and redis_password."),

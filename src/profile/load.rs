@@ -275,6 +275,17 @@ impl<'a> Loader<'a> {
         }
         if let (Some(parts), Some((target, _))) = (&parts, &target) {
             unknown_servers(parts, target.as_ref(), &tree, &mut syntax);
+            if let Some(search) = &parts.search {
+                let embedded;
+                let target = match target {
+                    Some(target) => target,
+                    None => {
+                        embedded = Target::Embedded(parts.embedded.clone());
+                        &embedded
+                    }
+                };
+                read::search::suits(search, parts.series.as_ref(), target, &tree, &mut syntax);
+            }
             super::turn::fit(parts, target.as_ref(), &tree, &mut syntax);
             if !syntax.is_empty() {
                 return Err(syntax.finish());
@@ -364,7 +375,6 @@ fn unknown_servers(parts: &read::Parts, target: Option<&Target>, tree: &Node, er
         }
     };
     let mut named: Vec<(&str, Option<usize>, &str, &str)> = Vec::new();
-    named.extend(parts.search.as_ref().and_then(|s| s.server.as_deref()).map(|id| ("search", None, "server", id)));
     if let Some(s) = &parts.scale_in {
         for (i, step) in s.steps.iter().enumerate() {
             if let Selector::Id(id) = &step.server {

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 mod expect; // shape scale-in: what is judged
 pub(super) mod fleet; // a target file's backends and join hook
-mod search; // shape capacity
+pub(super) mod search; // shape capacity
 mod series; // [[mixes]], [compare]
 mod step; // shape scale-in
 mod view; // a table being read, key by key
@@ -24,7 +24,7 @@ mod view; // a table being read, key by key
 pub(super) use view::View;
 
 /// Most seats (participants at once) and stays of one run; beyond, the plan itself would not fit.
-pub(super) const SEATS_MAX: u64 = 200_000;
+pub(super) const SEATS_MAX: u64 = super::keys::SEATS_MAX as u64;
 pub(super) const LEGS_MAX: f64 = 2_000_000.0;
 pub(super) const RATE_MIN: f64 = 0.001;
 pub(super) const RATE_MAX: f64 = 10_000.0;

@@ -104,6 +104,36 @@ pub enum Target {
     External(ExternalTarget),
 }
 
+impl Target {
+    /// Names of the servers that carry rooms.
+    pub fn carriers(&self) -> Vec<String> {
+        match self {
+            Target::Embedded(t) => (1..=t.servers).map(|n| format!("s{n}")).collect(),
+            Target::External(t) => t.carriers().into_iter().map(str::to_owned).collect(),
+        }
+    }
+
+    /// The servers that a search loads, `only` one or all: names that rooms can be sent to, or `None` for whatever the target
+    /// decides; one for each server over which rooms are spread.
+    pub fn loaded(&self, only: Option<&str>) -> Vec<Option<String>> {
+        if let Some(only) = only {
+            return vec![Some(only.to_owned())];
+        }
+        match self {
+            Target::Embedded(t) if t.placement == Placement::Spread => vec![None; t.servers as usize],
+            Target::External(t) if !t.names_servers() => vec![None],
+            // The join API places rooms: no server has a load of its own.
+            Target::External(t) if t.join.is_some() => vec![None; t.carriers().len().max(1)],
+            Target::Embedded(_) | Target::External(_) => self.carriers().into_iter().map(Some).collect(),
+        }
+    }
+
+    /// Several servers may stand behind it, and nobody knows how many: what it carries is no number of one server.
+    pub fn is_one_unknown_fleet(&self) -> bool {
+        matches!(self, Target::External(t) if !t.names_servers())
+    }
+}
+
 #[derive(Clone, PartialEq, Debug)]
 pub struct EmbeddedTarget {
     pub servers: u32,
@@ -127,6 +157,13 @@ pub struct EmbeddedTarget {
     pub sin: Option<Sin>,
     /// TURN servers.
     pub turn: u32,
+}
+
+impl EmbeddedTarget {
+    /// Share of a core that the media thread of this server may use.
+    pub fn cpu_max_of(&self, server: &str) -> f64 {
+        self.unlike.iter().find(|u| u.id == server).and_then(|u| u.cpu_max).unwrap_or(self.cpu_max)
+    }
 }
 
 /// `[ice]`.
@@ -158,6 +195,8 @@ pub struct TurnEntry {
     pub secret_from: Option<String>,
     pub pid_file: Option<String>,
     pub metrics: Option<String>,
+    /// Cores that it may use, where the user says so.
+    pub cores: Option<f64>,
     /// Address of coturn's CLI.
     pub cli: Option<String>,
     /// Its cordon is the CLI's `drain`, which ends it with the last allocation.
@@ -169,11 +208,16 @@ pub struct TurnEntry {
 /// The driver whose target are TURN servers themselves.
 pub(super) const TURN_DRIVER: &str = "turn";
 
+/// The driver of our own fleet.
+pub(super) const EMBEDDED_DRIVER: &str = "embedded";
+
 /// A target file.
 #[derive(Clone, Debug)]
 pub struct ExternalTarget {
     /// `janus`, or another driver's name.
     pub driver: String,
+    /// Driver embedded: where its director is, and the `servers` are the director's. `None`: the first server is the director.
+    pub director: Option<String>,
     pub servers: Vec<ServerEntry>,
     pub fleet: FleetBackends,
     /// `None`: the driver places rooms.
@@ -207,6 +251,16 @@ impl ExternalTarget {
         self.driver == TURN_DRIVER
     }
 
+    /// Driver embedded: the director's address.
+    pub fn director(&self) -> Option<&str> {
+        self.director.as_deref().or(self.servers.first().map(|s| s.url.as_str()))
+    }
+
+    /// False where a director stands for servers that the target file does not name.
+    pub fn names_servers(&self) -> bool {
+        self.driver != EMBEDDED_DRIVER || self.director.is_some()
+    }
+
     /// Names of the servers that carry rooms, each once: of driver turn its TURN servers, which may be reached in several
     /// ways.
     pub fn carriers(&self) -> Vec<&str> {
@@ -227,6 +281,7 @@ impl ExternalTarget {
     pub fn of(driver: &str, servers: Vec<ServerEntry>) -> ExternalTarget {
         ExternalTarget {
             driver: driver.to_owned(),
+            director: None,
             servers,
             fleet: FleetBackends::of_driver(driver),
             join: None,
@@ -242,7 +297,7 @@ impl ExternalTarget {
 }
 
 /// One server of a target file; keys beside `id` and `url` are the driver's.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct ServerEntry {
     pub id: String,
     pub url: String,
@@ -251,6 +306,8 @@ pub struct ServerEntry {
     pub pid_file: Option<String>,
     pub metrics: Option<String>,
     pub observe: Vec<String>,
+    /// Cores that it may use, where the user says so.
+    pub cores: Option<f64>,
 }
 
 /// A value that never appears in history, logs or reports: Debug prints `***`.

@@ -103,6 +103,7 @@ fn value(form: Form) -> Value {
             { "type": "integer", "minimum": 1, "maximum": 10_000 },
             { "type": "string", "pattern": "^ *[0-9]+ *(\\.\\. *[0-9]+ *)?$" },
         ] }),
+        Form::Range { .. } => text("^ *[0-9]+ *\\.\\. *[0-9]+ *$".into()),
         Form::Encoding(kind) => {
             let known = ENCODINGS.iter().filter(|e| e.codec.kind() == kind).map(ToString::to_string);
             json!({ "type": "string", "examples": std::iter::once("none".to_owned()).chain(known).collect::<Vec<_>>(),

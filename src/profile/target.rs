@@ -3,7 +3,7 @@
 use super::error::{Errors, Origin};
 use super::keys::join;
 use super::read::{self, View, distinct};
-use super::resolved::{ExternalTarget, Secret, ServerEntry, TURN_DRIVER};
+use super::resolved::{EMBEDDED_DRIVER, ExternalTarget, Secret, ServerEntry, TURN_DRIVER};
 use super::tree::{Node, Value};
 use crate::types::{Simulcast, has_mask, mask_url, may_stand_in_url};
 use std::collections::BTreeMap;
@@ -129,6 +129,14 @@ pub(super) fn read(
         }
         Ok(text.trim().to_owned())
     };
+    let director = match v.node("director") {
+        None => Some(None),
+        Some(_) => v.parsed("director", |t| url(t, &["http", "https"])).map(Some),
+    };
+    let own_fleet = driver.as_deref() == Some(EMBEDDED_DRIVER);
+    if driver.is_some() && !own_fleet && v.node("director").is_some() {
+        v.wrong("director", "is for driver = \"embedded\": no other one has a director");
+    }
     let pairs = driver.as_deref() == Some(TURN_DRIVER);
     match (pairs, v.node("servers").is_some()) {
         (true, true) => v.wrong("servers", "driver turn has none: its servers are the [[turn]]"),
@@ -144,8 +152,9 @@ pub(super) fn read(
             let wrong = |v: &View<'_>, key: &str, none: bool| none && v.node(key).is_some();
             let pid_file = if v.node("pid_file").is_some() { Some(v.text("pid_file")?) } else { None };
             let observe = v.list("observe", |text| Ok(text.to_owned()));
+            let cores = cores(v);
             (!wrong(v, "admin", admin.is_none()) && !wrong(v, "metrics", metrics.is_none())).then_some(())?;
-            Some(ServerEntry { id: id?, url: address?, admin, pid_file, metrics, observe: observe? })
+            Some(ServerEntry { id: id?, url: address?, admin, pid_file, metrics, observe: observe?, cores: cores? })
         })
     };
     let turn = match v.node("turn") {
@@ -164,7 +173,7 @@ pub(super) fn read(
     };
     let fleet = read::fleet::fleet(&mut v, driver.as_deref(), servers.as_deref().zip(turn.as_deref()), &url);
     let join_hook = read::fleet::join(&mut v, &url);
-    if driver.as_deref() == Some("embedded") && v.node("join").is_some() {
+    if own_fleet && v.node("join").is_some() {
         v.wrong("join", "is not for driver = \"embedded\": its director says where participants go");
     }
     let peer_relayed = v.word("peer").map(|w| w == "relayed");
@@ -173,6 +182,7 @@ pub(super) fn read(
     let (values, sources) = secrets?;
     let target = ExternalTarget {
         driver: driver?,
+        director: director?,
         servers: servers?,
         fleet: fleet?,
         join: join_hook?,
@@ -185,6 +195,11 @@ pub(super) fn read(
         simulcast: simulcast?,
     };
     Some((target, sources))
+}
+
+/// Cores that a server may use; the inner `None` leaves it to what is observed.
+pub(super) fn cores(v: &mut View<'_>) -> Option<Option<f64>> {
+    if v.node("cores").is_some() { v.number("cores").map(Some) } else { Some(None) }
 }
 
 type SecretsRead = (BTreeMap<String, Secret>, BTreeMap<String, SecretSource>);

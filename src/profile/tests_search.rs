@@ -44,6 +44,14 @@ fn a_search_gets_its_defaults_and_means_the_same_again() {
 }
 
 #[test]
+fn rates_of_few_a_minute_can_be_read_again() {
+    let p = parse_resolved(&SEARCH.replace("30/min", "0.1/min").replace("120/min", "0.2/min")).unwrap();
+    let again = parse_resolved(&p.resolved).unwrap_or_else(|e| panic!("{e}\n{}", p.resolved));
+    assert_eq!(again.search, p.search);
+    assert!(p.resolved.contains("growth = \"0.1/min\"") && p.resolved.contains("join = \"0.2/min\""), "{}", p.resolved);
+}
+
+#[test]
 fn one_wrong_thing_is_one_error() {
     for (from, to, want) in [
         ("[search]", "[load]\nhold = \"3s\"\n[search]", "load: [load] belongs to shape \"steady\""),
@@ -58,7 +66,7 @@ fn one_wrong_thing_is_one_error() {
         (
             "[objectives]",
             "server = \"s9\"\n[objectives]",
-            "search.server: the target has no server \"s9\"; it has s1, s2",
+            "search.server: the target has no server \"s9\" that rooms can be sent to; it has s1, s2",
         ),
         ("servers = 12", "servers = 1", "answer.survive: 1 of 1 servers lost leave none"),
         ("size = 4", "size = 4\nstay = \"3m\"", "rooms[0].stay: a trial's participants stay"),
@@ -203,4 +211,118 @@ fn last_n_is_kept() {
     let (n, resolved) = of(&SEARCH.replace("[search]", "[embedded]\nlast_n = 3\n[search]"));
     assert_eq!((n, of(&resolved).0), (Some(3), Some(3)));
     assert_eq!(of(SEARCH).0, None);
+}
+
+/// A search on a target file; `target` is its text, with tables below `target_file`.
+fn on(target: &str, search: &str) -> Result<Profile, ProfileErrors> {
+    let text = SEARCH.replace("\"embedded\"", "\"t.toml\"").replace("[objectives]", &format!("{search}\n[objectives]"));
+    parse_resolved(&format!("{text}[target_file]\n{target}"))
+}
+
+const JANUS_1: &str = "driver = \"janus\"\n[[target_file.servers]]\nid = \"j1\"\nurl = \"ws://10.0.0.1:8188\"\n\
+    [[target_file.turn]]\nid = \"turn-1\"\nurl = \"turn:10.0.0.3\"\nusername = \"a\"\npassword_from = \"pw\"\n\
+    [target_file.secrets]\npw = \"x\"\n";
+const FLEET_1: &str =
+    "driver = \"embedded\"\n[[target_file.servers]]\nid = \"fleet\"\nurl = \"http://127.0.0.1:7080\"\n";
+const FLEET_2: &str = "driver = \"embedded\"\ndirector = \"http://127.0.0.1:7080\"\n\
+    [[target_file.servers]]\nid = \"s1\"\nurl = \"http://127.0.0.1:4001\"\n\
+    [[target_file.servers]]\nid = \"s2\"\nurl = \"http://127.0.0.1:4002\"\n";
+
+#[test]
+fn the_only_server_of_a_search_is_one_that_rooms_can_be_sent_to() {
+    let joined = format!("{JANUS_1}[target_file.join]\nexec = [\"./join.sh\"]\n");
+    for (target, server, want) in [
+        (JANUS_1, "j1", ""),
+        (FLEET_2, "s2", ""),
+        (FLEET_1, "s2", ""),
+        (JANUS_1, "turn-1", "the target has no server \"turn-1\" that rooms can be sent to; it has j1"),
+        (FLEET_2, "s3", "the target has no server \"s3\" that rooms can be sent to; it has s1, s2"),
+        (FLEET_1, "fleet", "the director calls its servers s1, s2, …, not \"fleet\""),
+        (FLEET_1, "s01", "the director calls its servers s1, s2, …, not \"s01\""),
+        (&joined, "j1", "[join] of the target file says where each participant goes"),
+    ] {
+        let got = on(target, &format!("server = \"{server}\""));
+        match (got, want) {
+            (Ok(p), "") => assert_eq!(p.target.loaded(Some(server)), [Some(server.to_owned())]),
+            (Ok(_), want) => panic!("{server} passes, wanted {want}"),
+            (Err(e), want) => {
+                let line = e.to_string();
+                assert!(!want.is_empty() && line.contains(&format!(":12: search.server: {want}")), "{line}, {want:?}");
+                assert_eq!(line.lines().count(), 1, "{line}");
+            }
+        }
+    }
+    let embedded = SEARCH.replace("[objectives]", "server = \"turn-1\"\n[embedded]\nturn = 1\n[objectives]");
+    let got = parse_resolved(&embedded).unwrap_err().to_string();
+    assert!(got.contains("search.server: the target has no server \"turn-1\" that rooms can be sent to"), "{got}");
+}
+
+#[test]
+fn a_director_has_the_servers_that_the_target_file_names() {
+    let of = |target: &str| on(target, "").unwrap_or_else(|e| panic!("{e}"));
+    let named = of(FLEET_2);
+    assert_eq!(named.target.loaded(None), [Some("s1".to_owned()), Some("s2".to_owned())]);
+    let again = parse_resolved(&named.resolved).unwrap();
+    let director = |p: &Profile| match &p.target {
+        Target::External(t) => (t.director.clone(), t.director().map(str::to_owned)),
+        Target::Embedded(_) => panic!("external"),
+    };
+    let url = || Some("http://127.0.0.1:7080".to_owned());
+    assert_eq!((director(&named), director(&again)), ((url(), url()), (url(), url())));
+    let unnamed = of(FLEET_1);
+    assert_eq!((director(&unnamed), unnamed.target.loaded(None)), ((None, url()), vec![None]));
+    assert_eq!([named.target.is_one_unknown_fleet(), unnamed.target.is_one_unknown_fleet()], [false, true]);
+    let got = on(&format!("director = \"http://127.0.0.1:1\"\n{JANUS_1}"), "").unwrap_err().to_string();
+    assert!(got.contains("target_file.director: is for driver = \"embedded\""), "{got}");
+}
+
+#[test]
+fn the_highest_load_has_room_for_a_turn_of_the_mix() {
+    // Of both groups in turns of 2 and 1: 2 × 4 + 30.
+    let both = "[[rooms]]\nname = \"hall\"\ncount = 2\nsize = 30\naudio = \"opus@32kbit/s\"\n[search]";
+    let text = SEARCH.replace("count = 3", "count = 4").replace("[search]", both);
+    let of = |range: &str| parse_resolved(&text.replace("20..600", range));
+    assert_eq!(of("4..38").unwrap().search.unwrap().range, (4, 38));
+    for range in ["4..20", "4..37"] {
+        let got = of(range).unwrap_err().to_string();
+        let want =
+            "search.range: not one turn of the mix (2 of meeting with 4, 1 of hall with 30: 38 participants) fits into";
+        assert!(got.contains(want), "{got}");
+    }
+    // Every mix for itself, whatever the groups' counts are.
+    let mix = |from: &str, to: &str| with_mixes(from, to).map_err(|e| e.to_string());
+    assert!(mix("range = \"8..100\"", "range = \"1..2\"").is_ok());
+    let got = mix("\"20..600\"", "\"5..17\"").unwrap_err();
+    let want =
+        "mixes[1].rooms: not one turn of the mix (2 of meeting with 4, 5 of call with 2: 18 participants) fits into 17";
+    assert!(got.contains(want) && got.lines().count() == 1, "{got}");
+    let got = mix("name = \"both\"", "name = \"both\"\nrange = \"5..17\"").unwrap_err();
+    assert!(got.contains("mixes[1].range: not one turn of the mix"), "{got}");
+}
+
+#[test]
+fn all_servers_together_carry_what_one_run_can() {
+    let pairs =
+        SEARCH.replace("size = 4", "size = 2").replace("\"embedded\"", "\"t.toml\"").replace("20..600", "1000..20000");
+    let turn = "[target_file]\ndriver = \"turn\"\n[[target_file.turn]]\nid = \"t1\"\nurl = \"turn:10.0.0.3\"\n\
+        username = \"a\"\npassword_from = \"pw\"\n[target_file.secrets]\npw = \"x\"\n";
+    let p = parse_resolved(&format!("{pairs}{turn}")).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(p.search.unwrap().range, (1000, 20_000));
+    let fleet = |servers: u32, range: &str| {
+        let text =
+            SEARCH.replace("20..600", range).replace("[search]", &format!("[embedded]\nservers = {servers}\n[search]"));
+        parse_resolved(&text).map_err(|e| e.to_string())
+    };
+    assert!(fleet(20, "20..10000").is_ok());
+    let got = fleet(21, "20..10000").unwrap_err();
+    assert!(
+        got.contains(
+            ":12: search.range: 10000 participants on each of 21 servers are more than one run carries (200000)"
+        ),
+        "{got}"
+    );
+    let got = fleet(1, "20..200001").unwrap_err();
+    assert!(got.contains("search.range: is out of range: 1 to 200000 participants"), "{got}");
+    let got = with_mixes("\"8..100\"", "\"8..150000\"").unwrap_err().to_string();
+    assert!(got.contains("mixes[0].range: 150000 participants on each of 2 servers"), "{got}");
 }

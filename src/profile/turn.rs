@@ -39,6 +39,7 @@ pub(super) fn server(v: &mut View<'_>, granted: Check<'_>, url: Url<'_>) -> Opti
     } else {
         Some(None)
     };
+    let cores = super::target::cores(v);
     let cli = match v.node("cli") {
         None => Some(None),
         Some(_) => v.parsed("cli", |t| {
@@ -77,6 +78,7 @@ pub(super) fn server(v: &mut View<'_>, granted: Check<'_>, url: Url<'_>) -> Opti
         secret_from: secret_from?,
         pid_file: pid_file?,
         metrics: metrics?,
+        cores: cores?,
         cli: cli?,
         drain: drain?,
         statsdb: statsdb?,
@@ -188,6 +190,9 @@ pub(super) fn write_servers(out: &mut String, t: &ExternalTarget) {
             if let Some(value) = value {
                 let _ = writeln!(out, "{key} = {}", quote(value));
             }
+        }
+        if let Some(cores) = s.cores {
+            let _ = writeln!(out, "cores = {cores}");
         }
     }
 }

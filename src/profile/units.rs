@@ -68,21 +68,39 @@ pub fn print_duration(d: Duration) -> String {
     }
 }
 
-/// `8/s`, `0.5/s`, `120/min`: joins per second.
+/// Rates other than 0 lie between these, events per second: what is printed of them stays short enough to be read again.
+const RATES: std::ops::RangeInclusive<f64> = 1e-9..=1e9;
+/// Digits of a number, its point among them: as many as the shortest text for any rate has, with some to spare.
+const NUMBER_MAX: usize = 32;
+
+/// `8/s`, `0.5/s`, `120/min`: events per second.
 pub fn parse_rate(text: &str) -> Result<f64, String> {
     let text = text.trim();
     let (number, unit) = split_number(text);
     let value = parse_number(number);
+    let within = |rate: f64| match rate == 0.0 || RATES.contains(&rate) {
+        true => Ok(rate),
+        false => Err(format!(
+            "{text} is out of range: {} to {}, or 0/s",
+            print_rate(*RATES.start()),
+            print_rate(*RATES.end())
+        )),
+    };
     match (value, unit) {
-        (Some(v), "/s") => Ok(v),
-        (Some(v), "/min") => Ok(v / 60.0),
+        (Some(v), "/s") => within(v),
+        (Some(v), "/min") => within(v / 60.0),
         (Some(_), "") => Err(format!("a bare number is a count; write {number:?} with its unit: \"{number}/s\"")),
         _ => Err(format!("{text:?} is no rate; write \"8/s\", \"0.5/s\" or \"120/min\"")),
     }
 }
 
+/// In the unit that takes fewer digits: `0.1/min` is 0.0016666666666666668 a second.
 pub fn print_rate(rate: f64) -> String {
-    format!("{rate}/s")
+    let (second, minute) = (format!("{rate}/s"), format!("{}/min", rate * 60.0));
+    match minute.len() < second.len() && parse_rate(&minute) == Ok(rate) {
+        true => minute,
+        false => second,
+    }
 }
 
 /// `0.3%`, as a share (0..1).
@@ -318,7 +336,7 @@ pub(super) fn split_number(text: &str) -> (&str, &str) {
 /// A decimal number without sign or exponent.
 pub(super) fn parse_number(text: &str) -> Option<f64> {
     let ok = text.starts_with(|c: char| c.is_ascii_digit()) && text.ends_with(|c: char| c.is_ascii_digit());
-    let ok = ok && text.len() <= 20 && text.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let ok = ok && text.len() <= NUMBER_MAX && text.chars().all(|c| c.is_ascii_digit() || c == '.');
     ok.then(|| text.parse().ok()).flatten()
 }
 
@@ -342,6 +360,13 @@ mod tests {
     }
 
     #[test]
+    fn rates_are_printed_in_the_unit_that_takes_fewer_digits() {
+        for text in ["0.1/min", "0.2/min", "8/s", "2/s", "0.5/s", "0/s", "1/min", "0.000001/min"] {
+            assert_eq!(print_rate(parse_rate(text).unwrap()), text);
+        }
+    }
+
+    #[test]
     fn a_bare_number_says_which_unit_to_write() {
         assert!(parse_duration("20").unwrap_err().contains("\"20s\""));
         assert!(parse_rate("8").unwrap_err().contains("\"8/s\""));
@@ -356,7 +381,7 @@ mod tests {
         for bad in ["", "s", "-1s", "1e3s", "1.s", ".5s", "1 parsec", "20 s s", "99999999999999s", "1s..", "١s"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
-        for bad in ["", "/s", "-1/s", "inf/s", "NaN/s", "1/h"] {
+        for bad in ["", "/s", "-1/s", "inf/s", "NaN/s", "1/h", "0.0000000001/s", "9999999999/s"] {
             assert!(parse_rate(bad).is_err(), "{bad}");
         }
         for bad in ["burst(50)", "burst 50", "ramp(1/s, 3s)", "ramp(1/s..2/s)", "poisson()", "poisson(8/s", "often"] {
@@ -420,6 +445,24 @@ mod tests {
             }
             let range = Size::Range(a, a + more);
             prop_assert_eq!(parse_size(print_size(range).trim_matches('"')), Ok(range));
+        }
+
+        /// As a user writes them, the longest ones too.
+        #[test]
+        fn rates_that_can_be_written_are_printed_so_that_they_can_be_read(
+            number in "[0-9]{1,10}(\\.[0-9]{1,21})?", small in "0\\.0{0,8}[0-9]{1,21}", unit in "/s|/min",
+        ) {
+            for text in [format!("{number}{unit}"), format!("{small}{unit}")] {
+                let Ok(rate) = parse_rate(&text) else { continue };
+                prop_assert_eq!(parse_rate(&print_rate(rate)), Ok(rate), "{}", text);
+                prop_assert_eq!(parse_join(&print_join(Join::Poisson(rate))), Ok(Join::Poisson(rate)), "{}", text);
+            }
+        }
+
+        #[test]
+        fn rates_of_any_size_are_printed_so_that_they_can_be_read(exponent in -9.0f64..9.0) {
+            let rate = 10f64.powf(exponent);
+            prop_assert_eq!(parse_rate(&print_rate(rate)), Ok(rate));
         }
 
         #[test]

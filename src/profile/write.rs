@@ -231,6 +231,9 @@ fn target_file(t: &ExternalTarget, secrets: &BTreeMap<String, SecretSource>) -> 
         quote(t.simulcast.as_str())
     );
     // Writing to a String cannot fail.
+    if let Some(director) = &t.director {
+        let _ = writeln!(out, "director = {}", quote(director));
+    }
     for s in &t.servers {
         let _ = writeln!(out, "\n[[target_file.servers]]\nid = {}\nurl = {}", quote(&s.id), quote(&s.url));
         if let Some(admin) = &s.admin {
@@ -242,6 +245,9 @@ fn target_file(t: &ExternalTarget, secrets: &BTreeMap<String, SecretSource>) -> 
             }
         }
         let _ = writeln!(out, "observe = {}", array(s.observe.iter().cloned()));
+        if let Some(cores) = s.cores {
+            let _ = writeln!(out, "cores = {cores}");
+        }
     }
     super::turn::write_servers(&mut out, t);
     out.push_str(&fleet(&t.fleet));

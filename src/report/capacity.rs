@@ -10,9 +10,9 @@ pub(super) fn section(answer: Option<&Answer>, limits: &[(String, f64)]) -> Mark
     let Some(a) = answer else { return html! {} };
     html! {
         section {
-            h2 { "Capacity of one server" }
+            h2 { (if a.whole_target { "Capacity of the whole target" } else { "Capacity of one server" }) }
             p.what {
-                "Participants one server carries before anybody notices. Each point is a trial: so many whole rooms, "
+                "Participants " (if a.whole_target { "the target" } else { "one server" }) " carries before anybody notices. Each point is a trial: so many whole rooms, "
                 "settled, then judged. The lower bound held at full length below every load that did not; the bounds "
                 "are bounds, not a confidence interval."
             }
@@ -33,14 +33,14 @@ pub(super) fn section(answer: Option<&Answer>, limits: &[(String, f64)]) -> Mark
     }
 }
 
-fn figures(a: &Answer) -> Vec<(String, &'static str)> {
+fn figures(a: &Answer) -> Vec<(String, String)> {
     let some = |v: Option<u32>| v.map_or_else(|| "–".to_owned(), |v| v.to_string());
     let bounds = match (a.lower, a.upper) {
-        (Some(lower), None) => (format!("≥ {lower}"), "participants per server: lower bound"),
-        (None, Some(upper)) => (format!("< {upper}"), "participants per server: upper bound"),
-        (lower, upper) => (format!("{} – {}", some(lower), some(upper)), "participants per server: bounds"),
+        (Some(lower), None) => (format!("≥ {lower}"), "lower bound"),
+        (None, Some(upper)) => (format!("< {upper}"), "upper bound"),
+        (lower, upper) => (format!("{} – {}", some(lower), some(upper)), "bounds"),
     };
-    let mut out = vec![bounds];
+    let mut out: Vec<(String, &str)> = Vec::new();
     if let Some(t) = a.threshold {
         out.push((t.participants.to_string(), "scale out at"));
     }
@@ -71,7 +71,8 @@ fn figures(a: &Answer) -> Vec<(String, &'static str)> {
         out.push((number(pps), "RTP packets/s sent"));
         out.push((number(bps / 1e6), "Mbit/s of RTP sent"));
     }
-    out
+    let bounds = (bounds.0, format!("participants {}: {}", a.on(), bounds.1));
+    std::iter::once(bounds).chain(out.into_iter().map(|(value, label)| (value, label.to_owned()))).collect()
 }
 
 fn curves(a: &Answer, limits: &[(String, f64)]) -> Vec<Curve> {

@@ -413,6 +413,7 @@ mod tests {
                 pid_file: None,
                 metrics: None,
                 observe: vec![],
+                cores: None,
             };
             let target = crate::profile::ExternalTarget::of(name, vec![server]);
             let made = super::driver(&target, crate::types::Client::Chrome, std::time::Duration::from_secs(1));

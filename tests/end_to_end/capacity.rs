@@ -187,8 +187,10 @@ fn a_server_that_is_stopped_for_a_share_of_the_time_carries_the_rest() {
         let options =
             EmbeddedOptions { program: Some(ROOMFUL.into()), packet_cost: COST, ..EmbeddedOptions::default() };
         let fleet = runtime.block_on(EmbeddedFleet::start(1, 2000, &options)).unwrap();
-        let pid = fleet.servers()[0].pid;
-        let place = Place::against(fleet.base_url(), &profile("target = \"target.toml\"", LONG, BACKLOG));
+        let server = fleet.servers()[0].clone();
+        let pid = server.pid;
+        let text = profile("target = \"target.toml\"", LONG, BACKLOG);
+        let place = Place::against_servers(fleet.base_url(), &[(&server.id, &server.http)], &text);
         let over = Arc::new(AtomicBool::new(false));
         let cycle = {
             let over = over.clone();
@@ -229,6 +231,8 @@ fn a_target_that_nobody_can_join_is_said_plainly() {
     let sentence = summary["sentence"].as_str().unwrap();
     assert!(sentence.starts_with("Nobody was served by all servers at a load of 4: "), "{sentence}");
     assert!(sentence.ends_with("no load was proven."), "{sentence}");
+    // The target file does not say which servers there are.
+    assert_eq!(summary["capacity"]["whole_target"], true);
     assert_eq!(summary["capacity"]["trials"].as_array().unwrap().len(), 1);
 }
 

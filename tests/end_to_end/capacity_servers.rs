@@ -27,7 +27,9 @@ fn joins_that_take_too_long_break_the_set_up_objective_by_name() {
         let search = "range = \"8..32\"\njoin = \"20/s\"\ntrial = \"2s\"\nfirst_trial = \"1s\"\nsettle = \"500ms\"\nbudget = \"80s\"";
         let objectives =
             "\"setup.total.p95\" = \"<= 1s\"\n\"joins.failed_share\" = \"<= 1%\"\n\"audio.loss\" = \"<= 99%\"";
-        let place = Place::against(&front, &profile("target = \"target.toml\"", search, objectives));
+        let server = fleet.servers()[0].http.clone();
+        let text = profile("target = \"target.toml\"", search, objectives);
+        let place = Place::against_servers(&front, &[("s1", &server)], &text);
         let run = place.run().finish();
         runtime.block_on(fleet.stop());
         assert_eq!(run.code, Some(0), "{run:?}");
@@ -36,13 +38,18 @@ fn joins_that_take_too_long_break_the_set_up_objective_by_name() {
         assert_eq!((&a["lower"], &a["upper"], &a["stop"]), (&16.into(), &20.into(), &"width".into()), "{a:#}");
         assert_eq!(a["broke_first"], "setup.total.p95 <= 1s");
         let sentence = summary["sentence"].as_str().unwrap();
-        assert!(sentence.starts_with("16–20 per server; set-up p95 broke first; scale out at "), "{sentence}");
+        assert!(sentence.starts_with("16–20 per server; set-up p95 broke first, at "), "{sentence}");
+        assert!(sentence.contains(" % CPU; scale out at 13 = 16 "), "{sentence}");
         // The rate that was reached, not only the one that was asked for.
         let reached = a["join_rate"].as_f64().unwrap();
         assert_eq!(a["join_rate_wanted"], 20.0);
         assert!((15.0..=25.0).contains(&reached), "{reached}");
         assert!(a["setup_p95"].as_f64().unwrap() < 1000.0, "{a:#}");
         for t in a["trials"].as_array().unwrap() {
+            // Rooms are sent to the server that the target file names, and what it costs is what it says itself.
+            let cost = &t["servers"][0]["cost"];
+            assert!(cost["cpu"].is_f64() && cost["memory_bytes"].as_f64().unwrap() > 1e6, "{t:#}");
+            assert_eq!(t["servers"][0]["server"], "s1");
             let (p95, late) = (t["servers"][0]["setup_p95"].as_f64(), t["join_late_max"].as_f64());
             let broke = t["outcome"] == "broke";
             assert!(p95.is_none_or(|ms| (ms > 1000.0) == broke) && late.is_none_or(|ms| ms >= 0.0), "{t:#}");

@@ -27,6 +27,7 @@ fn janus_driver(servers: &[&Janus], admin_key: &str) -> JanusDriver {
         pid_file: None,
         metrics: None,
         observe: vec![],
+        cores: None,
     };
     let secrets = BTreeMap::from([("admin_key".to_owned(), Secret(admin_key.to_owned()))]);
     let servers = servers.iter().map(entry).collect();
@@ -190,6 +191,7 @@ fn refusals_name_what_refused() {
                 pid_file: None,
                 metrics: None,
                 observe: vec![],
+                cores: None,
             }],
         );
         assert_eq!(driver(&target, Client::Light, Duration::from_secs(5)).unwrap().name(), "janus");

@@ -188,7 +188,7 @@ fn backend(name: BackendName, target: &ExternalTarget) -> Result<Arc<dyn Backend
         BackendName::Janus => Arc::new(janus::Admin::new(target)?),
         BackendName::Coturn => Arc::new(coturn::Coturn::new(target)?),
         BackendName::Embedded => {
-            let url = &target.servers.first().context("the target file names no server")?.url;
+            let url = target.director().context("the target file names no server")?;
             Arc::new(embedded::Director::new(url)?)
         }
         BackendName::Prometheus => {
@@ -264,6 +264,7 @@ mod tests {
             pid_file: None,
             metrics: None,
             observe: vec![],
+            cores: None,
         }
     }
 

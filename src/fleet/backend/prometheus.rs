@@ -90,6 +90,7 @@ mod tests {
             pid_file: None,
             metrics: Some(metrics),
             observe: vec![],
+            cores: None,
         };
         let of = |servers| Exporters::new(settings.clone(), &ExternalTarget::of("janus", servers)).unwrap();
         let blank = server("blank", format!("{base}/blank"));

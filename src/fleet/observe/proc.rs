@@ -1,6 +1,6 @@
 //! The texts of `/proc`, of cgroups (v2) and of Prometheus endpoints, as counters; two readings make a usage.
 
-use super::prometheus::{sum, sum_of_container};
+use super::prometheus::{Container, sum, sum_outside};
 use crate::history::Usage;
 use std::collections::BTreeMap;
 use std::fs::read_to_string;
@@ -18,6 +18,8 @@ pub(super) struct Counters {
     /// By thread: ready to run, and without a core.
     waits_s: BTreeMap<u32, f64>,
     cores: Option<f64>,
+    /// What the user says, above all that is seen.
+    pub given_cores: Option<f64>,
     memory_bytes: Option<u64>,
     pressure_s: Option<f64>,
     throttled_s: Option<f64>,
@@ -87,20 +89,35 @@ impl Counters {
         Ok(out)
     }
 
+    /// What an embedded server says of its own process.
+    pub fn of_server(&mut self, cpu_s: f64, memory_bytes: u64) {
+        (self.cpu_s, self.memory_bytes) = (Some(cpu_s), Some(memory_bytes));
+    }
+
     pub fn limit_cores(&mut self, quota: f64) {
         self.cores = Some(self.cores.map_or(quota, |c| c.min(quota)));
     }
 
-    /// The names that Prometheus clients give a process (and cAdvisor a container).
+    /// The names that Prometheus clients give a process (and cAdvisor a container, the node exporter a machine).
     pub fn add_prometheus(&mut self, text: &str) {
-        let first = |[own, container]: [&str; 2]| sum(text, own, &[]).or_else(|| sum_of_container(text, container));
+        let container = Container::of(text);
+        let first = |[own, of_container]: [&str; 2]| sum(text, own, &[]).or_else(|| container.sum(text, of_container));
         self.cpu_s = first(["process_cpu_seconds_total", "container_cpu_usage_seconds_total"]).or(self.cpu_s);
         let memory = first(["process_resident_memory_bytes", "container_memory_working_set_bytes"]);
         self.memory_bytes = memory.map(|b| b as u64).or(self.memory_bytes);
-        let packets = first(["container_network_transmit_packets_total", "node_network_transmit_packets_total"]);
+        let sent = |of_container: &str, of_machine: &str| {
+            let own = container.sent(text, of_container);
+            // Of several containers nobody knows which part of the machine's traffic is meant.
+            own.or_else(|| sum_outside(text, of_machine).filter(|_| !container.has_others()))
+        };
+        let packets = sent("container_network_transmit_packets_total", "node_network_transmit_packets_total");
         self.packets_out = packets.or(self.packets_out);
-        let bytes = first(["container_network_transmit_bytes_total", "node_network_transmit_bytes_total"]);
+        let bytes = sent("container_network_transmit_bytes_total", "node_network_transmit_bytes_total");
         self.bytes_out = bytes.or(self.bytes_out);
+        if let Some(quota) = container.quota(text) {
+            self.limit_cores(quota);
+        }
+        self.cores = self.cores.or_else(|| sum(text, "machine_cpu_cores", &[]).filter(|c| *c > 0.0));
     }
 
     /// What was used since an earlier reading. A counter that went back (a new process) says nothing.
@@ -131,7 +148,7 @@ impl Counters {
             cascade_pps: rate(self.cascade_packets, old.cascade_packets),
             cascade_bps: rate(self.cascade_bytes, old.cascade_bytes).map(|b| b * 8.0),
         };
-        match &self.told {
+        let seen = match &self.told {
             Some(told) => Usage {
                 server: String::new(),
                 seconds,
@@ -149,7 +166,8 @@ impl Counters {
                 cascade_bps: told.cascade_bps.or(read.cascade_bps),
             },
             None => read,
-        }
+        };
+        Usage { cores: self.given_cores.or(seen.cores), ..seen }
     }
 }
 

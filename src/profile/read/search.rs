@@ -3,8 +3,9 @@
 use super::{RATE_MAX, RATE_MIN, SEATS_MAX, View, size_max};
 use crate::profile::error::Errors;
 use crate::profile::metrics::Unit;
-use crate::profile::resolved::{Headroom, Join, Load, RoomGroup, Search, Size, Stay, Threshold};
-use crate::profile::tree::Node;
+use crate::profile::resolved::{Headroom, Join, Load, RoomGroup, Search, Stay, Target, Threshold};
+use crate::profile::series::Series;
+use crate::profile::tree::{Node, Value};
 use std::time::Duration;
 
 /// `[search]` with `[answer]`, and what stands in for `[load]`.
@@ -18,16 +19,17 @@ pub(super) fn search(top: &mut View<'_>, rooms: Option<&[RoomGroup]>) -> Option<
             );
         }
     }
-    let smallest = rooms.and_then(|r| r.iter().map(|g| size_max(g.size)).min());
-    let read = top.inside("search", |v| of_table(v, smallest));
+    // Each mix has counts of its own, and is held against its range by itself.
+    let turn = rooms.filter(|_| top.node("mixes").is_none()).and_then(|r| Turn::of(r.iter().map(|g| (g, g.count))));
+    let read = top.inside("search", |v| of_table(v, turn.as_ref()));
     let (join_timeout, mut search) = read?;
     search.answer = answer?;
     let (warmup, hold) = (search.settle, search.budget);
     Some((Load { join: Join::Constant(search.join), warmup, hold, join_timeout }, search))
 }
 
-fn of_table(v: &mut View<'_>, smallest: Option<u32>) -> Option<(Duration, Search)> {
-    let range = range(v, smallest);
+fn of_table(v: &mut View<'_>, turn: Option<&Turn>) -> Option<(Duration, Search)> {
+    let range = range(v, turn);
     let join = v.rate("join");
     if join.is_some_and(|r| !(RATE_MIN..=RATE_MAX).contains(&r)) {
         v.wrong("join", format!("a join rate is between {RATE_MIN}/s and {RATE_MAX}/s"));
@@ -71,25 +73,104 @@ fn of_table(v: &mut View<'_>, smallest: Option<u32>) -> Option<(Duration, Search
     Some((join_timeout?, search))
 }
 
-/// `range`, of rooms of which the smallest has so many participants.
-pub(super) fn range(v: &mut View<'_>, smallest: Option<u32>) -> Option<(u32, u32)> {
-    let range = match v.size("range") {
-        Some(Size::Range(low, high)) if low < high => Some((low, high)),
-        Some(_) => {
-            v.wrong("range", "write lowest and highest, as in \"20..600\"");
-            None
-        }
-        None => None,
+/// One turn of a mix: the fewest rooms that have its shares.
+pub(super) struct Turn {
+    pub participants: u64,
+    words: String,
+}
+
+impl Turn {
+    /// Of groups with their shares; `None` of none.
+    pub fn of<'a>(groups: impl Iterator<Item = (&'a RoomGroup, u32)>) -> Option<Turn> {
+        let groups: Vec<_> = groups.collect();
+        let divisor = groups.iter().map(|(_, share)| *share).reduce(gcd).filter(|d| *d > 0)?;
+        let rooms = |share: u32| u64::from(share / divisor);
+        let each = |(group, share): &(&RoomGroup, u32)| rooms(*share) * u64::from(size_max(group.size));
+        let participants = groups.iter().map(each).sum();
+        let part = |(group, share): &(&RoomGroup, u32)| {
+            format!("{} of {} with {}", rooms(*share), group.name, size_max(group.size))
+        };
+        let words = match &groups[..] {
+            [_] => format!("one room of {participants}"),
+            all => format!(
+                "one turn of the mix ({}: {participants} participants)",
+                all.iter().map(part).collect::<Vec<_>>().join(", ")
+            ),
+        };
+        Some(Turn { participants, words })
+    }
+
+    /// What is wrong with a highest load that has no room for it; a search would never see the mix.
+    pub fn beyond(&self, high: u32) -> Option<String> {
+        (u64::from(high) < self.participants).then(|| format!("not {} fits into {high} participants", self.words))
+    }
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// `range`, whose highest load holds a turn of the mix.
+pub(super) fn range(v: &mut View<'_>, turn: Option<&Turn>) -> Option<(u32, u32)> {
+    let range = v.range("range")?;
+    if let Some(why) = turn.and_then(|t| t.beyond(range.1)) {
+        v.wrong("range", why);
+    }
+    Some(range)
+}
+
+/// What a search has to do with its target: the server that it names, and how many servers have the load.
+pub(in crate::profile) fn suits(
+    search: &Search,
+    series: Option<&Series>,
+    target: &Target,
+    tree: &Node,
+    errors: &mut Errors,
+) {
+    let at = |table: &str, index: Option<usize>, key: &str| {
+        let node = tree.as_table().and_then(|t| t.get(table));
+        let node = match (node.map(|n| &n.value), index) {
+            (Some(Value::Array(items)), Some(i)) => items.get(i),
+            _ => node,
+        };
+        node.and_then(Node::as_table).and_then(|t| t.get(key)).map_or(&tree.at, |n| &n.at)
     };
-    if let (Some((_, high)), Some(room)) = (range, smallest)
-        && high < room
-    {
-        v.wrong("range", format!("not one room of {room} fits into {high} participants"));
+    if let Some(why) = search.server.as_deref().and_then(|id| cannot_be_loaded(target, id)) {
+        errors.push(at("search", None, "server"), "search.server", why);
+        return;
     }
-    if range.is_some_and(|(_, high)| u64::from(high) > SEATS_MAX) {
-        v.wrong("range", format!("more than one run carries ({SEATS_MAX})"));
+    let servers = target.loaded(search.server.as_deref()).len() as u64;
+    let mixes: &[_] = if let Some(Series::Mixes(mixes)) = series { mixes } else { &[] };
+    let own = mixes.iter().enumerate().filter_map(|(i, m)| Some((Some(i), m.range?.1)));
+    let common = (mixes.is_empty() || mixes.iter().any(|m| m.range.is_none())).then_some((None, search.range.1));
+    for (mix, high) in own.chain(common).filter(|(_, high)| servers * u64::from(*high) > SEATS_MAX) {
+        let path = mix.map_or_else(|| "search.range".to_owned(), |i| format!("mixes[{i}].range"));
+        let at = at(if mix.is_some() { "mixes" } else { "search" }, mix, "range");
+        let why =
+            format!("{high} participants on each of {servers} servers are more than one run carries ({SEATS_MAX})");
+        errors.push(at, path, why);
     }
-    range
+}
+
+/// Why a search can't load this server alone.
+fn cannot_be_loaded(target: &Target, id: &str) -> Option<String> {
+    let names = target.carriers();
+    match target {
+        Target::External(t) if t.join.is_some() => Some(
+            "[join] of the target file says where each participant goes, whatever stands here; take one of both away"
+                .into(),
+        ),
+        Target::External(t) if !t.names_servers() => {
+            let number = id.strip_prefix('s').and_then(|n| n.parse::<u32>().ok());
+            number.is_none_or(|n| n == 0 || format!("s{n}") != id).then(|| {
+                format!(
+                    "the director calls its servers s1, s2, …, not {id:?}; with `director` the target file names them"
+                )
+            })
+        }
+        _ => (!names.iter().any(|n| n == id))
+            .then(|| format!("the target has no server {id:?} that rooms can be sent to; it has {}", names.join(", "))),
+    }
 }
 
 fn headroom(v: &mut View<'_>) -> Option<Headroom> {

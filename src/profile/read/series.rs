@@ -1,6 +1,6 @@
 //! `[[mixes]]` and `[compare]`: profiles that stand for several runs.
 
-use super::{View, search, size_max};
+use super::{View, search};
 use crate::profile::keys::{self, Form};
 use crate::profile::resolved::{EmbeddedTarget, RoomGroup, Search, Shape};
 use crate::profile::series::{Mix, Series, share_of};
@@ -61,16 +61,16 @@ fn mixes(top: &mut View<'_>, rooms: Option<&[RoomGroup]>, search: Option<&Search
 fn mix(v: &mut View<'_>, rooms: Option<&[RoomGroup]>, whole: Option<(u32, u32)>) -> Option<Mix> {
     let name = v.name("name", 40, |c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
     let counts = counts(v, rooms);
-    let own = |name: &str| counts.iter().flatten().any(|(n, _)| n == name);
-    let smallest = rooms.and_then(|r| r.iter().filter(|g| own(&g.name)).map(|g| size_max(g.size)).min());
+    let share = |name: &str| counts.iter().flatten().find(|(n, _)| n == name).map(|(_, share)| *share);
+    let turn = search::Turn::of(rooms.unwrap_or_default().iter().filter_map(|g| Some((g, share(&g.name)?))));
     let range = match v.node("range") {
-        Some(_) => search::range(v, smallest).map(Some),
+        Some(_) => search::range(v, turn.as_ref()).map(Some),
         None => Some(None),
     };
-    if let (Some(None), Some((_, high)), Some(room)) = (&range, whole, smallest)
-        && high < room
+    if let (Some(None), Some((_, high)), Some(turn)) = (&range, whole, turn)
+        && let Some(why) = turn.beyond(high)
     {
-        v.wrong("rooms", format!("not one room of {room} fits into [search]'s range; give this mix its own `range`"));
+        v.wrong("rooms", format!("{why}, [search]'s highest load; give this mix its own `range`"));
     }
     Some(Mix { name: name?, rooms: counts?, range: range? })
 }

@@ -260,6 +260,22 @@ impl<'a> View<'a> {
         size.map_err(|why| self.wrong(key, why)).ok()
     }
 
+    /// Lowest and highest.
+    pub(in crate::profile) fn range(&mut self, key: &str) -> Option<(u32, u32)> {
+        let Some(Form::Range { max }) = self.form(key) else { return None };
+        let node = self.table.get(key)?;
+        let range = match node.as_text().map(parse_size) {
+            Some(Ok(Size::Range(low, high))) if low < high => Ok((low, high)),
+            Some(Err(why)) if why.contains("backwards") => Err(why),
+            _ => Err("write lowest and highest, as in \"20..600\"".to_owned()),
+        };
+        let range = range.and_then(|(low, high)| match low >= 1 && i64::from(high) <= max {
+            true => Ok((low, high)),
+            false => Err(format!("is out of range: 1 to {max} participants")),
+        });
+        range.map_err(|why| self.wrong(key, why)).ok()
+    }
+
     pub(in crate::profile) fn encoding(&mut self, key: &str) -> Option<Option<Encoding>> {
         let Some(Form::Encoding(kind)) = self.form(key) else { return None };
         self.parsed(key, |text| {

@@ -30,13 +30,13 @@ const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) const TRANSPORTS: TransportsPer = TransportsPer::Participant;
 
-/// From a target file: its first server's `url` is the director's.
+/// From a target file, for its director.
 ///
 /// # Errors
 /// When that URL can't be used.
 pub(super) fn make(target: &ExternalTarget, _: Client, _: Duration) -> anyhow::Result<Arc<dyn Driver>> {
-    let director = target.servers.first().context("the target file names no server")?;
-    Ok(Arc::new(EmbeddedDriver::new(&director.url)?))
+    let director = target.director().context("the target file names no server")?;
+    Ok(Arc::new(EmbeddedDriver::new(director)?))
 }
 
 /// Joins participants through a director.

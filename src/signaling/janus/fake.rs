@@ -173,6 +173,7 @@ fn driver(url: &str, secrets: &[(&str, &str)], join_timeout: Duration) -> Arc<Ja
         pid_file: None,
         metrics: None,
         observe: vec![],
+        cores: None,
     }];
     let secrets: BTreeMap<_, _> = secrets.iter().map(|(k, v)| (k.to_string(), Secret(v.to_string()))).collect();
     let driver = JanusDriver::new(servers, &secrets, Client::Chrome, true, join_timeout).unwrap();
@@ -285,6 +286,7 @@ async fn rooms_are_made_and_removed_and_no_session_stays() {
         pid_file: None,
         metrics: None,
         observe: vec![],
+        cores: None,
     }];
     let secrets = BTreeMap::from([("admin_key".to_owned(), Secret("key".into()))]);
     let driver = JanusDriver::new(servers, &secrets, Client::Chrome, true, PATIENCE).unwrap();
@@ -314,6 +316,7 @@ async fn a_start_that_fails_on_the_second_server_leaves_no_room_on_the_first() {
         pid_file: None,
         metrics: None,
         observe: vec![],
+        cores: None,
     };
     let servers = vec![entry("janus-1", &fake.url), entry("janus-2", "ws://127.0.0.1:1")];
     let driver = JanusDriver::new(servers, &BTreeMap::new(), Client::Chrome, true, PATIENCE).unwrap();

@@ -58,6 +58,15 @@ impl Place {
         place
     }
 
+    /// The same, of a director whose servers (their ids and addresses) the target file names.
+    pub fn against_servers(director: &str, servers: &[(&str, &str)], profile: &str) -> Place {
+        let place = Place::with(profile);
+        let server = |(id, url): &(&str, &str)| format!("[[servers]]\nid = \"{id}\"\nurl = \"{url}\"\n");
+        let servers: String = servers.iter().map(server).collect();
+        place.write("target.toml", &format!("driver = \"embedded\"\ndirector = \"{director}\"\n{servers}"));
+        place
+    }
+
     pub fn write(&self, name: &str, text: &str) {
         std::fs::write(self.path(name), text).unwrap();
     }
