@@ -52,6 +52,8 @@ struct World {
     lines: Vec<Line>,
     /// ms of queue at each server.
     queues: Vec<u64>,
+    /// What else is seen in a second, by how many there are.
+    edit: fn(u32, &mut Interval),
 }
 
 fn setting(more: &str, servers: usize) -> Setting {
@@ -76,6 +78,7 @@ impl World {
             search: Search::new(setting),
             lines: Vec::new(),
             queues: vec![0; servers.len()],
+            edit: |_, _| {},
         };
         for i in 0..servers.len() {
             let info = ServerInfo { id: ServerId(i as u32), name: format!("s{}", i + 1) };
@@ -213,10 +216,9 @@ impl World {
             })
             .collect();
         let unhealthy = if connected > self.generator { vec!["shard 0 busy".into()] } else { vec![] };
-        self.write(
-            t,
-            Event::Interval(Interval { seconds: 1.0, connected, joining: 0, servers, paths: None, relays: vec![] }),
-        );
+        let mut interval = Interval { seconds: 1.0, connected, joining: 0, servers, paths: None, relays: vec![] };
+        (self.edit)(connected, &mut interval);
+        self.write(t, Event::Interval(interval));
         self.write(t, health(unhealthy));
         usage.into_iter().for_each(|u| self.write(t, Event::Usage(u)));
     }
@@ -575,4 +577,55 @@ fn a_range_that_ends_too_soon_is_no_answer() {
     let (_, a, verdict, sentence) = solve(&[SOUND], "");
     assert_eq!((verdict, a.stop, a.lower), (Verdict::Unknown, Stop::AboveRange, Some(240)));
     assert!(sentence.starts_with("At least 240: the highest load of the range"), "{sentence}");
+}
+
+/// A search on the model server, for tests of what is made of one.
+pub(crate) const MODEL_PROFILE: &str = r#"shape = "capacity"
+target = "embedded"
+seed = 1
+[embedded]
+servers = 1
+[[rooms]]
+name = "m"
+count = 1
+size = 4
+audio = "opus@32kbit/s"
+video = "vp8@150kbit/s"
+[search]
+range = "8..240"
+join = "20/s"
+[objectives]
+"audio.delay.p99" = "<= 80ms"
+"video.delay.p99" = "<= 120ms"
+"setup.total.p95" = "<= 200ms"
+"joins.failed_share" = "<= 1%"
+[answer]
+servers = 12
+growth = "30/min"
+boot = "60s"
+"#;
+
+/// The history of a search by a profile of one such server, which carries so many; video comes with half of the delay.
+pub(crate) fn model_history(profile: &str, carries: u32) -> Vec<Line> {
+    let setting = Setting::of(&parse_resolved(profile).unwrap_or_else(|e| panic!("{e}"))).unwrap();
+    let mut world = World::new(setting, &[Model { carries, ..SOUND }]);
+    world.edit = |_, interval| {
+        for s in &mut interval.servers {
+            s.video = s.audio.clone();
+            s.video.delay = Default::default();
+            let half = s.audio.delay.quantile_ms(0.5).map(|ms| (ms * 500.0) as u64);
+            half.into_iter().for_each(|us| (0..100).for_each(|_| s.video.delay.record_us(us)));
+        }
+    };
+    world.run(3600);
+    let run = crate::history::synthetic::Synthetic { resolved: profile.into(), ..Default::default() };
+    run.lines().into_iter().take(1).chain(world.lines).collect()
+}
+
+/// Its answer.
+pub(crate) fn model_answer(profile: &str, carries: u32) -> Answer {
+    let mut record = Record::new(Setting::of(&parse_resolved(profile).unwrap()).unwrap());
+    model_history(profile, carries).iter().for_each(|l| record.see(l));
+    record.close();
+    Answer::of(&record)
 }

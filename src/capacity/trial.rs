@@ -99,6 +99,9 @@ pub struct ServerTrial {
     pub cost: Option<Cost>,
     /// Where it is a TURN server.
     pub relay: Option<RelayTrial>,
+    /// By objective, in their order: what was measured over the whole trial.
+    #[serde(skip)]
+    pub measured: Vec<Option<f64>>,
 }
 
 /// What a TURN server did in a trial.
@@ -255,6 +258,7 @@ pub(super) fn row(setting: &Setting, open: &Open) -> TrialRow {
         let joins = joins.get(name).unwrap_or(&nobody);
         let share = |ps: f64| if s.expected > 0.0 { ps / s.expected * 100.0 } else { 0.0 };
         let mut held = share(s.bad) <= setting.goal.loss_ratio * 100.0;
+        let mut measured = Vec::new();
         for (i, o) in setting.objectives.iter().enumerate() {
             let scope = Scope::of(&o.metric);
             let value = match scope {
@@ -262,6 +266,7 @@ pub(super) fn row(setting: &Setting, open: &Open) -> TrialRow {
                 Scope::Joins => joins.metric(&o.metric),
                 Scope::Legs => Some(f64::from(s.dropped)),
             };
+            measured.push(value);
             let whole_breaks = scope != Scope::Second && value.is_some_and(|v| !o.op.holds(v, o.value.number()));
             let seconds = s.broken.get(i).copied().unwrap_or(0.0);
             if whole_breaks || seconds > 0.0 {
@@ -318,7 +323,7 @@ pub(super) fn row(setting: &Setting, open: &Open) -> TrialRow {
         let wide = together(setting, name);
         fewest = fewest.min(s.fewest.unwrap_or(0) / wide);
         let admission = !held && joins.refused > 0 && refused_only;
-        servers.push(ServerTrial { admission, ..server_row(name, s, joins, held, share(s.bad), wide) });
+        servers.push(ServerTrial { admission, measured, ..server_row(name, s, joins, held, share(s.bad), wide) });
     }
     broken.sort_by(|a, b| b.share.total_cmp(&a.share));
     // Where something broke, it is no riddle that others found nothing to measure.
@@ -401,6 +406,7 @@ fn server_row(name: &str, s: &Loaded, joins: &Joins, held: bool, loss: f64, wide
             pps: rate(s.relayed.packets as i64),
             bps: rate(8 * s.relayed.bytes as i64),
         }),
+        measured: Vec::new(),
     }
 }
 

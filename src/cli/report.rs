@@ -139,7 +139,11 @@ fn judge(reading: &Reading) -> Result<(Judgement, Option<capacity::Answer>)> {
     for room in &mut judgement.rooms_worst {
         (room.audio_lossy_legs_share, room.video_lossy_legs_share) = (None, None);
     }
-    judgement.pass.retain(|o| o.metric.starts_with("audio.") || o.metric.starts_with("video."));
+    for (i, outcome) in judgement.pass.iter_mut().enumerate() {
+        if !outcome.metric.starts_with("audio.") && !outcome.metric.starts_with("video.") {
+            answer.objective(record.setting(), i).into_iter().for_each(|o| *outcome = o);
+        }
+    }
     Ok((judgement, Some(answer)))
 }
 
@@ -209,5 +213,56 @@ mod tests {
         store(dir.path(), &Synthetic { resolved: "nothing".into(), ..Synthetic::default() });
         let e = format!("{:#}", report(dir.path(), Files::Write).unwrap_err());
         assert!(e.contains("the profile in") && e.contains("history.jsonl"), "{e}");
+    }
+
+    fn write_lines(dir: &Path, lines: &[crate::history::Line]) {
+        let _ = fs::remove_file(dir.join(history::FILE_NAME));
+        let mut w = Writer::create(dir).unwrap();
+        lines.iter().for_each(|l| w.append(l));
+        assert_eq!(w.finish().1, None);
+    }
+
+    fn summary(dir: &Path) -> serde_json::Value {
+        serde_json::from_slice(&fs::read(dir.join("summary.json")).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn objectives_of_a_search_are_all_listed_and_drawn() {
+        let dir = tempfile::tempdir().unwrap();
+        write_lines(dir.path(), &capacity::model_history(capacity::MODEL_PROFILE, 101));
+        let (code, text) = report(dir.path(), Files::Write).unwrap();
+        assert_eq!(code, 0, "{text}");
+        let summary = summary(dir.path());
+        let pass = summary["pass"].as_array().unwrap();
+        let of = |metric: &str| {
+            let o = pass.iter().find(|o| o["metric"] == metric).unwrap_or_else(|| panic!("{metric}: {pass:#?}"));
+            (o["value"].as_f64(), o["limit"].as_f64(), o["server"].as_str(), o["verdict"].as_str())
+        };
+        // Of the load that held, though one above it broke.
+        assert_eq!(of("setup.total.p95"), (Some(120.0), Some(200.0), Some("s1"), Some("pass")));
+        assert_eq!(of("joins.failed_share"), (Some(0.0), Some(1.0), Some("s1"), Some("pass")));
+        assert_eq!((pass.len(), of("audio.delay.p99").3, of("video.delay.p99").1), (4, Some("pass"), Some(120.0)));
+        assert!(text.contains("✓ setup.total.p95 <= 200ms  120 ms on s1, 40 % to spare"), "{text}");
+        let page = fs::read_to_string(dir.path().join("report.html")).unwrap();
+        for shown in ["<code>setup.total.p95 &lt;= 200ms</code>", "limit own c0", "limit own c1", "limit own c4"] {
+            assert!(page.contains(shown), "{shown}");
+        }
+    }
+
+    #[test]
+    fn what_is_to_be_pasted_goes_with_its_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lines = capacity::model_history(capacity::MODEL_PROFILE, 101);
+        write_lines(dir.path(), &lines);
+        report(dir.path(), Files::Write).unwrap();
+        let there = || ["capacity.env", "keda-scaledobject.yaml", "hpa.yaml"].map(|f| dir.path().join(f).exists());
+        assert_eq!(there(), [true; 3]);
+        // The same history, had it been cut short.
+        lines.truncate(lines.len() / 2);
+        write_lines(dir.path(), &lines);
+        assert_eq!(report(dir.path(), Files::Leave).unwrap().0, 4);
+        assert_eq!(there(), [true; 3]);
+        assert_eq!(report(dir.path(), Files::Write).unwrap().0, 4);
+        assert_eq!(there(), [false; 3]);
     }
 }
