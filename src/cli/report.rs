@@ -57,8 +57,7 @@ fn series_to(dir: &Path, files: Files, each: bool, paint: terminal::Paint, out: 
     let mut parts = Vec::new();
     for name in series.names() {
         let own = dir.join(name);
-        // Runs that an interruption left out have none.
-        let made = own.join(history::FILE_NAME).exists();
+        let made = begun(&own.join(history::FILE_NAME));
         if made && each {
             render_to(&own, Vec::new(), files, paint, out)?;
         }
@@ -78,6 +77,24 @@ fn series_to(dir: &Path, files: Files, each: bool, paint: terminal::Paint, out: 
     out.flush()?;
     Ok(summary.verdict.exit_code())
 }
+
+/// Whether a run of a series was ever made: those that were left out have no history, and one whose preparation was cut
+/// short has not a single whole line of it.
+fn begun(path: &Path) -> bool {
+    use std::io::{BufRead, ErrorKind, Read};
+    match std::fs::File::open(path) {
+        Err(e) => e.kind() != ErrorKind::NotFound,
+        Ok(file) => {
+            let mut first = Vec::new();
+            // A disk's error is told where the history is read.
+            let read = std::io::BufReader::new(file).take(FIRST_LINE_MAX).read_until(b'\n', &mut first);
+            read.is_err() || first.len() as u64 == FIRST_LINE_MAX || first.ends_with(b"\n")
+        }
+    }
+}
+
+/// It holds a profile.
+const FIRST_LINE_MAX: u64 = 16 << 20;
 
 /// A run's judgement and its summary.
 fn read(dir: &Path, tail: Vec<u8>) -> Result<(Judgement, Summary)> {
