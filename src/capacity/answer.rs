@@ -43,7 +43,8 @@ pub struct Answer {
     pub setup_p95: Option<f64>,
     /// What a CPU trigger would have done.
     pub cpu_trigger: Option<CpuTrigger>,
-    /// Sent by a server at the lower bound.
+    /// At the lower bound: streams that a server sends to participants, by the plan, and RTP that they received from it a
+    /// second, on the server where that is most.
     pub streams: Option<u64>,
     pub egress_pps: Option<f64>,
     pub egress_bps: Option<f64>,

@@ -629,3 +629,55 @@ pub(crate) fn model_answer(profile: &str, carries: u32) -> Answer {
     record.close();
     Answer::of(&record)
 }
+
+/// A search in which an objective takes the place of that on video's delay, and what is seen of so many participants.
+fn judged_by(objective: &str, edit: fn(u32, &mut Interval)) -> (Answer, String) {
+    let profile = MODEL_PROFILE.replace("\"video.delay.p99\" = \"<= 120ms\"", objective);
+    let mut world = World::new(Setting::of(&parse_resolved(&profile).unwrap()).unwrap(), &[SOUND]);
+    world.edit = edit;
+    world.run(3600);
+    let (a, verdict, sentence) = world.answer();
+    assert_eq!((a.lower, a.upper, verdict), (Some(100), Some(104), Verdict::Pass), "{sentence}");
+    assert!(a.trials.iter().any(|t| t.outcome == Outcome::Broke));
+    (a, sentence)
+}
+
+#[test]
+fn pictures_that_freeze_break_a_load_by_their_rate_over_the_trial() {
+    // Each watches one picture; beyond 100, one in fifty freezes each second: 1.2 a minute. A freeze now and then holds.
+    let (a, sentence) = judged_by("\"video.freezes\" = \"<= 0.5/min\"", |there, interval| {
+        let video = &mut interval.servers[0].video.count;
+        video.watched_ms = 1000 * i64::from(there);
+        (video.e2e_expected, video.e2e_received) = (100, 100);
+        video.freezes = if there > 100 { i64::from(there.div_ceil(50)) } else { 0 };
+    });
+    assert_eq!(a.broke_first.as_deref(), Some("video.freezes <= 0.5/min"));
+    assert!(sentence.starts_with("100–104 per server; video freezes broke first"), "{sentence}");
+    for t in &a.trials {
+        let freezes = t.servers[0].video.freezes.unwrap();
+        let broke = t.participants > 100;
+        assert_eq!((t.outcome == Outcome::Broke, freezes > 0.5), (broke, broke), "{t:?}");
+        // No second is bad by itself: a rate a minute takes the whole trial.
+        assert_eq!(t.loss, 0.0, "{t:?}");
+    }
+    let broke = a.trials.iter().find(|t| t.participants == 104).unwrap();
+    assert_eq!((broke.broken[0].metric.as_str(), broke.broken[0].share), ("video.freezes", 100.0));
+    assert_eq!(broke.what(), "video freezes 1.73/min (limit <= 0.5/min)");
+}
+
+#[test]
+fn jitter_breaks_a_load_second_by_second() {
+    let (a, sentence) = judged_by("\"audio.jitter.p95\" = \"<= 30ms\"", |there, interval| {
+        let jitter = &mut interval.servers[0].audio.jitter;
+        (0..100).for_each(|_| jitter.record_us(if there > 100 { 60_000 } else { 5_000 }));
+    });
+    assert_eq!(a.broke_first.as_deref(), Some("audio.jitter.p95 <= 30ms"));
+    assert!(sentence.starts_with("100–104 per server; audio jitter p95 broke first"), "{sentence}");
+    for t in &a.trials {
+        let (broke, jitter) = (t.participants > 100, t.servers[0].audio.jitter_p95.unwrap());
+        assert_eq!(
+            (t.outcome == Outcome::Broke, t.loss, jitter > 30.0),
+            (broke, if broke { 100.0 } else { 0.0 }, broke)
+        );
+    }
+}

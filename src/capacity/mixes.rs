@@ -32,7 +32,9 @@ pub struct MixRow {
     pub bounded: bool,
     pub lower: Option<u32>,
     pub upper: Option<u32>,
+    /// By the plan.
     pub streams: Option<f64>,
+    /// RTP that participants received from it, a second.
     pub egress_pps: Option<f64>,
     pub egress_bps: Option<f64>,
     /// Of TURN servers.
@@ -83,7 +85,7 @@ impl Unit {
     pub fn words(self) -> &'static str {
         match self {
             Unit::Participants => "participants",
-            Unit::Streams => "streams sent",
+            Unit::Streams => "streams to participants",
             Unit::EgressPps => "egress packets per second",
             Unit::EgressBps => "egress bits per second",
             Unit::Allocations => "allocations",
@@ -319,7 +321,7 @@ mod tests {
         assert_eq!(verdict, Verdict::Pass);
         assert!(sentence.starts_with("Scale on egress packets per second: at breakage it varies "), "{sentence}");
         assert!(
-            sentence.contains("over 3 mixes, streams sent ") && sentence.contains("; scale out at 1"),
+            sentence.contains("over 3 mixes, streams to participants ") && sentence.contains("; scale out at 1"),
             "{sentence}"
         );
         // The least of the mixes, with its headroom.
@@ -346,7 +348,7 @@ mod tests {
         let m = Matrix::of(all, 0.05, None);
         assert_eq!(m.close().map(|u| u.unit).collect::<Vec<_>>(), [Unit::Streams]);
         // Webinars of 20 end a room apart, which is more than 5 %.
-        let said = "(streams sent hardly more: the searches tell 6.25 % apart)";
+        let said = "(streams to participants hardly more: the searches tell 6.25 % apart)";
         assert!(m.verdict().1.contains(said), "{}", m.verdict().1);
     }
 
@@ -405,7 +407,7 @@ mod tests {
         (all[2].lower, all[2].upper) = (Some(48), Some(64));
         let (width, units, sentence) = close(&all);
         assert_eq!((width, &units[..]), (25.0, &[Unit::Streams][..]));
-        assert!(sentence.contains("(streams sent hardly more: the searches tell 25 % apart)"), "{sentence}");
+        assert!(sentence.contains("(streams to participants hardly more: the searches tell 25 % apart)"), "{sentence}");
         // A search without bounds tells nothing.
         (all[2].bounded, all[2].lower) = (false, Some(2));
         assert_eq!(close(&all).0, 5.0);

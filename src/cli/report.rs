@@ -282,4 +282,85 @@ mod tests {
         assert_eq!(report(dir.path(), Files::Write).unwrap().0, 4);
         assert_eq!(there(), [false; 3]);
     }
+
+    /// `path: value` of each number and null in it; items of a list have `[]`.
+    fn leaves(value: &serde_json::Value, path: &str, out: &mut Vec<(String, serde_json::Value)>) {
+        match value {
+            serde_json::Value::Object(map) => {
+                let dot = if path.is_empty() { "" } else { "." };
+                map.iter().for_each(|(key, v)| leaves(v, &format!("{path}{dot}{key}"), out));
+            }
+            serde_json::Value::Array(all) => all.iter().for_each(|v| leaves(v, &format!("{path}[]"), out)),
+            other if !out.iter().any(|(p, v)| p == path && v.is_number()) => out.push((path.to_owned(), other.clone())),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_number_of_a_search_has_a_unit_and_every_key_is_described() {
+        use crate::capacity::{Cost, KindTrial, RelayTrial};
+        let dir = tempfile::tempdir().unwrap();
+        write_lines(dir.path(), &capacity::model_history(capacity::MODEL_PROFILE, 131));
+        let (_, mut whole) = read(dir.path(), Vec::new()).unwrap();
+        // What a model server has not: some of it is of TURN servers, or of hosts that tell.
+        let a = whole.capacity.as_mut().unwrap();
+        (a.allocations, a.relayed_pps, a.relayed_bps) = (Some(1), Some(1.0), Some(1.0));
+        let one = Some(1.0);
+        let s = &mut a.trials[0].servers[0];
+        s.relay = Some(RelayTrial::default());
+        let kind = KindTrial { loss: one, delay_p50: one, delay_p99: one, jitter_p95: one, freezes: one };
+        (s.audio, s.video) = (kind, kind);
+        s.cost = Some(Cost {
+            cpu: one,
+            cpu_p95: one,
+            cpu_cores: one,
+            busiest_thread: one,
+            memory_bytes: one,
+            cpu_pressure: one,
+            run_queue: one,
+            steal: one,
+            throttled: one,
+            egress_pps: one,
+            egress_bps: one,
+            cascade_pps: one,
+            cascade_bps: one,
+        });
+        let json = serde_json::to_value(&whole).unwrap();
+        let units = json["units"].as_object().unwrap();
+        let mut all = Vec::new();
+        leaves(&json["capacity"], "capacity", &mut all);
+        let numbers: Vec<&String> = all.iter().filter(|(_, v)| v.is_number()).map(|(p, _)| p).collect();
+        assert!(numbers.len() > 70, "{numbers:?}");
+        let bare: Vec<&&String> = numbers.iter().filter(|p| !units.contains_key(p.as_str())).collect();
+        assert!(bare.is_empty(), "without a unit: {bare:?}");
+        // And no unit is that of nothing.
+        let unused: Vec<&String> =
+            units.keys().filter(|u| u.starts_with("capacity.") && !numbers.contains(u)).collect();
+        assert!(unused.is_empty(), "of nothing: {unused:?}");
+        // The docs name each key.
+        let docs = include_str!("../../docs/reports.md");
+        let (_, docs) = docs.split_once("`capacity` is null but for that shape").expect("a description of `capacity`");
+        let docs = docs.split("`scale_in` is null").next().unwrap();
+        let words: std::collections::BTreeSet<&str> =
+            docs.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+        for (path, _) in &all {
+            for key in path.split('.').map(|k| k.trim_end_matches("[]")) {
+                assert!(words.contains(key), "{key} of {path} is not in docs/reports.md");
+            }
+        }
+        // Of the rest of the file, what is no number of a run stands here.
+        let mut rest = Vec::new();
+        leaves(&json, "", &mut rest);
+        let of_run = |p: &str| {
+            let (head, _) = p.rsplit_once('.').unwrap_or((p, ""));
+            let as_run = p.strip_prefix("servers[].").is_some_and(|p| units.contains_key(p));
+            as_run || units.contains_key(p) || units.contains_key(&format!("{head}.*"))
+        };
+        let bare: Vec<&String> = rest
+            .iter()
+            .filter(|(p, v)| v.is_number() && !of_run(p) && !p.starts_with("limits."))
+            .map(|(p, _)| p)
+            .collect();
+        assert_eq!(bare, ["schema", "run.seed"], "without a unit");
+    }
 }

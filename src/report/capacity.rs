@@ -59,7 +59,7 @@ fn figures(a: &Answer) -> Vec<(String, &'static str)> {
         out.push((format!("{} of {}", number(rate), number(a.join_rate_wanted)), "joins/s reached, of those wanted"));
     }
     if let Some(streams) = a.streams {
-        out.push((streams.to_string(), "streams sent at capacity"));
+        out.push((streams.to_string(), "streams to participants at capacity, by the plan"));
     }
     if let Some(n) = a.allocations {
         out.push((n.to_string(), "allocations at capacity"));
@@ -69,8 +69,8 @@ fn figures(a: &Answer) -> Vec<(String, &'static str)> {
         out.push((number(bps / 1e6), "Mbit/s relayed"));
     }
     if let (Some(pps), Some(bps)) = (a.egress_pps, a.egress_bps) {
-        out.push((number(pps), "RTP packets/s sent"));
-        out.push((number(bps / 1e6), "Mbit/s of RTP sent"));
+        out.push((number(pps), "RTP packets/s that participants received"));
+        out.push((number(bps / 1e6), "Mbit/s of RTP that they received"));
     }
     out
 }

@@ -27,8 +27,8 @@ fn head(unit: Unit) -> &'static str {
     match unit {
         Unit::Participants => "participants",
         Unit::Streams => "streams",
-        Unit::EgressPps => "packets/s sent",
-        Unit::EgressBps => "Mbit/s sent",
+        Unit::EgressPps => "egress packets/s",
+        Unit::EgressBps => "egress Mbit/s",
         Unit::Allocations => "allocations",
         Unit::RelayedPps => "packets/s relayed",
         Unit::RelayedBps => "Mbit/s relayed",
@@ -96,7 +96,8 @@ pub(super) fn section(m: &Matrix) -> Markup {
             p.what {
                 "Each mix of rooms has a capacity of its own. A unit whose amount at breakage is the same whatever the mix is "
                 "what an autoscaler can count on; one that varies is a number for one mix only. Amounts are those of one "
-                "server at the highest load that held, the last before it broke; variation is their standard deviation over "
+                "server at the highest load that held, the last before it broke: streams by the plan, egress as the RTP that "
+                "participants received from it; variation is their standard deviation over "
                 "the mixes, in percent of their mean. Bounds are up to " (number(m.width)) " % apart (a search's width, or one "
                 "room where that is more), so smaller differences of variation mean nothing."
             }
