@@ -163,8 +163,8 @@ fn limits(s: &Summary) -> Markup {
             }
             @if s.capacity.is_some() {
                 p {
-                    "These are of the load that held, or else of the last trial. What joins and legs are held against is the \
-                     worst of its trials, and of the joins that led to it."
+                    "These are of the load that held, or else of the last trial; of joins and legs the worst of its trials, and \
+                     the joins that led to it."
                 }
             }
             @if s.pass.is_empty() { @if s.capacity.is_none() { p { "The profile sets no limit." } } } @else {
