@@ -46,7 +46,8 @@ pub struct Answer {
     pub setup_p95: Option<f64>,
     /// What a CPU trigger would have done.
     pub cpu_trigger: Option<CpuTrigger>,
-    /// Sent by a server at the lower bound.
+    /// At the lower bound: streams that a server sends to participants, by the plan, and RTP that they received from it a
+    /// second, on the server where that is most.
     pub streams: Option<u64>,
     pub egress_pps: Option<f64>,
     pub egress_bps: Option<f64>,
@@ -110,8 +111,11 @@ pub struct Threshold {
     /// Share of the servers that may be lost, and what the fleet grows while a server boots, on this server.
     pub lost: u32,
     pub growth: u32,
-    pub servers: u32,
+    /// Of `[answer]`; null and 0 without it.
+    pub servers: Option<u32>,
     pub survive: u32,
+    #[serde(skip)]
+    pub answer: Option<Headroom>,
 }
 
 /// A HorizontalPodAutoscaler, with which KEDA scales too, acts when the average is this much above its target.
@@ -131,7 +135,8 @@ impl Threshold {
         let lost = (f64::from(capacity) * f64::from(h.survive) / f64::from(h.servers)).ceil() as u32;
         let growth = (h.growth * h.boot.as_secs_f64() / f64::from(h.servers)).ceil() as u32;
         let participants = capacity.checked_sub(lost)?.checked_sub(growth).filter(|p| *p > 0)?;
-        Some(Threshold { participants, capacity, lost, growth, servers: h.servers, survive: h.survive })
+        let servers = headroom.map(|h| h.servers);
+        Some(Threshold { participants, capacity, lost, growth, servers, survive: h.survive, answer: headroom })
     }
 }
 
@@ -200,6 +205,18 @@ impl Answer {
         let at = |t: &TrialRow| Window { from_ms: t.from_ms, until_ms: t.until_ms };
         let held = |t: &TrialRow| Some(t.rooms) == self.lower_rooms && t.outcome == Outcome::Held;
         longest(self.trials.iter().rev(), held).or(self.trials.last()).map(at)
+    }
+
+    /// An objective by its place in the profile, held against the trials of the load in that window: the worst of them.
+    pub fn objective(&self, setting: &Setting, index: usize) -> Option<crate::verdict::Outcome> {
+        let held = |t: &&TrialRow| Some(t.rooms) == self.lower_rooms && t.outcome == Outcome::Held;
+        let mut rows: Vec<&TrialRow> = self.trials.iter().filter(held).collect();
+        if rows.is_empty() {
+            rows.extend(self.trials.last().filter(|t| t.outcome != Outcome::Invalid));
+        }
+        let servers = rows.iter().flat_map(|t| &t.servers);
+        let values = servers.filter_map(|s| Some((s.server.as_str(), (*s.measured.get(index)?)?)));
+        Some(crate::verdict::Outcome::of_values(setting.objectives.get(index)?, values))
     }
 
     /// Verdict, and the sentence that says it.
@@ -361,13 +378,13 @@ impl Broken {
 }
 
 impl TrialRow {
-    /// What broke, for a sentence: `set-up p95 4100 (setup.total.p95 <= 2s)`.
+    /// What broke, for a sentence: `set-up p95 4100 ms (limit <= 2s)`.
     pub fn what(&self) -> String {
         let Some(b) = self.broken.first() else { return format!("{} % of it", number(self.loss)) };
         if ["joins", UNSTEADY, SILENCE].contains(&&*b.metric) {
             return b.expr.clone();
         }
-        let value = b.value.map_or_else(String::new, |v| format!(" {}", number(v)));
+        let value = b.value.map_or_else(String::new, |v| format!(" {}", crate::verdict::amount(&b.metric, v)));
         format!("{}{value} (limit {})", b.words(), b.expr.strip_prefix(&b.metric).unwrap_or(&b.expr).trim())
     }
 }
@@ -558,7 +575,8 @@ mod tests {
         assert_eq!((t.participants, t.lost, t.growth), (170, 17, 13));
         // After the loss, 11 servers carry what 12 did.
         assert!((200 - t.lost) * 12 <= 200 * 11);
-        assert_eq!(Threshold::of(200, None).unwrap().participants, 200);
+        let none = Threshold::of(200, None).unwrap();
+        assert_eq!((none.participants, none.servers, t.servers), (200, None, Some(12)));
         let steep = Headroom { growth: 1000.0, ..h };
         assert_eq!(Threshold::of(200, Some(steep)), None);
     }

@@ -329,3 +329,5 @@ impl Course for Search {
 #[cfg(test)]
 #[path = "course_tests.rs"]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::{MODEL_PROFILE, model_answer, model_history};

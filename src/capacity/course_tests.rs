@@ -65,6 +65,8 @@ struct World {
     lines: Vec<Line>,
     /// ms of queue at each server.
     queues: Vec<u64>,
+    /// What else is seen in a second, by how many there are.
+    edit: fn(u32, &mut Interval),
 }
 
 fn setting(more: &str, servers: usize) -> Setting {
@@ -90,6 +92,7 @@ impl World {
             search: Search::new(setting),
             lines: Vec::new(),
             queues: vec![0; servers.len()],
+            edit: |_, _| {},
         };
         for i in 0..servers.len() {
             let info = ServerInfo { id: ServerId(i as u32), name: format!("s{}", i + 1) };
@@ -237,10 +240,9 @@ impl World {
         } else {
             vec![]
         };
-        self.write(
-            t,
-            Event::Interval(Interval { seconds: 1.0, connected, joining: 0, servers, paths: None, relays: vec![] }),
-        );
+        let mut interval = Interval { seconds: 1.0, connected, joining: 0, servers, paths: None, relays: vec![] };
+        (self.edit)(connected, &mut interval);
+        self.write(t, Event::Interval(interval));
         self.write(t, health(unhealthy));
         usage.into_iter().for_each(|u| self.write(t, Event::Usage(u)));
     }
@@ -740,4 +742,107 @@ fn a_range_that_ends_too_soon_is_no_answer() {
     let (_, a, verdict, sentence) = solve(&[SOUND], "");
     assert_eq!((verdict, a.stop, a.lower), (Verdict::Unknown, Stop::AboveRange, Some(240)));
     assert!(sentence.starts_with("At least 240: the highest load of the range"), "{sentence}");
+}
+
+/// A search on the model server, for tests of what is made of one.
+pub(crate) const MODEL_PROFILE: &str = r#"shape = "capacity"
+target = "embedded"
+seed = 1
+[embedded]
+servers = 1
+[[rooms]]
+name = "m"
+count = 1
+size = 4
+audio = "opus@32kbit/s"
+video = "vp8@150kbit/s"
+[search]
+range = "8..240"
+join = "20/s"
+[objectives]
+"audio.delay.p99" = "<= 80ms"
+"video.delay.p99" = "<= 120ms"
+"setup.total.p95" = "<= 200ms"
+"joins.failed_share" = "<= 1%"
+[answer]
+servers = 12
+growth = "30/min"
+boot = "60s"
+"#;
+
+/// The history of a search by a profile of one such server, which carries so many; video comes with half of the delay.
+pub(crate) fn model_history(profile: &str, carries: u32) -> Vec<Line> {
+    let setting = Setting::of(&parse_resolved(profile).unwrap_or_else(|e| panic!("{e}"))).unwrap();
+    let mut world = World::new(setting, &[Model { carries, ..SOUND }]);
+    world.edit = |_, interval| {
+        for s in &mut interval.servers {
+            s.video = s.audio.clone();
+            s.video.delay = Default::default();
+            let half = s.audio.delay.quantile_ms(0.5).map(|ms| (ms * 500.0) as u64);
+            half.into_iter().for_each(|us| (0..100).for_each(|_| s.video.delay.record_us(us)));
+        }
+    };
+    world.run(3600);
+    let run = crate::history::synthetic::Synthetic { resolved: profile.into(), ..Default::default() };
+    run.lines().into_iter().take(1).chain(world.lines).collect()
+}
+
+/// Its answer.
+pub(crate) fn model_answer(profile: &str, carries: u32) -> Answer {
+    let mut record = Record::new(Setting::of(&parse_resolved(profile).unwrap()).unwrap());
+    model_history(profile, carries).iter().for_each(|l| record.see(l));
+    record.close();
+    Answer::of(&record)
+}
+
+/// A search in which an objective takes the place of that on video's delay, and what is seen of so many participants.
+fn judged_by(objective: &str, edit: fn(u32, &mut Interval)) -> (Answer, String) {
+    let profile = MODEL_PROFILE.replace("\"video.delay.p99\" = \"<= 120ms\"", objective);
+    let mut world = World::new(Setting::of(&parse_resolved(&profile).unwrap()).unwrap(), &[SOUND]);
+    world.edit = edit;
+    world.run(3600);
+    let (a, verdict, sentence) = world.answer();
+    assert_eq!((a.lower, a.upper, verdict), (Some(100), Some(104), Verdict::Pass), "{sentence}");
+    assert!(a.trials.iter().any(|t| t.outcome == Outcome::Broke));
+    (a, sentence)
+}
+
+#[test]
+fn pictures_that_freeze_break_a_load_by_their_rate_over_the_trial() {
+    // Each watches one picture; beyond 100, one in fifty freezes each second: 1.2 a minute. A freeze now and then holds.
+    let (a, sentence) = judged_by("\"video.freezes\" = \"<= 0.5/min\"", |there, interval| {
+        let video = &mut interval.servers[0].video.count;
+        video.watched_ms = 1000 * i64::from(there);
+        (video.e2e_expected, video.e2e_received) = (100, 100);
+        video.freezes = if there > 100 { i64::from(there.div_ceil(50)) } else { 0 };
+    });
+    assert_eq!(a.broke_first.as_deref(), Some("video.freezes <= 0.5/min"));
+    assert!(sentence.starts_with("100–104 per server; video freezes broke first"), "{sentence}");
+    for t in &a.trials {
+        let freezes = t.servers[0].video.freezes.unwrap();
+        let broke = t.participants > 100;
+        assert_eq!((t.outcome == Outcome::Broke, freezes > 0.5), (broke, broke), "{t:?}");
+        // No second is bad by itself: a rate a minute takes the whole trial.
+        assert_eq!(t.loss, 0.0, "{t:?}");
+    }
+    let broke = a.trials.iter().find(|t| t.participants == 104).unwrap();
+    assert_eq!((broke.broken[0].metric.as_str(), broke.broken[0].share), ("video.freezes", 100.0));
+    assert_eq!(broke.what(), "video freezes 1.73/min (limit <= 0.5/min)");
+}
+
+#[test]
+fn jitter_breaks_a_load_second_by_second() {
+    let (a, sentence) = judged_by("\"audio.jitter.p95\" = \"<= 30ms\"", |there, interval| {
+        let jitter = &mut interval.servers[0].audio.jitter;
+        (0..100).for_each(|_| jitter.record_us(if there > 100 { 60_000 } else { 5_000 }));
+    });
+    assert_eq!(a.broke_first.as_deref(), Some("audio.jitter.p95 <= 30ms"));
+    assert!(sentence.starts_with("100–104 per server; audio jitter p95 broke first"), "{sentence}");
+    for t in &a.trials {
+        let (broke, jitter) = (t.participants > 100, t.servers[0].audio.jitter_p95.unwrap());
+        assert_eq!(
+            (t.outcome == Outcome::Broke, t.loss, jitter > 30.0),
+            (broke, if broke { 100.0 } else { 0.0 }, broke)
+        );
+    }
 }

@@ -1,6 +1,7 @@
 //! Over several mixes of rooms: which unit varies least at breakage, since that is what to scale on.
 
 use super::answer::Answer;
+use crate::profile::Headroom;
 use crate::verdict::{Verdict, number};
 use serde::Serialize;
 
@@ -14,8 +15,11 @@ pub struct Matrix {
     pub scale_on: Option<Unit>,
     /// How much of it one server may carry in any of the mixes, with the headroom that was asked for: the least of theirs.
     pub scale_out_at: Option<f64>,
-    /// How far the bounds of a search may be apart, percent: what varies less than that can't be told apart.
+    /// How far the bounds of a search are apart at most, percent of the upper one: a search's own width, or more where that
+    /// is less than a room. What varies less than that can't be told apart.
     pub width: f64,
+    #[serde(skip)]
+    pub answer: Option<Headroom>,
 }
 
 /// One mix at the highest load that held, the last before it broke. Of one server.
@@ -28,7 +32,9 @@ pub struct MixRow {
     pub bounded: bool,
     pub lower: Option<u32>,
     pub upper: Option<u32>,
+    /// By the plan.
     pub streams: Option<f64>,
+    /// RTP that participants received from it, a second.
     pub egress_pps: Option<f64>,
     pub egress_bps: Option<f64>,
     /// Of TURN servers.
@@ -79,7 +85,7 @@ impl Unit {
     pub fn words(self) -> &'static str {
         match self {
             Unit::Participants => "participants",
-            Unit::Streams => "streams sent",
+            Unit::Streams => "streams to participants",
             Unit::EgressPps => "egress packets per second",
             Unit::EgressBps => "egress bits per second",
             Unit::Allocations => "allocations",
@@ -153,15 +159,17 @@ impl MixRow {
 }
 
 impl Matrix {
-    /// `width`: that of the searches, a share (0..1).
-    pub fn of(mixes: Vec<MixRow>, width: f64) -> Matrix {
+    /// `width`: that of the searches, a share (0..1); `answer`: the headroom that was asked of each.
+    pub fn of(mixes: Vec<MixRow>, width: f64, answer: Option<Headroom>) -> Matrix {
         let bounded: Vec<&MixRow> = mixes.iter().filter(|m| m.bounded).collect();
+        let apart = |m: &&MixRow| Some(1.0 - f64::from(m.lower?) / f64::from(m.upper.filter(|u| *u > 0)?));
+        let width = bounded.iter().filter_map(apart).fold(width, f64::max);
+        let tidy = |v: f64| (v * 100.0).round() / 100.0;
         let mut units: Vec<UnitRow> = Unit::ALL
             .into_iter()
             .map(|unit| {
                 let values: Vec<f64> = bounded.iter().filter_map(|m| unit.of(m)).collect();
                 let whole = values.len() == bounded.len();
-                let tidy = |v: f64| (v * 100.0).round() / 100.0;
                 UnitRow {
                     unit,
                     variation: variation(&values).filter(|_| whole).map(|v| tidy(v * 100.0)),
@@ -179,13 +187,13 @@ impl Matrix {
         });
         let scale_on = units.first().filter(|u| u.variation.is_some()).map(|u| u.unit);
         let at = |m: &&MixRow| {
-            let part = f64::from(m.scale_out_at?) / f64::from(m.lower.filter(|l| *l > 0)?);
-            Some(scale_on?.of(m)? * part)
+            // In this order: amounts are whole numbers, of which a quotient that is one, too, comes out exact.
+            Some(scale_on?.of(m)? * f64::from(m.scale_out_at?) / f64::from(m.lower.filter(|l| *l > 0)?))
         };
         let each: Vec<Option<f64>> = bounded.iter().map(at).collect();
         let whole = bounded.len() == mixes.len() && each.iter().all(Option::is_some);
         let scale_out_at = each.into_iter().flatten().reduce(f64::min).filter(|_| whole).map(f64::floor);
-        Matrix { mixes, units, scale_on, scale_out_at, width: width * 100.0 }
+        Matrix { mixes, units, scale_on, scale_out_at, width: tidy(width * 100.0), answer }
     }
 
     /// Verdict, and the sentence that says it.
@@ -213,7 +221,13 @@ impl Matrix {
         let percent = |u: &UnitRow| u.variation.map_or_else(|| "?".to_owned(), |v| format!("{} %", number(v)));
         let others: Vec<String> =
             self.units[1..].iter().map(|u| format!("{} {}", u.unit.words(), percent(u))).collect();
-        let at = self.scale_out_at.map_or_else(String::new, |v| format!("; scale out at {}", best.unit.amount(v)));
+        let bounded = self.mixes.iter().filter(|m| m.bounded);
+        let full: Vec<&str> = bounded.filter(|m| m.scale_out_at.is_none()).map(|m| m.name.as_str()).collect();
+        let at = match self.scale_out_at {
+            Some(v) => format!("; scale out at {}", best.unit.amount(v)),
+            None if full.is_empty() => String::new(),
+            None => format!("; the headroom asked for leaves {} no load to scale out at", full.join(" and ")),
+        };
         let n = self.mixes.iter().filter(|m| m.bounded).count();
         let close: Vec<&str> = self.close().map(|u| u.unit.words()).collect();
         let close = match close.is_empty() {
@@ -295,7 +309,7 @@ mod tests {
 
     #[test]
     fn what_limits_the_server_varies_least() {
-        let m = Matrix::of(mixes(), 0.05);
+        let m = Matrix::of(mixes(), 0.05, None);
         assert_eq!(m.scale_on, Some(Unit::EgressPps));
         let of = |unit| m.units.iter().find(|u| u.unit == unit).and_then(|u| u.variation).unwrap();
         assert!(
@@ -307,7 +321,7 @@ mod tests {
         assert_eq!(verdict, Verdict::Pass);
         assert!(sentence.starts_with("Scale on egress packets per second: at breakage it varies "), "{sentence}");
         assert!(
-            sentence.contains("over 3 mixes, streams sent ") && sentence.contains("; scale out at 1"),
+            sentence.contains("over 3 mixes, streams to participants ") && sentence.contains("; scale out at 1"),
             "{sentence}"
         );
         // The least of the mixes, with its headroom.
@@ -320,7 +334,7 @@ mod tests {
     fn a_limit_on_participants_is_found_as_such() {
         let mut all = mixes();
         all.iter_mut().for_each(|m| (m.lower, m.upper) = (Some(200), Some(204)));
-        let m = Matrix::of(all, 0.05);
+        let m = Matrix::of(all, 0.05, None);
         assert_eq!((m.scale_on, m.units[0].variation), (Some(Unit::Participants), Some(0.0)));
     }
 
@@ -331,9 +345,11 @@ mod tests {
             m.egress_pps = Some(1000.0 + 10.0 * i as f64);
             m.streams = Some(100.0 + 3.0 * i as f64);
         }
-        let m = Matrix::of(all, 0.05);
+        let m = Matrix::of(all, 0.05, None);
         assert_eq!(m.close().map(|u| u.unit).collect::<Vec<_>>(), [Unit::Streams]);
-        assert!(m.verdict().1.contains("(streams sent hardly more: the searches tell 5 % apart)"), "{}", m.verdict().1);
+        // Webinars of 20 end a room apart, which is more than 5 %.
+        let said = "(streams to participants hardly more: the searches tell 6.25 % apart)";
+        assert!(m.verdict().1.contains(said), "{}", m.verdict().1);
     }
 
     #[test]
@@ -343,7 +359,7 @@ mod tests {
             (m.bounded, m.verdict) = (false, Verdict::Unknown);
             m.sentence = "Not settled within 1m.".into();
         }
-        let m = Matrix::of(all.clone(), 0.05);
+        let m = Matrix::of(all.clone(), 0.05, None);
         assert_eq!((m.scale_on, m.scale_out_at), (None, None));
         let (verdict, sentence) = m.verdict();
         assert_eq!(verdict, Verdict::Unknown);
@@ -352,7 +368,7 @@ mod tests {
         all[1].bounded = true;
         all[1].verdict = Verdict::Pass;
         all[2].verdict = Verdict::Fail;
-        let m = Matrix::of(all, 0.05);
+        let m = Matrix::of(all, 0.05, None);
         assert_eq!((m.scale_on, m.scale_out_at), (Some(Unit::EgressPps), None));
         let (verdict, sentence) = m.verdict();
         assert_eq!(verdict, Verdict::Fail);
@@ -367,7 +383,58 @@ mod tests {
         assert!((variation(&[1.0, 3.0]).unwrap() - 0.5f64.sqrt()).abs() < 1e-9);
         let mut all = mixes();
         all[0].egress_pps = None;
-        let m = Matrix::of(all, 0.05);
+        let m = Matrix::of(all, 0.05, None);
         assert_eq!(m.units.iter().find(|u| u.unit == Unit::EgressPps).unwrap().variation, None);
+    }
+
+    /// Rooms of 16, of which a search tells no more than 48 from 64.
+    #[test]
+    fn bounds_a_room_apart_tell_no_more_than_that() {
+        let mut all = mixes();
+        for (i, m) in all.iter_mut().enumerate() {
+            m.egress_pps = Some(1000.0 + 10.0 * i as f64);
+            m.streams = Some(100.0 + 20.0 * i as f64);
+            m.egress_bps = Some(1e6 * 4f64.powi(i as i32));
+            (m.lower, m.upper) = (Some(100 * (1 + i as u32 * 9)), Some(105 * (1 + i as u32 * 9)));
+        }
+        let close = |all: &[MixRow]| {
+            let m = Matrix::of(all.to_vec(), 0.05, None);
+            (m.width, m.close().map(|u| u.unit).collect::<Vec<_>>(), m.verdict().1)
+        };
+        // Streams vary by 16.7 %, packets by 1 %.
+        let (width, units, _) = close(&all);
+        assert_eq!((width, &units[..]), (5.0, &[][..]));
+        (all[2].lower, all[2].upper) = (Some(48), Some(64));
+        let (width, units, sentence) = close(&all);
+        assert_eq!((width, &units[..]), (25.0, &[Unit::Streams][..]));
+        assert!(sentence.contains("(streams to participants hardly more: the searches tell 25 % apart)"), "{sentence}");
+        // A search without bounds tells nothing.
+        (all[2].bounded, all[2].lower) = (false, Some(2));
+        assert_eq!(close(&all).0, 5.0);
+    }
+
+    #[test]
+    fn what_is_scaled_at_is_what_the_mix_said() {
+        for lower in 1..=120u32 {
+            for at in 1..=lower {
+                let mut all = mixes();
+                for m in &mut all {
+                    (m.lower, m.upper, m.scale_out_at) = (Some(lower), Some(lower + 1), Some(at));
+                }
+                let m = Matrix::of(all, 0.05, None);
+                assert_eq!((m.scale_on, m.scale_out_at), (Some(Unit::Participants), Some(f64::from(at))), "{lower}");
+            }
+        }
+    }
+
+    #[test]
+    fn headroom_that_leaves_nothing_is_said() {
+        let mut all = mixes();
+        all[2].scale_out_at = None;
+        let m = Matrix::of(all, 0.05, None);
+        assert_eq!(m.scale_out_at, None);
+        let (verdict, sentence) = m.verdict();
+        assert_eq!(verdict, Verdict::Pass);
+        assert!(sentence.ends_with("; the headroom asked for leaves webinar no load to scale out at."), "{sentence}");
     }
 }

@@ -20,6 +20,8 @@ mod turn_tests;
 
 pub use answer::{Answer, CPU_TRIGGER, CpuTrigger, HPA_TOLERANCE, Knee, ServerBounds, Threshold, hpa_target};
 pub use course::Search;
+#[cfg(test)]
+pub(crate) use course::{MODEL_PROFILE, model_answer, model_history};
 pub use loads::Loads;
 pub use mixes::{Matrix, MixRow, Unit, UnitRow};
 pub use record::Record;

@@ -4,7 +4,7 @@ use super::loads::Loads;
 use super::objectives::Scope;
 use super::search::Goal;
 use crate::plan::{self, PlannedLeg, PlannedRoom};
-use crate::profile::{HealthLimits, Profile, Search, Talk, Threshold};
+use crate::profile::{HealthLimits, Profile, Search, Talk, Target, Threshold};
 use crate::types::Kind;
 
 /// A search, ready to be made or judged.
@@ -49,15 +49,18 @@ impl Setting {
             exceed_ratio: search.exceed_ratio,
             width: search.width,
         };
+        let last_n = match &profile.target {
+            Target::Embedded(t) => t.last_n.unwrap_or(u32::MAX),
+            Target::External(_) => u32::MAX,
+        };
         // Streams that a server sends, by kind, with its first 1, 2, … rooms.
         let mut sum = [0, 0];
         let streams = first
             .iter()
             .map(|room| {
                 let group = &profile.rooms[room.group];
-                let each = u64::from(room.senders_max) * u64::from(room.size.saturating_sub(1));
-                sum[0] += if group.audio.is_some() { each } else { 0 };
-                sum[1] += if group.video.is_some() { each } else { 0 };
+                sum[0] += if group.audio.is_some() { sent(room, u32::MAX) } else { 0 };
+                sum[1] += if group.video.is_some() { sent(room, last_n) } else { 0 };
                 sum
             })
             .collect();
@@ -104,5 +107,34 @@ impl Setting {
     /// Audio and video streams that a server sends at a load.
     pub fn streams(&self, rooms: u32) -> [u64; 2] {
         (rooms as usize).checked_sub(1).and_then(|i| self.streams.get(i).copied()).unwrap_or_default()
+    }
+}
+
+/// Streams of one kind in a room in which each participant gets those of at most `others`.
+fn sent(room: &PlannedRoom, others: u32) -> u64 {
+    let senders = room.senders_max.min(room.size);
+    let to = |receivers: u32, of: u32| u64::from(receivers) * u64::from(of.min(others));
+    to(room.size - senders, senders) + to(senders, senders.saturating_sub(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capacity::MODEL_PROFILE;
+
+    #[test]
+    fn last_n_takes_streams_of_video_away_and_none_of_audio() {
+        let streams = |more: &str, room: &str| {
+            let text = MODEL_PROFILE.replace("servers = 1\n[[rooms]]", &format!("servers = 1\n{more}\n[[rooms]]"));
+            let text = text.replace("size = 4", room);
+            let profile = crate::profile::parse_resolved(&text).unwrap_or_else(|e| panic!("{e}"));
+            Setting::of(&profile).unwrap().streams(2)
+        };
+        assert_eq!(streams("", "size = 4"), [24, 24]);
+        assert_eq!(streams("last_n = 2", "size = 4"), [24, 16]);
+        assert_eq!(streams("last_n = 9", "size = 4"), [24, 24]);
+        // Three of ten send: seven watch all of them, each of the three the two others.
+        assert_eq!(streams("", "size = 10\nsend = 3"), [54, 54]);
+        assert_eq!(streams("last_n = 2", "size = 10\nsend = 3"), [54, 40]);
     }
 }

@@ -101,6 +101,9 @@ pub struct ServerTrial {
     pub cost: Option<Cost>,
     /// Where it is a TURN server.
     pub relay: Option<RelayTrial>,
+    /// By objective, in their order: what was measured over the whole trial.
+    #[serde(skip)]
+    pub measured: Vec<Option<f64>>,
 }
 
 /// What a TURN server did in a trial.
@@ -319,6 +322,7 @@ pub(super) fn row(setting: &Setting, open: &Open, heard: &BTreeMap<String, Vec<b
         let mute = |i: usize| s.mute.get(i).copied().filter(|_| known(i)).unwrap_or(0.0);
         let bad = if (0..setting.objectives.len()).any(|i| mute(i) > 0.0) { s.bad_or_mute } else { s.bad };
         let mut held = share(bad) <= setting.goal.loss_ratio * 100.0;
+        let mut measured = Vec::new();
         for (i, o) in setting.objectives.iter().enumerate() {
             let scope = Scope::of(&o.metric);
             let value = match scope {
@@ -326,6 +330,7 @@ pub(super) fn row(setting: &Setting, open: &Open, heard: &BTreeMap<String, Vec<b
                 Scope::Joins => joins.metric(&o.metric),
                 Scope::Legs => Some(f64::from(s.dropped)),
             };
+            measured.push(value);
             let whole_breaks = scope != Scope::Second && value.is_some_and(|v| !o.op.holds(v, o.value.number()));
             let seconds = s.broken.get(i).copied().unwrap_or(0.0) + mute(i);
             if whole_breaks || seconds > 0.0 {
@@ -385,7 +390,7 @@ pub(super) fn row(setting: &Setting, open: &Open, heard: &BTreeMap<String, Vec<b
         let wide = together(setting, name);
         fewest = fewest.min(s.fewest.unwrap_or(0) / wide);
         let admission = !held && joins.refused > 0 && refused_only;
-        servers.push(ServerTrial { admission, ..server_row(name, s, joins, held, share(bad), wide) });
+        servers.push(ServerTrial { admission, measured, ..server_row(name, s, joins, held, share(bad), wide) });
     }
     broken.sort_by(|a, b| b.share.total_cmp(&a.share));
     // Where something broke, it is no riddle that others found nothing to measure.
@@ -467,6 +472,7 @@ fn server_row(name: &str, s: &Loaded, joins: &Joins, held: bool, loss: f64, wide
             pps: rate(s.relayed.packets as i64),
             bps: rate(8 * s.relayed.bytes as i64),
         }),
+        measured: Vec::new(),
     }
 }
 

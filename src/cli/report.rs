@@ -57,8 +57,7 @@ fn series_to(dir: &Path, files: Files, each: bool, paint: terminal::Paint, out: 
     let mut parts = Vec::new();
     for name in series.names() {
         let own = dir.join(name);
-        // Runs that an interruption left out have none.
-        let made = own.join(history::FILE_NAME).exists();
+        let made = begun(&own.join(history::FILE_NAME));
         if made && each {
             render_to(&own, Vec::new(), files, paint, out)?;
         }
@@ -78,6 +77,24 @@ fn series_to(dir: &Path, files: Files, each: bool, paint: terminal::Paint, out: 
     out.flush()?;
     Ok(summary.verdict.exit_code())
 }
+
+/// Whether a run of a series was ever made: those that were left out have no history, and one whose preparation was cut
+/// short has not a single whole line of it.
+fn begun(path: &Path) -> bool {
+    use std::io::{BufRead, ErrorKind, Read};
+    match std::fs::File::open(path) {
+        Err(e) => e.kind() != ErrorKind::NotFound,
+        Ok(file) => {
+            let mut first = Vec::new();
+            // A disk's error is told where the history is read.
+            let read = std::io::BufReader::new(file).take(FIRST_LINE_MAX).read_until(b'\n', &mut first);
+            read.is_err() || first.len() as u64 == FIRST_LINE_MAX || first.ends_with(b"\n")
+        }
+    }
+}
+
+/// It holds a profile.
+const FIRST_LINE_MAX: u64 = 16 << 20;
 
 /// A run's judgement and its summary.
 fn read(dir: &Path, tail: Vec<u8>) -> Result<(Judgement, Summary)> {
@@ -139,7 +156,11 @@ fn judge(reading: &Reading) -> Result<(Judgement, Option<capacity::Answer>)> {
     for room in &mut judgement.rooms_worst {
         (room.audio_lossy_legs_share, room.video_lossy_legs_share) = (None, None);
     }
-    judgement.pass.retain(|o| o.metric.starts_with("audio.") || o.metric.starts_with("video."));
+    for (i, outcome) in judgement.pass.iter_mut().enumerate() {
+        if !outcome.metric.starts_with("audio.") && !outcome.metric.starts_with("video.") {
+            answer.objective(record.setting(), i).into_iter().for_each(|o| *outcome = o);
+        }
+    }
     Ok((judgement, Some(answer)))
 }
 
@@ -209,5 +230,137 @@ mod tests {
         store(dir.path(), &Synthetic { resolved: "nothing".into(), ..Synthetic::default() });
         let e = format!("{:#}", report(dir.path(), Files::Write).unwrap_err());
         assert!(e.contains("the profile in") && e.contains("history.jsonl"), "{e}");
+    }
+
+    fn write_lines(dir: &Path, lines: &[crate::history::Line]) {
+        let _ = fs::remove_file(dir.join(history::FILE_NAME));
+        let mut w = Writer::create(dir).unwrap();
+        lines.iter().for_each(|l| w.append(l));
+        assert_eq!(w.finish().1, None);
+    }
+
+    fn summary(dir: &Path) -> serde_json::Value {
+        serde_json::from_slice(&fs::read(dir.join("summary.json")).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn objectives_of_a_search_are_all_listed_and_drawn() {
+        let dir = tempfile::tempdir().unwrap();
+        write_lines(dir.path(), &capacity::model_history(capacity::MODEL_PROFILE, 101));
+        let (code, text) = report(dir.path(), Files::Write).unwrap();
+        assert_eq!(code, 0, "{text}");
+        let summary = summary(dir.path());
+        let pass = summary["pass"].as_array().unwrap();
+        let of = |metric: &str| {
+            let o = pass.iter().find(|o| o["metric"] == metric).unwrap_or_else(|| panic!("{metric}: {pass:#?}"));
+            (o["value"].as_f64(), o["limit"].as_f64(), o["server"].as_str(), o["verdict"].as_str())
+        };
+        // Of the load that held, though one above it broke.
+        assert_eq!(of("setup.total.p95"), (Some(120.0), Some(200.0), Some("s1"), Some("pass")));
+        assert_eq!(of("joins.failed_share"), (Some(0.0), Some(1.0), Some("s1"), Some("pass")));
+        assert_eq!((pass.len(), of("audio.delay.p99").3, of("video.delay.p99").1), (4, Some("pass"), Some(120.0)));
+        assert!(text.contains("✓ setup.total.p95 <= 200ms  120 ms on s1, 40 % to spare"), "{text}");
+        let page = fs::read_to_string(dir.path().join("report.html")).unwrap();
+        for shown in ["<code>setup.total.p95 &lt;= 200ms</code>", "limit own c0", "limit own c1", "limit own c4"] {
+            assert!(page.contains(shown), "{shown}");
+        }
+    }
+
+    #[test]
+    fn what_is_to_be_pasted_goes_with_its_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lines = capacity::model_history(capacity::MODEL_PROFILE, 101);
+        write_lines(dir.path(), &lines);
+        report(dir.path(), Files::Write).unwrap();
+        let there = || ["capacity.env", "keda-scaledobject.yaml", "hpa.yaml"].map(|f| dir.path().join(f).exists());
+        assert_eq!(there(), [true; 3]);
+        // The same history, had it been cut short.
+        lines.truncate(lines.len() / 2);
+        write_lines(dir.path(), &lines);
+        assert_eq!(report(dir.path(), Files::Leave).unwrap().0, 4);
+        assert_eq!(there(), [true; 3]);
+        assert_eq!(report(dir.path(), Files::Write).unwrap().0, 4);
+        assert_eq!(there(), [false; 3]);
+    }
+
+    /// `path: value` of each number and null in it; items of a list have `[]`.
+    fn leaves(value: &serde_json::Value, path: &str, out: &mut Vec<(String, serde_json::Value)>) {
+        match value {
+            serde_json::Value::Object(map) => {
+                let dot = if path.is_empty() { "" } else { "." };
+                map.iter().for_each(|(key, v)| leaves(v, &format!("{path}{dot}{key}"), out));
+            }
+            serde_json::Value::Array(all) => all.iter().for_each(|v| leaves(v, &format!("{path}[]"), out)),
+            other if !out.iter().any(|(p, v)| p == path && v.is_number()) => out.push((path.to_owned(), other.clone())),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_number_of_a_search_has_a_unit_and_every_key_is_described() {
+        use crate::capacity::{Cost, KindTrial, RelayTrial};
+        let dir = tempfile::tempdir().unwrap();
+        write_lines(dir.path(), &capacity::model_history(capacity::MODEL_PROFILE, 131));
+        let (_, mut whole) = read(dir.path(), Vec::new()).unwrap();
+        // What a model server has not: some of it is of TURN servers, or of hosts that tell.
+        let a = whole.capacity.as_mut().unwrap();
+        (a.allocations, a.relayed_pps, a.relayed_bps) = (Some(1), Some(1.0), Some(1.0));
+        let one = Some(1.0);
+        let s = &mut a.trials[0].servers[0];
+        s.relay = Some(RelayTrial::default());
+        let kind = KindTrial { loss: one, delay_p50: one, delay_p99: one, jitter_p95: one, freezes: one };
+        (s.audio, s.video) = (kind, kind);
+        s.cost = Some(Cost {
+            cpu: one,
+            cpu_p95: one,
+            cpu_cores: one,
+            busiest_thread: one,
+            memory_bytes: one,
+            cpu_pressure: one,
+            run_queue: one,
+            steal: one,
+            throttled: one,
+            egress_pps: one,
+            egress_bps: one,
+            cascade_pps: one,
+            cascade_bps: one,
+        });
+        let json = serde_json::to_value(&whole).unwrap();
+        let units = json["units"].as_object().unwrap();
+        let mut all = Vec::new();
+        leaves(&json["capacity"], "capacity", &mut all);
+        let numbers: Vec<&String> = all.iter().filter(|(_, v)| v.is_number()).map(|(p, _)| p).collect();
+        assert!(numbers.len() > 70, "{numbers:?}");
+        let bare: Vec<&&String> = numbers.iter().filter(|p| !units.contains_key(p.as_str())).collect();
+        assert!(bare.is_empty(), "without a unit: {bare:?}");
+        // And no unit is that of nothing.
+        let unused: Vec<&String> =
+            units.keys().filter(|u| u.starts_with("capacity.") && !numbers.contains(u)).collect();
+        assert!(unused.is_empty(), "of nothing: {unused:?}");
+        // The docs name each key.
+        let docs = include_str!("../../docs/reports.md");
+        let (_, docs) = docs.split_once("`capacity` is null but for that shape").expect("a description of `capacity`");
+        let docs = docs.split("`scale_in` is null").next().unwrap();
+        let words: std::collections::BTreeSet<&str> =
+            docs.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+        for (path, _) in &all {
+            for key in path.split('.').map(|k| k.trim_end_matches("[]")) {
+                assert!(words.contains(key), "{key} of {path} is not in docs/reports.md");
+            }
+        }
+        // Of the rest of the file, what is no number of a run stands here.
+        let mut rest = Vec::new();
+        leaves(&json, "", &mut rest);
+        let of_run = |p: &str| {
+            let (head, _) = p.rsplit_once('.').unwrap_or((p, ""));
+            let as_run = p.strip_prefix("servers[].").is_some_and(|p| units.contains_key(p));
+            as_run || units.contains_key(p) || units.contains_key(&format!("{head}.*"))
+        };
+        let bare: Vec<&String> = rest
+            .iter()
+            .filter(|(p, v)| v.is_number() && !of_run(p) && !p.starts_with("limits."))
+            .map(|(p, _)| p)
+            .collect();
+        assert_eq!(bare, ["schema", "run.seed"], "without a unit");
     }
 }

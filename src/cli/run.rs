@@ -1,6 +1,7 @@
 //! `roomful run PROFILE`: plan, load, judge, report.
 
 mod experiment; // shape scale-in
+mod interrupts;
 mod series; // several runs of one profile
 
 use super::exit;
@@ -16,6 +17,7 @@ use crate::types::mask_urls;
 use anyhow::{Result, bail};
 use clap::Args;
 use experiment::Experiment;
+use interrupts::Interrupts;
 use std::cell::RefCell;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -61,13 +63,14 @@ pub fn run(args: &RunArgs) -> Result<u8> {
         }
     }
     crate::engine::socket::raise_descriptor_limit();
+    let interrupts = Interrupts::listen()?;
     let mut tried = 0;
     loop {
         let code = match (&profile.series, planned.first()) {
-            (Some(series), _) => series::once(args, &profile, series, tried)?,
+            (Some(series), _) => series::once(args, &profile, series, tried, &Machine::read, &interrupts)?,
             (None, Some((plan, limits))) => {
                 let started = OffsetDateTime::now_utc();
-                one(&profile, plan, limits, started, &folder(args, &profile, started, tried)?)?
+                one(&profile, plan, limits, started, &folder(args, &profile, started, tried)?, &interrupts)?
             }
             (None, None) => bail!("nothing was planned"),
         };
@@ -115,9 +118,10 @@ fn one(
     limits: &serde_json::Value,
     started: OffsetDateTime,
     folder: &RunFolder,
+    interrupts: &Interrupts,
 ) -> Result<u8> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let ended = runtime.block_on(perform(profile, plan, limits.clone(), started, folder));
+    let ended = runtime.block_on(perform(profile, plan, limits.clone(), started, folder, interrupts));
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     let ended = match ended {
         // Nobody has joined, and there is nothing to judge.
@@ -157,6 +161,7 @@ async fn perform(
     limits: serde_json::Value,
     started: OffsetDateTime,
     folder: &RunFolder,
+    interrupts: &Interrupts,
 ) -> Result<Ended> {
     write_err(&format!(
         "{}: {} participants in {} rooms, seed {}, into {}",
@@ -169,7 +174,7 @@ async fn perform(
     let started_at = started.format(&Rfc3339)?;
     // First: a folder that can't be written to is known before the target has any work with us.
     let writer = history::Writer::create(folder.path())?;
-    let (mut stage, experiment) = match set(profile, plan, folder).await {
+    let (mut stage, experiment) = match set(profile, plan, folder, interrupts).await {
         Ok(set) => set,
         Err(e) => {
             // Nothing happened; whoever tries again finds the folder as it was.
@@ -242,7 +247,7 @@ async fn perform(
                 let doing = trial.or_else(|| experiment.as_ref().map(|e| e.script.borrow().progress()));
                 live.show(&format!("{}{}", doing.unwrap_or_default(), report::progress_line(&shown)));
             },
-            interrupt("ending the calls, then judging what was seen."),
+            interrupts.told("ending the calls, then judging what was seen."),
         )
         .await;
     live.end();
@@ -267,8 +272,9 @@ async fn set(
     profile: &Arc<Profile>,
     plan: &Arc<plan::Plan>,
     folder: &RunFolder,
+    interrupts: &Interrupts,
 ) -> Result<(Stage, Option<Rc<Experiment>>)> {
-    let stage = Stage::set(profile.clone(), plan.clone(), interrupt("taking back what was prepared.")).await?;
+    let stage = Stage::set(profile.clone(), plan.clone(), interrupts.told("taking back what was prepared.")).await?;
     let start = (stage.conductor.epoch, stage.conductor.epoch_ns);
     match Experiment::of(profile, plan, stage.fleet.as_ref(), folder, start) {
         Ok(experiment) => Ok((stage, experiment.map(Rc::new))),
@@ -322,35 +328,6 @@ impl Course for Deciding {
     }
 }
 
-/// Ctrl-C, SIGTERM, or the end of the terminal (SIGHUP).
-async fn interrupt(what_now: &str) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut term) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    // Under nohup it is ignored, and stays so.
-    let mut hang_up = if ignores_hang_up() { None } else { signal(SignalKind::hangup()).ok() };
-    let hung_up = async {
-        match &mut hang_up {
-            Some(signal) => signal.recv().await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = term.recv() => {}
-        _ = hung_up => {}
-    }
-    write_err(&format!("\nInterrupted: {what_now}"));
-}
-
-/// Whoever started us had SIGHUP, the first of the signals, ignored.
-fn ignores_hang_up() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|l| l.strip_prefix("SigIgn:"));
-    ignored.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).is_some_and(|bits| bits & 1 == 1)
-}
-
 /// One line that renews itself on a terminal; a plain line a second elsewhere.
 struct Live {
     terminal: bool,
@@ -397,7 +374,8 @@ mod tests {
     fn fails(port: u16, folder: &RunFolder) -> String {
         let profile = profile(port);
         let plan = Arc::new(plan::plan(&profile));
-        let error = one(&profile, &plan, &serde_json::Value::Null, OffsetDateTime::UNIX_EPOCH, folder).unwrap_err();
+        let (at, interrupts) = (OffsetDateTime::UNIX_EPOCH, Interrupts::made_up(false));
+        let error = one(&profile, &plan, &serde_json::Value::Null, at, folder, &interrupts).unwrap_err();
         format!("{error:#}")
     }
 

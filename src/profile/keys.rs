@@ -270,7 +270,7 @@ pub const KEYS: &[Key] = &[
     key("search", "budget", Duration { min: 1.0, max: 604_800.0 }, Or("\"15m\""), "The whole search: when it is up, the bounds known so far are the answer, whatever is under way."),
     key("search", "join_timeout", Duration { min: 0.1, max: 600.0 }, Or("\"15s\""), "A join that takes longer has failed."),
 
-    key("mixes[]", "name", Text, Required, "Name of the mix: letters, digits, - and _; its run folder is called so."),
+    key("mixes[]", "name", Text, Required, "Name of the mix: letters, digits, - and _; its run folder is called so. No two differ only in case, or in - and _."),
     key("mixes[]", "rooms", Counts { max: 100_000 }, Required, "Groups of [[rooms]] in it, each with its share in place of the group's `count`: { voice = 3, meeting = 1 } adds three rooms of voice for each meeting."),
     key("mixes[]", "range", Range { max: SEATS_MAX }, Optional, "Loads to search, in place of [search]'s."),
     key("compare", "placement", Words(Placement::NAMES), Required, "Both, in the order in which they run: [\"affinity\", \"spread\"]."),

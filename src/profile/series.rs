@@ -26,6 +26,13 @@ pub struct Mix {
     pub range: Option<(u32, u32)>,
 }
 
+impl Mix {
+    /// Its name in that of an environment variable.
+    pub fn variable(name: &str) -> String {
+        name.to_ascii_uppercase().replace('-', "_")
+    }
+}
+
 impl Series {
     /// Of its runs, in their order.
     pub fn names(&self) -> Vec<&str> {

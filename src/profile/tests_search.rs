@@ -146,6 +146,11 @@ fn one_wrong_mix_is_one_error() {
         ("meeting = 2", "meeting = \"2\"", "mixes[1].rooms.meeting: is a bare number, 1 to 100000, not \"2\""),
         ("{ call = 1 }", "{}", "mixes[0].rooms: is empty"),
         ("{ call = 1 }", "[\"call\"]", "mixes[0].rooms: is a table"),
+        (
+            "name = \"both\"",
+            "name = \"Calls\"",
+            "mixes: \"calls\" and \"Calls\" are one name to environment variables: give one another name",
+        ),
         (", meeting = 2", "", "mixes: none of them has rooms of group \"meeting\""),
         ("name = \"both\"", "name = \"calls\"", "mixes[1].name: \"calls\" is mixes[0] already"),
         ("name = \"both\"", "name = \"a/b\"", "mixes[1].name: '/' cannot be part of a name"),

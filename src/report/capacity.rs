@@ -1,7 +1,8 @@
 //! The capacity part of a report: the curve over participants with its marks, the trials, and what to paste.
 
-use super::curve::{Curve, Line, Mark, curve};
-use crate::capacity::{Answer, CPU_TRIGGER, HPA_TOLERANCE, Outcome, ServerTrial, TrialRow};
+use super::curve::{Curve, Limit, Line, Mark, curve};
+use super::paste::{Replicas, SEARCH, Scaler};
+use crate::capacity::{Answer, CPU_TRIGGER, Outcome, ServerTrial, TrialRow};
 use crate::verdict::{clock, number};
 use maud::{Markup, html};
 
@@ -58,7 +59,7 @@ fn figures(a: &Answer) -> Vec<(String, String)> {
         out.push((format!("{} of {}", number(rate), number(a.join_rate_wanted)), "joins/s reached, of those wanted"));
     }
     if let Some(streams) = a.streams {
-        out.push((streams.to_string(), "streams sent at capacity"));
+        out.push((streams.to_string(), "streams to participants at capacity, by the plan"));
     }
     if let Some(n) = a.allocations {
         out.push((n.to_string(), "allocations at capacity"));
@@ -68,8 +69,8 @@ fn figures(a: &Answer) -> Vec<(String, String)> {
         out.push((number(bps / 1e6), "Mbit/s relayed"));
     }
     if let (Some(pps), Some(bps)) = (a.egress_pps, a.egress_bps) {
-        out.push((number(pps), "RTP packets/s sent"));
-        out.push((number(bps / 1e6), "Mbit/s of RTP sent"));
+        out.push((number(pps), "RTP packets/s that participants received"));
+        out.push((number(bps / 1e6), "Mbit/s of RTP that they received"));
     }
     let bounds = (bounds.0, format!("participants {}: {}", a.on(), bounds.1));
     std::iter::once(bounds).chain(out.into_iter().map(|(value, label)| (value, label.to_owned()))).collect()
@@ -90,7 +91,14 @@ fn curves(a: &Answer, limits: &[(String, f64)]) -> Vec<Curve> {
         color,
         points: points(pick),
     };
-    let limit = |metrics: &[&str]| metrics.iter().find_map(|m| limits.iter().find(|(l, _)| l == m)).map(|(_, v)| *v);
+    // Each in the colour of its line.
+    let limit = |metrics: &[(&str, usize)]| -> Vec<Limit> {
+        let of = |(metric, color): &(&str, usize)| {
+            let (_, at) = limits.iter().find(|(l, _)| l == metric)?;
+            Some(Limit { at: *at, color: Some(*color) })
+        };
+        metrics.iter().filter_map(of).collect()
+    };
     let mut marks = Vec::new();
     let mut mark = |at: Option<f64>, label: &'static str, class: &'static str| {
         marks.extend(at.map(|at| Mark { at, label, class }));
@@ -100,18 +108,19 @@ fn curves(a: &Answer, limits: &[(String, f64)]) -> Vec<Curve> {
     mark(a.upper.map(f64::from), "broke", "bad");
     mark(a.knee.as_ref().map(|k| f64::from(k.participants)), "delay off its plateau", "soft");
     mark(a.cpu_trigger.and_then(|t| t.participants), "70 % CPU", "soft");
-    let of = |title, what, unit, limit, lines: Vec<Line>, all_marks: bool| {
+    let of = |title, what, unit, mut limits: Vec<Limit>, lines: Vec<Line>, all_marks: bool| {
         let lines: Vec<Line> = lines.into_iter().filter(|l| !l.points.is_empty()).collect();
+        limits.retain(|l| l.color.is_none_or(|color| lines.iter().any(|l| l.color == color)));
         let kept = marks.iter().filter(|m| all_marks || m.class != "soft").cloned().collect();
-        (!lines.is_empty()).then_some(Curve { title, what, unit, limit, lines, marks: kept })
+        (!lines.is_empty()).then_some(Curve { title, what, unit, limits, lines, marks: kept })
     };
     let cost = |pick: fn(&crate::capacity::Cost) -> Option<f64>| move |s: &ServerTrial| s.cost.as_ref().and_then(pick);
     let all = [
         of(
             "Delay p99",
-            "One way through the server, the slowest 1 % of packets, by load.",
+            "One way through the server, the slowest 1 % of packets, by load. A dashed line is the objective of its colour.",
             "ms",
-            limit(&["audio.delay.p99", "video.delay.p99"]),
+            limit(&[("audio.delay.p99", 0), ("video.delay.p99", 1)]),
             vec![line("audio", 0, &|s| s.audio.delay_p99), line("video", 1, &|s| s.video.delay_p99)],
             true,
         ),
@@ -119,7 +128,7 @@ fn curves(a: &Answer, limits: &[(String, f64)]) -> Vec<Curve> {
             "Broken participant-seconds",
             "Share of the trial in which a participant missed an objective, or was not there.",
             "%",
-            None,
+            Vec::new(),
             vec![line("broken", 3, &|s| Some(s.loss))],
             false,
         ),
@@ -127,7 +136,7 @@ fn curves(a: &Answer, limits: &[(String, f64)]) -> Vec<Curve> {
             "CPU of the server",
             "Of the cores it may use, and its busiest thread of one core. The dashed line is a usual trigger.",
             "%",
-            Some(CPU_TRIGGER),
+            vec![Limit { at: CPU_TRIGGER, color: None }],
             vec![line("of its cores", 0, &cost(|c| c.cpu)), line("busiest thread", 2, &cost(|c| c.busiest_thread))],
             true,
         ),
@@ -135,7 +144,7 @@ fn curves(a: &Answer, limits: &[(String, f64)]) -> Vec<Curve> {
             "What the server waited for",
             "Share of the time in which something waited for a CPU (PSI), the hypervisor took it, or the cgroup was throttled.",
             "%",
-            None,
+            Vec::new(),
             vec![
                 line("pressure", 0, &cost(|c| c.cpu_pressure)),
                 line("steal", 3, &cost(|c| c.steal)),
@@ -147,7 +156,7 @@ fn curves(a: &Answer, limits: &[(String, f64)]) -> Vec<Curve> {
             "Run queue of the server",
             "How many of its threads stood ready to run and had no core, on average.",
             "",
-            None,
+            Vec::new(),
             vec![line("waiting", 1, &cost(|c| c.run_queue))],
             false,
         ),
@@ -155,7 +164,7 @@ fn curves(a: &Answer, limits: &[(String, f64)]) -> Vec<Curve> {
             "Memory of the server",
             "Resident, at most in the trial.",
             "MiB",
-            None,
+            Vec::new(),
             vec![line("memory", 0, &cost(|c| c.memory_bytes.map(|b| b / f64::from(1 << 20))))],
             false,
         ),
@@ -163,7 +172,7 @@ fn curves(a: &Answer, limits: &[(String, f64)]) -> Vec<Curve> {
             "Set-up time p95",
             "Of the joins that led to this load.",
             "ms",
-            limit(&["setup.total.p95"]),
+            limit(&[("setup.total.p95", 4)]),
             vec![line("set-up p95", 4, &|s| s.setup_p95)],
             false,
         ),
@@ -171,7 +180,7 @@ fn curves(a: &Answer, limits: &[(String, f64)]) -> Vec<Curve> {
             "Loss",
             "From participant to participant.",
             "%",
-            limit(&["audio.loss", "video.loss"]),
+            limit(&[("audio.loss", 0), ("video.loss", 1)]),
             vec![line("audio", 0, &|s| s.audio.loss), line("video", 1, &|s| s.video.loss)],
             false,
         ),
@@ -232,40 +241,28 @@ fn paste(a: &Answer) -> Markup {
     }
 }
 
-/// Files to paste into an autoscaler's configuration; none without a threshold.
+/// Files to paste into an autoscaler's configuration.
+pub(super) const FILES: [&str; 3] = ["capacity.env", "keda-scaledobject.yaml", "hpa.yaml"];
+
+/// None of them without a threshold.
 pub(super) fn files(a: &Answer) -> Vec<(&'static str, String)> {
     let (Some(t), Some(upper)) = (a.threshold, a.upper) else { return Vec::new() };
     let n = t.participants;
-    let head = format!(
-        "# One server carries {}–{upper} participants; scale out at {n} = {} − {} (lost servers) − {} (growth).\n",
-        t.capacity, t.capacity, t.lost, t.growth
-    );
+    let less = |n: u32, what: &str| if n > 0 { format!(" − {n} ({what})") } else { String::new() };
+    let why = match t.answer {
+        Some(_) if t.lost + t.growth > 0 => {
+            format!(" = {}{}{}", t.capacity, less(t.lost, "lost servers"), less(t.growth, "growth"))
+        }
+        Some(_) => String::new(),
+        None => ", with no headroom: there is no [answer]".to_owned(),
+    };
+    let head = format!("{SEARCH}{}–{upper} participants; scale out at {n}{why}.\n", t.capacity);
     let numbers = format!("{head}PARTICIPANTS_LOWER={}\nPARTICIPANTS_UPPER={upper}\nSCALE_OUT_AT={n}\n", t.capacity);
-    // Else the headroom would be the tolerance's.
-    let target = crate::capacity::hpa_target(f64::from(n));
-    let tolerance = format!(
-        "# An HPA scales out when the average is {} % above its target: {target} for {n}.\n",
-        number(HPA_TOLERANCE * 100.0)
-    );
-    // Nobody said how large the fleet is to become.
-    let replicas =
-        "# Replicas: at least one more than may be lost, at most twice as many as [answer] has. Put in your own.\n";
-    let keda = format!(
-        "{head}{tolerance}{replicas}# Put in your names, and the query that counts the participants of the fleet.\n\
-         apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata:\n  name: media-servers\nspec:\n  scaleTargetRef:\n    \
-         name: media-servers\n  minReplicaCount: {min}\n  triggers:\n    - type: prometheus\n      metricType: AverageValue\n      \
-         metadata:\n        serverAddress: http://prometheus:9090\n        query: sum(media_server_participants)\n        \
-         threshold: \"{target}\"\n",
-        min = t.survive + 1
-    );
-    let hpa = format!(
-        "{head}{tolerance}{replicas}# Put in your names; the external metric is the number of participants of the whole fleet.\n\
-         apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata:\n  name: media-servers\nspec:\n  scaleTargetRef:\n    \
-         apiVersion: apps/v1\n    kind: Deployment\n    name: media-servers\n  minReplicas: {min}\n  maxReplicas: {max}\n  \
-         metrics:\n    - type: External\n      external:\n        metric:\n          name: media_server_participants\n        \
-         target:\n          type: AverageValue\n          averageValue: \"{target}\"\n",
-        min = t.survive + 1,
-        max = (t.servers * 2).max(t.survive + 2)
-    );
-    vec![("capacity.env", numbers), ("keda-scaledobject.yaml", keda), ("hpa.yaml", hpa)]
+    let scaler = Scaler { head: &head, unit: "participants", at: f64::from(n), replicas: Replicas::of(t.answer) };
+    let texts = [numbers, scaler.keda("sum(media_server_participants)"), scaler.hpa("media_server_participants")];
+    FILES.into_iter().zip(texts).collect()
 }
+
+#[cfg(test)]
+#[path = "capacity_tests.rs"]
+mod tests;

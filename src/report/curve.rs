@@ -18,7 +18,7 @@ pub(super) struct Curve {
     pub title: &'static str,
     pub what: &'static str,
     pub unit: &'static str,
-    pub limit: Option<f64>,
+    pub limits: Vec<Limit>,
     pub lines: Vec<Line>,
     pub marks: Vec<Mark>,
 }
@@ -28,6 +28,12 @@ pub(super) struct Line {
     pub color: usize,
     /// Participants and value, by participants.
     pub points: Vec<(f64, f64)>,
+}
+
+pub(super) struct Limit {
+    pub at: f64,
+    /// That of the line which it is for; `None`: of none.
+    pub color: Option<usize>,
 }
 
 #[derive(Clone)]
@@ -43,8 +49,8 @@ pub(super) fn curve(c: &Curve) -> Markup {
     let high = points().map(|p| p.1).fold(0.0, f64::max);
     // Where nothing was ever seen, the scale is that of one.
     let high = if high > 0.0 { high } else { 1.0 };
-    // With the limit in sight once values come near it; a collapse must not flatten all that came before.
-    let near = c.limit.filter(|l| high > l / 4.0);
+    // With a limit in sight once values come near it; a collapse must not flatten all that came before.
+    let near = c.limits.iter().map(|l| l.at).filter(|l| high > l / 4.0).reduce(f64::max);
     let top = near.map_or(high, |l| high.clamp(l * 1.15, l * 4.0)).max(1e-9) * 1.08;
     let x = |v: f64| LEFT + v / x_max * (WIDTH - LEFT - RIGHT);
     let y = |v: f64| HEIGHT - BOTTOM - v.min(top) / top * (HEIGHT - TOP - BOTTOM);
@@ -71,8 +77,11 @@ pub(super) fn curve(c: &Curve) -> Markup {
                 @for v in ticks(x_max) {
                     text.axis x=(x(v)) y=(HEIGHT - 8.0) text-anchor="middle" { (number(v)) }
                 }
-                @if let Some(limit) = c.limit.filter(|l| *l <= top) {
-                    line.limit x1=(LEFT) x2=(WIDTH - RIGHT) y1=(y(limit)) y2=(y(limit)) {}
+                @for l in c.limits.iter().filter(|l| l.at <= top) {
+                    @let class = l.color.map_or_else(|| "limit".to_owned(), |color| format!("limit own c{color}"));
+                    line.(class) x1=(LEFT) x2=(WIDTH - RIGHT) y1=(y(l.at)) y2=(y(l.at)) {
+                        title { "limit " (number(l.at)) " " (c.unit) }
+                    }
                 }
                 @for (m, label) in c.marks.iter().zip(labels(&c.marks, x)) {
                     line.(format!("at {}", m.class)) x1=(x(m.at)) x2=(x(m.at)) y1=(label.y + 3.0) y2=(HEIGHT - BOTTOM) {}
@@ -134,11 +143,40 @@ fn nice(v: f64) -> f64 {
 mod tests {
     use super::*;
 
+    fn limit(at: f64, color: Option<usize>) -> Limit {
+        Limit { at, color }
+    }
+
+    #[test]
+    fn each_line_has_its_own_limit() {
+        let line = |label, color, ms| Line { label, color, points: vec![(10.0, 5.0), (20.0, ms)] };
+        let lines = || vec![line("audio", 0, 70.0), line("video", 1, 90.0)];
+        let limits = || vec![limit(80.0, Some(0)), limit(120.0, Some(1))];
+        let c = Curve { title: "Delay", what: "", unit: "ms", limits: limits(), lines: lines(), marks: vec![] };
+        let svg = curve(&c).into_string();
+        let y = |class: &str| {
+            let (_, rest) = svg.split_once(&format!("class=\"limit own {class}\"")).unwrap_or_else(|| panic!("{svg}"));
+            rest.split_once("y1=\"").unwrap().1.split('"').next().unwrap().parse::<f64>().unwrap()
+        };
+        assert!(y("c0") > y("c1") && y("c1") > TOP, "{svg}");
+        assert!(svg.contains("<title>limit 80 ms</title>") && svg.contains("<title>limit 120 ms</title>"), "{svg}");
+        // One that is far above everything is not drawn, and does not flatten it.
+        let far = Curve { limits: vec![limit(80.0, Some(0)), limit(9000.0, Some(1))], lines: lines(), ..c };
+        assert_eq!(curve(&far).into_string().matches("class=\"limit").count(), 1);
+    }
+
     #[test]
     fn a_collapse_does_not_flatten_what_came_before() {
         let line = Line { label: "audio", color: 0, points: vec![(10.0, 5.0), (20.0, 9000.0)] };
         let mark = Mark { at: 15.0, label: "held", class: "good" };
-        let c = Curve { title: "Delay", what: "", unit: "ms", limit: Some(80.0), lines: vec![line], marks: vec![mark] };
+        let c = Curve {
+            title: "Delay",
+            what: "",
+            unit: "ms",
+            limits: vec![limit(80.0, None)],
+            lines: vec![line],
+            marks: vec![mark],
+        };
         let svg = curve(&c).into_string();
         assert!(svg.contains("class=\"limit\"") && svg.contains("held 15") && !svg.contains("NaN"), "{svg}");
         // The scale ends at some four times the limit; the point itself says what it was.
@@ -149,7 +187,7 @@ mod tests {
     #[test]
     fn nothing_at_all_is_drawn_on_a_scale_that_can_be_read() {
         let line = Line { label: "broken", color: 0, points: vec![(10.0, 0.0), (20.0, 0.0)] };
-        let c = Curve { title: "Broken", what: "", unit: "%", limit: None, lines: vec![line], marks: vec![] };
+        let c = Curve { title: "Broken", what: "", unit: "%", limits: vec![], lines: vec![line], marks: vec![] };
         let svg = curve(&c).into_string();
         assert_eq!((svg.matches(">0 %<").count(), svg.matches(">1 %<").count()), (1, 1), "{svg}");
     }

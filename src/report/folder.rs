@@ -15,6 +15,8 @@ pub enum FolderError {
     Create { path: PathBuf, source: io::Error },
     #[error("can't write {path}: {source}")]
     Write { path: PathBuf, source: io::Error },
+    #[error("can't remove {path}, whose number holds no longer: {source}")]
+    Remove { path: PathBuf, source: io::Error },
 }
 
 /// A folder made for one run, empty at first.

@@ -4,6 +4,7 @@ use super::Summary;
 use super::capacity;
 use super::charts::{Charts, charts};
 use super::scale_in;
+use crate::profile::Op;
 use crate::verdict::{Judgement, Outcome, Verdict, clock, number};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -76,7 +77,8 @@ pub(super) fn bare(title: &str, body: &Markup) -> String {
 
 /// Upper limits by metric.
 fn objectives(s: &Summary) -> Vec<(String, f64)> {
-    s.pass.iter().map(|o| (o.metric.clone(), o.limit)).collect()
+    let upper = s.pass.iter().filter(|o| matches!(o.op, Op::Lt | Op::Le));
+    upper.map(|o| (o.metric.clone(), o.limit)).collect()
 }
 
 fn banner(s: &Summary) -> Markup {
@@ -121,7 +123,9 @@ fn figures(s: &Summary) -> Markup {
             }
         }
     };
-    let joins = s.pass.iter().find(|o| o.metric.starts_with("joins.failed"));
+    // Of a search, these are the joins of all loads, and the limit is held against those of one.
+    let judged = s.pass.iter().filter(|_| s.capacity.is_none());
+    let joins = judged.into_iter().find(|o| o.metric.starts_with("joins.failed"));
     html! {
         section.figures {
             div.figure.(joins.map_or("", |o| o.verdict.as_str())) {
@@ -158,7 +162,10 @@ fn limits(s: &Summary) -> Markup {
                 "What the profile asks for. Each limit is held against every server by itself, and the worst server decides."
             }
             @if s.capacity.is_some() {
-                p { "These are of the load that held. Objectives on joins were judged trial by trial, above." }
+                p {
+                    "These are of the load that held, or else of the last trial; of joins and legs the worst of its trials, and \
+                     the joins that led to it."
+                }
             }
             @if s.pass.is_empty() { @if s.capacity.is_none() { p { "The profile sets no limit." } } } @else {
                 div.scroll { table {

@@ -1,7 +1,9 @@
 //! What a matrix of mixes looks like: a table, a plot of how far each unit's values lie apart, and what to paste.
 
+use super::paste::{MIXES, Replicas, Scaler};
 use super::terminal::Paint;
-use crate::capacity::{HPA_TOLERANCE, Matrix, MixRow, Unit};
+use crate::capacity::{Matrix, MixRow, Unit};
+use crate::profile::Mix;
 use crate::verdict::{Verdict, number};
 use maud::{Markup, html};
 use std::fmt::Write;
@@ -25,8 +27,8 @@ fn head(unit: Unit) -> &'static str {
     match unit {
         Unit::Participants => "participants",
         Unit::Streams => "streams",
-        Unit::EgressPps => "packets/s sent",
-        Unit::EgressBps => "Mbit/s sent",
+        Unit::EgressPps => "egress packets/s",
+        Unit::EgressBps => "egress Mbit/s",
         Unit::Allocations => "allocations",
         Unit::RelayedPps => "packets/s relayed",
         Unit::RelayedBps => "Mbit/s relayed",
@@ -94,9 +96,10 @@ pub(super) fn section(m: &Matrix) -> Markup {
             p.what {
                 "Each mix of rooms has a capacity of its own. A unit whose amount at breakage is the same whatever the mix is "
                 "what an autoscaler can count on; one that varies is a number for one mix only. Amounts are those of one "
-                "server at the highest load that held, the last before it broke; variation is their standard deviation over "
-                "the mixes, in percent of their mean. Bounds are up to " (number(m.width)) " % apart, so smaller differences "
-                "of variation mean nothing."
+                "server at the highest load that held, the last before it broke: streams by the plan, egress as the RTP that "
+                "participants received from it; variation is their standard deviation over "
+                "the mixes, in percent of their mean. Bounds are up to " (number(m.width)) " % apart (a search's width, or one "
+                "room where that is more), so smaller differences of variation mean nothing."
             }
             (plot(m))
             div.scroll { table {
@@ -166,13 +169,16 @@ fn plot(m: &Matrix) -> Markup {
     }
 }
 
-/// Files to paste into an autoscaler's configuration; none without a threshold that holds for all mixes.
+/// Files to paste into an autoscaler's configuration.
+pub(super) const FILES: [&str; 2] = ["scale-on.env", "scale-on-keda.yaml"];
+
+/// None of them without a threshold that holds for all mixes.
 pub(super) fn files(m: &Matrix) -> Vec<(&'static str, String)> {
     let (Some(unit), Some(at)) = (m.scale_on, m.scale_out_at) else { return Vec::new() };
     let names: Vec<&str> = m.mixes.iter().map(|m| m.name.as_str()).collect();
+    let headroom = if m.answer.is_some() { "headroom taken off" } else { "with no headroom: there is no [answer]" };
     let head = format!(
-        "# Of all units {} vary least over the mixes {}: {}. Scale out at {} per server,\n# the least of the mixes, headroom \
-         taken off.\n",
+        "{MIXES}{} vary least over the mixes {}: {}. Scale out at {} per server,\n# the least of the mixes, {headroom}.\n",
         unit.words(),
         names.join(", "),
         variation(m, unit),
@@ -180,7 +186,7 @@ pub(super) fn files(m: &Matrix) -> Vec<(&'static str, String)> {
     );
     let mut env = format!("{head}SCALE_ON={}\nSCALE_OUT_AT={at}\n", unit.as_str());
     for mix in &m.mixes {
-        let name = mix.name.to_ascii_uppercase().replace('-', "_");
+        let name = Mix::variable(&mix.name);
         let amount = unit.of(mix).map_or_else(String::new, |v| v.round().to_string());
         // Writing to a String cannot fail.
         let _ = writeln!(env, "AT_BREAKAGE_{name}={amount}");
@@ -194,17 +200,8 @@ pub(super) fn files(m: &Matrix) -> Vec<(&'static str, String)> {
         Unit::RelayedPps => "sum(rate(turn_server_packets_relayed_total[1m]))",
         Unit::RelayedBps => "sum(rate(turn_server_bytes_relayed_total[1m])) * 8",
     };
-    let target = crate::capacity::hpa_target(at);
-    let keda = format!(
-        "{head}# An HPA scales out when the average is {} % above its target: {target} for {at}.\n\
-         # Put in your names, and the query that sums up the fleet's {}.\n\
-         apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata:\n  name: media-servers\nspec:\n  scaleTargetRef:\n    \
-         name: media-servers\n  triggers:\n    - type: prometheus\n      metricType: AverageValue\n      \
-         metadata:\n        serverAddress: http://prometheus:9090\n        query: {query}\n        threshold: \"{target}\"\n",
-        number(HPA_TOLERANCE * 100.0),
-        unit.words()
-    );
-    vec![("scale-on.env", env), ("scale-on-keda.yaml", keda)]
+    let scaler = Scaler { head: &head, unit: unit.words(), at, replicas: Replicas::of(m.answer) };
+    FILES.into_iter().zip([env, scaler.keda(query)]).collect()
 }
 
 #[cfg(test)]
@@ -233,7 +230,7 @@ mod tests {
 
     #[test]
     fn table_page_and_files_say_the_same() {
-        let m = Matrix::of(vec![mix("calls", 200, 10_000.0), mix("big-rooms", 60, 10_100.0)], 0.05);
+        let m = Matrix::of(vec![mix("calls", 200, 10_000.0), mix("big-rooms", 60, 10_100.0)], 0.05, None);
         let text = table(&m, Paint::Plain);
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[1].starts_with("calls") && lines[1].contains("200–204") && lines[1].contains("10000"), "{text}");
@@ -257,10 +254,31 @@ mod tests {
     fn one_mix_without_bounds_leaves_nothing_to_paste() {
         let mut open = mix("calls", 200, 10_000.0);
         (open.bounded, open.upper, open.verdict) = (false, None, Verdict::Unknown);
-        let m = Matrix::of(vec![open, mix("big", 60, 1.0), mix("small", 60, 2.0)], 0.05);
+        let m = Matrix::of(vec![open, mix("big", 60, 1.0), mix("small", 60, 2.0)], 0.05, None);
         assert_eq!(files(&m), []);
         assert!(table(&m, Paint::Plain).contains("200–?"));
-        let none = Matrix::of(vec![mix("only", 8, 1.0)], 0.05);
+        let none = Matrix::of(vec![mix("only", 8, 1.0)], 0.05, None);
         assert!(!section(&none).into_string().contains("<svg"), "nothing to draw");
+    }
+
+    #[test]
+    fn the_scaler_has_bounds_of_its_own() {
+        let all = || vec![mix("calls", 200, 10_000.0), mix("meetings", 60, 10_100.0)];
+        let answer = crate::profile::Headroom { servers: 12, survive: 1, growth: 0.0, boot: std::time::Duration::ZERO };
+        let m = Matrix::of(all(), 0.05, Some(answer));
+        let keda = &files(&m)[1].1;
+        assert!(keda.contains("# the least of the mixes, headroom taken off.\n"), "{keda}");
+        let keda = super::super::paste::tests::yaml(keda);
+        let spec = &keda["spec"];
+        assert_eq!((&keda["apiVersion"], &keda["kind"]), (&"keda.sh/v1alpha1".into(), &"ScaledObject".into()));
+        assert_eq!((&spec["minReplicaCount"], &spec["maxReplicaCount"]), (&2.into(), &24.into()));
+        let trigger = &spec["triggers"][0]["metadata"];
+        assert_eq!(trigger["query"], "sum(rate(media_server_rtp_packets_sent_total[1m]))");
+        assert_eq!(trigger["threshold"], "4545");
+        // Never none at all; the most is the reader's to say.
+        let keda = &files(&Matrix::of(all(), 0.05, None))[1].1;
+        assert!(keda.contains("# the least of the mixes, with no headroom: there is no [answer].\n"), "{keda}");
+        let spec = &super::super::paste::tests::yaml(keda)["spec"];
+        assert_eq!((&spec["minReplicaCount"], spec.get("maxReplicaCount")), (&1.into(), None));
     }
 }

@@ -7,6 +7,7 @@ mod curve;
 mod folder;
 mod html;
 mod mixes;
+mod paste;
 mod placement;
 mod progress;
 mod relays;
@@ -29,17 +30,16 @@ use std::path::Path;
 pub const SUMMARY_FILE: &str = "summary.json";
 pub const HTML_FILE: &str = "report.html";
 
-/// Writes `summary.json`, `report.html` and what a search has to paste into the run folder, each whole or not at all.
-/// Tries all: the error is that of the first which could not be written.
+/// Writes `summary.json`, `report.html` and what a search has to paste into the run folder, each whole or not at all; takes
+/// away what an earlier judgement gave to paste and this one does not. Tries all: the error is that of the first which could not be written.
 pub fn write_all(dir: &Path, summary: &Summary, judgement: &Judgement) -> Result<(), FolderError> {
     let json = match summary.to_json() {
         Ok(text) => folder::write_whole(&dir.join(SUMMARY_FILE), &text),
         Err(e) => Err(FolderError::Write { path: dir.join(SUMMARY_FILE), source: e.into() }),
     };
     let html = folder::write_whole(&dir.join(HTML_FILE), &page(summary, judgement));
-    let pasted = summary.capacity.as_ref().map(capacity::files).unwrap_or_default();
-    let pasted = pasted.into_iter().map(|(name, text)| folder::write_whole(&dir.join(name), &text));
-    json.and(html).and(pasted.fold(Ok(()), Result::and))
+    let pasted = summary.capacity.as_ref().map(|a| paste::write(dir, &capacity::FILES, &capacity::files(a)));
+    json.and(html).and(pasted.unwrap_or(Ok(())))
 }
 
 #[cfg(test)]

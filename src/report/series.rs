@@ -2,7 +2,7 @@
 //! the run folder of each, by its name; its `summary.json` and `report.html` are made of theirs.
 
 use super::placement::{self, Comparison};
-use super::{FolderError, HTML_FILE, SUMMARY_FILE, Summary, folder, html, mixes};
+use super::{FolderError, HTML_FILE, SUMMARY_FILE, Summary, folder, html, mixes, paste};
 use crate::capacity::{Matrix, MixRow};
 use crate::profile::{Profile, Series};
 use crate::verdict::Verdict;
@@ -96,8 +96,8 @@ impl SeriesSummary {
                 let row = |(part, run): (&Part, &RunRow)| {
                     MixRow::of(&run.name, run.verdict, &run.sentence, answer(part).as_ref())
                 };
-                let width = profile.search.as_ref().map_or(0.0, |s| s.width);
-                let made = Matrix::of(parts.iter().zip(&runs).map(row).collect(), width);
+                let (width, answer) = profile.search.as_ref().map_or((0.0, None), |s| (s.width, s.answer));
+                let made = Matrix::of(parts.iter().zip(&runs).map(row).collect(), width, answer);
                 let said = made.verdict();
                 matrix = Some(made);
                 said
@@ -139,9 +139,8 @@ pub fn write_series(dir: &Path, summary: &SeriesSummary) -> Result<(), FolderErr
         Err(e) => Err(FolderError::Write { path, source: e.into() }),
     };
     let page = folder::write_whole(&dir.join(HTML_FILE), &page(summary));
-    let pasted = summary.mixes.as_ref().map(mixes::files).unwrap_or_default();
-    let pasted = pasted.into_iter().map(|(name, text)| folder::write_whole(&dir.join(name), &text));
-    json.and(page).and(pasted.fold(Ok(()), Result::and))
+    let pasted = summary.mixes.as_ref().map(|m| paste::write(dir, &mixes::FILES, &mixes::files(m)));
+    json.and(page).and(pasted.unwrap_or(Ok(())))
 }
 
 /// For a terminal, ending with the sentence and a newline.

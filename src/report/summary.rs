@@ -81,12 +81,21 @@ impl Serialize for Units {
             ("pass[].window.*", "ms"),
             ("audio.lossy_legs_inconclusive", "count"),
             ("video.lossy_legs_inconclusive", "count"),
+            ("pass[].value", "that in pass[].unit"),
+            ("pass[].limit", "that in pass[].unit"),
+            ("pass[].window_seconds", "seconds"),
+            ("pass[].legs", "count"),
+            ("servers[].participants_max", "count"),
+            ("servers[].rooms_max", "count"),
+            ("notes[].count", "count"),
+            ("video.layer_switches", "count"),
         ];
         let mos = [
             ("audio.mos.{min,p5,p50}", "score"),
             ("audio.mos.count", "count"),
             ("audio.mos.jitter_buffer", "ms"),
             ("audio.mos.coefficients.codec_delay", "ms"),
+            ("audio.mos.coefficients.{ie,bpl}", "E-model factor"),
         ];
         let mos = mos.iter().flat_map(|(pattern, unit)| expand(pattern).into_iter().map(move |path| (path, *unit)));
         let rooms = [
@@ -106,7 +115,8 @@ impl Serialize for Units {
         let own =
             |all: Vec<(&str, &'static str)>| all.into_iter().map(|(path, unit)| (path.to_owned(), unit)).collect();
         let [bare, rooms, steps]: [Vec<_>; 3] = [bare.to_vec(), rooms.to_vec(), steps.to_vec()].map(own);
-        s.collect_map(bare.into_iter().chain(metric_paths()).chain(mos).chain(steps).chain(rooms))
+        let search = paths(CAPACITY).chain(paths(USAGE));
+        s.collect_map(bare.into_iter().chain(metric_paths()).chain(mos).chain(steps).chain(rooms).chain(search))
     }
 }
 
@@ -165,8 +175,51 @@ impl Summary {
 
 /// Every path of the summary that holds one number of the run, with its unit. `{a,b}` below stands for each word.
 pub fn metric_paths() -> impl Iterator<Item = (String, &'static str)> {
-    METRICS.iter().flat_map(|(pattern, unit)| expand(pattern).into_iter().map(move |path| (path, *unit)))
+    paths(METRICS)
 }
+
+fn paths(table: &'static [(&str, &str)]) -> impl Iterator<Item = (String, &'static str)> {
+    table.iter().flat_map(|(pattern, unit)| expand(pattern).into_iter().map(move |path| (path, *unit)))
+}
+
+/// Of shape capacity.
+const CAPACITY: &[(&str, &str)] = &[
+    ("capacity.{participants_per_server,lower,upper,lower_rooms,upper_rooms,streams,allocations}", "count"),
+    ("capacity.{cpu_at_capacity,cpu_at_breakage}", "percent"),
+    ("capacity.knee.{participants,below}", "count"),
+    ("capacity.knee.{plateau,delay}", "ms"),
+    ("capacity.{join_rate_wanted,join_rate,egress_pps,egress_bps,relayed_pps,relayed_bps}", "per second"),
+    ("capacity.setup_p95", "ms"),
+    ("capacity.cpu_trigger.at", "percent"),
+    ("capacity.cpu_trigger.{participants,late_by,highest}", "count"),
+    ("capacity.servers[].{lower,upper,held}", "count"),
+    ("capacity.threshold.{participants,capacity,lost,growth,servers,survive}", "count"),
+    ("capacity.trials[].{number,rooms,participants}", "count"),
+    ("capacity.trials[].{from,until,join_late_max}", "ms"),
+    ("capacity.trials[].{loss,broken[].share}", "percent"),
+    ("capacity.trials[].broken[].value", "that of its metric"),
+    ("capacity.trials[].join_rate", "per second"),
+    ("capacity.trials[].servers[].{participants,joined,joins_failed}", "count"),
+    ("capacity.trials[].servers[].{loss,audio.loss,video.loss}", "percent"),
+    ("capacity.trials[].servers[].{audio,video}.{delay_p50,delay_p99,jitter_p95}", "ms"),
+    ("capacity.trials[].servers[].{audio,video}.freezes", "per minute"),
+    ("capacity.trials[].servers[].{setup_p95,join_late_max}", "ms"),
+    ("capacity.trials[].servers[].{join_rate,egress_pps,egress_bps}", "per second"),
+    ("capacity.trials[].servers[].cost.{cpu,cpu_p95,busiest_thread,cpu_pressure,steal,throttled}", "percent"),
+    ("capacity.trials[].servers[].cost.cpu_cores", "cores"),
+    ("capacity.trials[].servers[].cost.memory_bytes", "bytes"),
+    ("capacity.trials[].servers[].cost.run_queue", "count"),
+    ("capacity.trials[].servers[].cost.{egress_pps,egress_bps,cascade_pps,cascade_bps}", "per second"),
+    ("capacity.trials[].servers[].relay.allocations", "count"),
+    ("capacity.trials[].servers[].relay.{pps,bps}", "per second"),
+];
+
+const USAGE: &[(&str, &str)] = &[
+    ("usage.servers", "count"),
+    ("usage.cpu_cores", "cores"),
+    ("usage.memory_bytes", "bytes"),
+    ("usage.{egress_pps,egress_bps,cascade_pps,cascade_bps}", "per second"),
+];
 
 const METRICS: &[(&str, &str)] = &[
     ("participants.{planned,joined,failed,dropped,clean}", "count"),

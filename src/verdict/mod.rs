@@ -35,7 +35,7 @@ pub use series::{GeneratorPoint, JoinPoint, KindPoint, MediaPoint, Series, Serve
 pub use thresholds::Outcome;
 pub use usage::{FleetUse, fleet_use};
 pub use windows::Window;
-pub use words::{clock, metric_words, number};
+pub use words::{amount, clock, metric_words, number};
 
 use serde::Serialize;
 

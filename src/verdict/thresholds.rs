@@ -48,22 +48,45 @@ pub(super) struct Whole<'a> {
     pub inconclusive_max: f64,
 }
 
+impl Outcome {
+    fn open(t: &Threshold) -> Outcome {
+        Outcome {
+            expr: t.expr.clone(),
+            metric: t.metric.clone(),
+            op: t.op,
+            value: None,
+            limit: t.value.number(),
+            unit: unit_name(t.value),
+            verdict: Verdict::Unknown,
+            server: None,
+            margin: None,
+            window: None,
+            window_seconds: None,
+            legs: None,
+            why: None,
+        }
+    }
+
+    /// Of values that somebody else measured, each on a server: the worst decides.
+    pub fn of_values<'a>(t: &Threshold, values: impl Iterator<Item = (&'a str, f64)>) -> Outcome {
+        let mut out = Outcome::open(t);
+        match values.reduce(|a, b| if worse(t.op, out.limit, b.1, a.1) { b } else { a }) {
+            Some((server, value)) => {
+                out.value = Some(value);
+                out.server = Some(server.to_owned());
+                out.verdict = of(t.op.holds(value, out.limit));
+                out.margin = margin(t.op, value, out.limit);
+            }
+            None => out.why = Some(NO_DATA.into()),
+        }
+        out
+    }
+}
+
+const NO_DATA: &str = "matched no data";
+
 pub(super) fn judge(index: usize, t: &Threshold, whole: &Whole<'_>, name: &dyn Fn(ServerId) -> String) -> Outcome {
-    let mut out = Outcome {
-        expr: t.expr.clone(),
-        metric: t.metric.clone(),
-        op: t.op,
-        value: None,
-        limit: t.value.number(),
-        unit: unit_name(t.value),
-        verdict: Verdict::Unknown,
-        server: None,
-        margin: None,
-        window: None,
-        window_seconds: None,
-        legs: None,
-        why: None,
-    };
+    let mut out = Outcome::open(t);
     let mut worst_server = None;
     match per_server(t, whole) {
         Some(values) => {
@@ -102,7 +125,7 @@ pub(super) fn judge(index: usize, t: &Threshold, whole: &Whole<'_>, name: &dyn F
         }
     }
     if out.value.is_none() {
-        out.why.get_or_insert_with(|| "matched no data".into());
+        out.why.get_or_insert_with(|| NO_DATA.into());
     }
     let inconclusive = match Subject::of(&t.metric) {
         Subject::Joins | Subject::Setup => whole.joins_inconclusive,

@@ -57,6 +57,19 @@ pub(super) fn unit_name(like: ThresholdValue) -> &'static str {
     }
 }
 
+/// With the unit that `summary.json` has for the metric: `4100 ms`.
+pub fn amount(metric: &str, value: f64) -> String {
+    use crate::profile::metrics::{Unit, find};
+    let unit = match find(metric).map(|m| m.unit) {
+        Some(Unit::Ms) => " ms",
+        Some(Unit::Percent) => " %",
+        Some(Unit::PerMinute) => "/min",
+        Some(Unit::PerSecond) => "/s",
+        Some(_) | None => "",
+    };
+    format!("{}{unit}", number(value))
+}
+
 /// `audio.delay.p99` → `audio delay p99`, `setup.total.p95` → `set-up p95`.
 pub fn metric_words(metric: &str) -> String {
     let text = metric.strip_prefix("setup.total.").map(|rest| format!("set-up {rest}"));

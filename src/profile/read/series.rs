@@ -49,6 +49,14 @@ fn mixes(top: &mut View<'_>, rooms: Option<&[RoomGroup]>, search: Option<&Search
         top.wrong("mixes", format!("are 2 to {RUNS_MAX}: with one there is nothing to compare"));
         return None;
     }
+    for (i, mix) in all.iter().enumerate() {
+        let same = |m: &&Mix| m.name != mix.name && Mix::variable(&m.name) == Mix::variable(&mix.name);
+        if let Some(other) = all[..i].iter().find(same) {
+            let (a, b) = (&other.name, &mix.name);
+            top.wrong("mixes", format!("{a:?} and {b:?} are one name to environment variables: give one another name"));
+            return None;
+        }
+    }
     for group in rooms.unwrap_or_default() {
         if !all.iter().any(|m| m.rooms.iter().any(|(name, _)| *name == group.name)) {
             top.wrong("mixes", format!("none of them has rooms of group {:?}", group.name));
