@@ -235,7 +235,12 @@ impl Answer {
                 let on =
                     if self.weakest.is_empty() { String::new() } else { format!(" on {}", self.weakest.join(", ")) };
                 // What no objective forbids is no failure.
-                if self.broke().is_some_and(|t| t.broken.iter().all(|b| b.metric == UNSTEADY)) {
+                let ratio = setting.goal.loss_ratio * 100.0;
+                let only_unsteady = |t: &TrialRow| {
+                    let mut over = t.broken.iter().filter(|b| b.share > ratio);
+                    over.all(|b| b.metric == UNSTEADY)
+                };
+                if self.broke().is_some_and(only_unsteady) {
                     let text = format!("No steady state at the lowest load, {upper}{on}{what}; no load can be judged.");
                     return (Verdict::Unknown, text.replace(": no steady state: ", ": "));
                 }

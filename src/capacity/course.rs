@@ -37,24 +37,31 @@ struct Seat {
 enum Stage {
     /// The first trial is still to be chosen.
     Start,
-    Moving {
-        rooms: u32,
-        seconds: f64,
-        since: Duration,
-        joins_by: Duration,
-    },
-    Settling {
-        rooms: u32,
-        seconds: f64,
-        since: Duration,
-        until: Duration,
-        /// Not even a server that recovers gets longer.
-        latest: Duration,
-    },
+    /// Those who are too many leave.
+    Leaving(Move),
+    /// A server that was asked for too much works off what it has left; who joined meanwhile would wait in its queue.
+    Recovering(Move, Wait),
+    Joining(Move, Duration),
+    Settling(Move, Wait),
     Judging {
         until: Duration,
     },
     Over,
+}
+
+/// On the way to a load, and for how long it is to be judged.
+#[derive(Clone, Copy)]
+struct Move {
+    rooms: u32,
+    seconds: f64,
+    since: Duration,
+}
+
+/// Until then, and while delay falls; but not even a server that recovers gets longer than `latest`.
+#[derive(Clone, Copy)]
+struct Wait {
+    until: Duration,
+    latest: Duration,
 }
 
 /// See the module.
@@ -64,6 +71,8 @@ pub struct Search {
     /// Seats of legs by leg.
     taken: Vec<usize>,
     joining: BTreeSet<LegId>,
+    /// Seats that are to be taken once those who are too many have left.
+    joins: Vec<usize>,
     orders: VecDeque<(Duration, Due)>,
     stage: Stage,
     /// Set when the stage ended by an order of its own.
@@ -85,6 +94,7 @@ impl Search {
             record: Record::new(setting),
             taken: Vec::new(),
             joining: BTreeSet::new(),
+            joins: Vec::new(),
             orders: VecDeque::new(),
             stage: Stage::Start,
             number: 0,
@@ -117,8 +127,8 @@ impl Search {
         let side = |rooms: Option<u32>| rooms.map_or_else(|| "?".to_owned(), |r| participants(r).to_string());
         let bounds = format!("{}–{}", side(known.lower), side(known.upper));
         match self.stage {
-            Stage::Moving { rooms, .. } | Stage::Settling { rooms, .. } => {
-                format!("[{bounds}; to {}] ", participants(rooms))
+            Stage::Leaving(to) | Stage::Recovering(to, _) | Stage::Joining(to, _) | Stage::Settling(to, _) => {
+                format!("[{bounds}; to {}] ", participants(to.rooms))
             }
             Stage::Judging { .. } => format!("[{bounds}; trial {}] ", self.number),
             Stage::Start | Stage::Over => format!("[{bounds}] "),
@@ -148,14 +158,16 @@ impl Search {
         let left = setting.search.budget.saturating_sub(now).saturating_sub(setting.search.settle).as_secs_f64();
         let step = next(&setting.goal, &setting.loads, &self.record.searched(), left);
         let (unheard, tried) = self.record.unheard();
-        if !unheard.is_empty() && tried > 0 && (tried >= UNHEARD_MAX || matches!(step, Step::Done(_))) {
+        // Where something broke, it is no riddle that others found nothing to measure.
+        let answered = matches!(step, Step::Done(Stop::Width | Stop::AboveRange | Stop::Budget));
+        if !unheard.is_empty() && tried > 0 && (tried >= UNHEARD_MAX || answered) {
             return Step::Done(Stop::NoData);
         }
         match step {
             Step::Try { rooms, seconds } => {
                 let (leaves, joins) = self.moves(rooms);
                 let leaving = leaves.len() as f64 / LEAVES_PER_SECOND;
-                let pause = if leaves.is_empty() { Duration::ZERO } else { AFTER_LEAVES };
+                let pause = if leaves.is_empty() { Duration::ZERO } else { self.after_leaves() };
                 let moving = leaving + pause.as_secs_f64() + joins.len() as f64 / setting.search.join;
                 match moving + seconds > left {
                     true => Step::Done(Stop::Budget),
@@ -189,23 +201,39 @@ impl Search {
         (leaves.collect(), joins)
     }
 
-    /// Leaves what is too much, fills what is missing.
+    /// Leaves what is too much; then joins what is missing.
     fn move_to(&mut self, rooms: u32, seconds: f64, now: Duration) {
+        let to = Move { rooms, seconds, since: now };
         let (leaves, joins) = self.moves(rooms);
-        let mut at = now;
-        for seat in &leaves {
-            self.orders.push_back((at, Due::Leave(*seat)));
-            at += Duration::from_secs_f64(1.0 / LEAVES_PER_SECOND);
+        self.joins = joins;
+        if leaves.is_empty() {
+            return self.join(to, now);
         }
-        if !leaves.is_empty() {
-            at += AFTER_LEAVES;
+        for (i, seat) in leaves.into_iter().enumerate() {
+            self.orders.push_back((now + Duration::from_secs_f64(i as f64 / LEAVES_PER_SECOND), Due::Leave(seat)));
         }
-        let gap = Duration::from_secs_f64(1.0 / self.record.setting().search.join);
-        for seat in joins {
-            self.orders.push_back((at, Due::Join(seat)));
-            at += gap;
-        }
-        self.stage = Stage::Moving { rooms, seconds, since: now, joins_by: at };
+        self.stage = Stage::Leaving(to);
+    }
+
+    fn join(&mut self, to: Move, now: Duration) {
+        let seats = std::mem::take(&mut self.joins);
+        let at = |i: usize| now + Duration::from_secs_f64(i as f64 / self.record.setting().search.join);
+        self.orders.extend(seats.iter().enumerate().map(|(i, seat)| (at(i), Due::Join(*seat))));
+        self.stage = Stage::Joining(to, at(seats.len()));
+    }
+
+    /// From the last leave to the first join: what comes at first was sent before anybody left.
+    fn after_leaves(&self) -> Duration {
+        AFTER_LEAVES + Duration::from_secs_f64(self.record.delay_ms() / 1000.0)
+    }
+
+    /// Of so long at least.
+    fn wait(&self, now: Duration, least: Duration) -> Wait {
+        Wait { until: now + least, latest: now + least.max(self.record.setting().search.settle * RECOVERY) }
+    }
+
+    fn waits(wait: Wait, now: Duration, goes_on: bool) -> bool {
+        now < wait.until || (goes_on && now < wait.latest)
     }
 
     fn follow(&mut self, due: Due, at: Duration) -> Option<Order> {
@@ -244,7 +272,7 @@ impl Course for Search {
             // A trial that began in time ends; one that joins have held up does not begin.
             let budget = self.record.setting().search.budget;
             let late = match self.stage {
-                Stage::Moving { .. } | Stage::Settling { .. } => true,
+                Stage::Leaving(_) | Stage::Recovering(..) | Stage::Joining(..) | Stage::Settling(..) => true,
                 Stage::Judging { until } => until > budget,
                 Stage::Start | Stage::Over => false,
             };
@@ -267,17 +295,24 @@ impl Course for Search {
                     Step::Try { rooms, seconds } => self.move_to(rooms, seconds, now),
                     Step::Done(stop) => return Some(self.end(stop)),
                 },
-                Stage::Moving { rooms, seconds, since, joins_by } => {
+                Stage::Leaving(to) => {
+                    self.stage = Stage::Recovering(to, self.wait(now, self.after_leaves()));
+                }
+                Stage::Recovering(to, wait) => {
+                    if Search::waits(wait, now, self.record.is_behind()) {
+                        return None;
+                    }
+                    self.join(to, now);
+                }
+                Stage::Joining(to, joins_by) => {
                     // Joins end by themselves: each has its time-out.
                     if !self.joining.is_empty() && now < joins_by + Duration::from_secs(600) {
                         return None;
                     }
-                    let settle = self.record.setting().search.settle;
-                    let (until, latest) = (now + settle, now + settle * RECOVERY);
-                    self.stage = Stage::Settling { rooms, seconds, since, until, latest };
+                    self.stage = Stage::Settling(to, self.wait(now, self.record.setting().search.settle));
                 }
-                Stage::Settling { rooms, seconds, since, until, latest } => {
-                    if now < until || (self.record.is_recovering() && now < latest) {
+                Stage::Settling(Move { rooms, seconds, since }, wait) => {
+                    if Search::waits(wait, now, self.record.is_recovering()) {
                         return None;
                     }
                     // Intervals end at whole seconds; the one under way belongs to nobody.
@@ -320,7 +355,7 @@ impl Course for Search {
         match (&self.stage, self.orders.front()) {
             (Stage::Over, _) => now + Duration::from_secs(1),
             (_, Some((at, _))) => (*at).min(soon).max(now),
-            (Stage::Settling { until, .. }, None) => (*until).min(soon).max(now),
+            (Stage::Settling(_, wait) | Stage::Recovering(_, wait), None) => wait.until.min(soon).max(now),
             _ => soon,
         }
     }

@@ -13,8 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 const QUOTA: u16 = 486;
 const CAPACITY: u16 = 508;
 
-/// So long after a trial, ms, it is looked whether a server that fell silent comes back.
+/// So long after a trial, ms, it is looked whether a server that fell silent comes back: at seconds that have ended by then and
+/// are told within the rest.
 pub(super) const DOUBT_MS: f64 = 5000.0;
+const LATE_MS: f64 = 1000.0;
 
 /// Follows a history.
 #[derive(Debug)]
@@ -56,6 +58,15 @@ impl Delays {
         let flows = interval.servers.iter().flat_map(|s| [&s.audio, &s.video]);
         self.0.rotate_left(1);
         self.0[4] = flows.filter_map(|f| f.delay.quantile_ms(0.5)).reduce(f64::max);
+    }
+
+    /// Up or down, by more than a twentieth and 10 ms within five seconds, and is not gone. What comes out of a queue waited longer
+    /// and longer for as long as the queue grew when it came in, and takes its full length before it is less.
+    fn move_on(&self) -> bool {
+        let known = || self.0.iter().flatten().copied();
+        let (least, most) = (known().fold(f64::INFINITY, f64::min), known().fold(0.0, f64::max));
+        let little = 0.05 * most + 10.0;
+        self.0[4].is_some_and(|now| now > little) && most - least > little
     }
 
     /// By more than a twentieth, and 10 ms, since the worst of the four seconds before: what was queued longest comes out
@@ -195,6 +206,16 @@ impl Record {
         self.delays.fall()
     }
 
+    /// Median delay of the last second, ms: of the kind and server where it is highest; 0 without media.
+    pub fn delay_ms(&self) -> f64 {
+        self.delays.0[4].unwrap_or(0.0)
+    }
+
+    /// True while what comes was sent under a load before the one that there is.
+    pub fn is_behind(&self) -> bool {
+        self.delays.move_on()
+    }
+
     /// True while it is open whether a server that fell silent at the end of a trial is gone.
     pub fn is_in_doubt(&self) -> bool {
         self.open.as_ref().is_some_and(|o| o.servers.values().any(Loaded::is_in_doubt))
@@ -279,7 +300,7 @@ impl Record {
             s.seen += interval.seconds;
             s.unhealthy += if healthy { 0.0 } else { interval.seconds };
         };
-        let (setting, names) = (&self.setting, &self.names);
+        let (setting, names, heard) = (&self.setting, &self.names, &self.heard);
         let Some(open) = self.open.as_mut().filter(|o| from >= o.plan.from_ms - EDGE_MS) else {
             return count(&mut self.moving);
         };
@@ -297,7 +318,7 @@ impl Record {
         };
         if t > open.plan.until_ms + EDGE_MS {
             open.judged_ms = open.judged_ms.max(open.plan.until_ms);
-            if healthy && t <= open.plan.until_ms + DOUBT_MS {
+            if healthy && t <= open.plan.until_ms + DOUBT_MS - LATE_MS {
                 let in_doubt = open.servers.iter_mut().filter(|(_, s)| s.is_in_doubt());
                 in_doubt.for_each(|(name, s)| s.listen(setting, open.plan.rooms, &of_server(name).0, interval.seconds));
             }
@@ -318,7 +339,7 @@ impl Record {
         for (name, loaded) in &mut open.servers {
             let (flows, connected) = of_server(name);
             let expected = open.plan.participants * together(setting, name);
-            loaded.second(setting, (open.plan.rooms, expected), connected, &flows, interval.seconds);
+            loaded.second(setting, (open.plan.rooms, expected), heard.get(name), connected, &flows, interval.seconds);
             let of_server = |f: &&RelayFlow| setting.pairs && (name == ALL || f.turn == *name);
             let relays: Vec<&RelayFlow> = interval.relays.iter().filter(of_server).collect();
             relays.iter().for_each(|f| loaded.relayed += f.carried());
@@ -370,6 +391,13 @@ mod tests {
         });
         let settled: Vec<usize> = falls.enumerate().filter(|(_, falls)| !falls).map(|(i, _)| i + 4).collect();
         assert_eq!(settled, [12]);
+        // On its way to the peak it has nothing of the kind, but is on the move all the time until it is over.
+        let on_the_move = (4..12).map(|i| Delays(std::array::from_fn(|k| Some(seen[i - 4 + k]))).move_on());
+        assert_eq!(on_the_move.collect::<Vec<_>>(), [true, true, true, true, false, false, false, false]);
+        let peak = [7503.0, 8028.0, 8585.0, 8585.0, 8585.0].map(Some);
+        assert!(Delays(peak).move_on() && !Delays(peak).fall());
+        assert!(!Delays([2000.0; 5].map(Some)).move_on(), "a full queue: it has been waited for that long already");
+        assert!(!Delays([Some(402.0), Some(402.0), Some(402.0), Some(2.0), Some(2.0)]).move_on(), "gone");
         assert!(!Delays([Some(30.0), Some(36.0), None, Some(31.0), Some(29.0)]).fall(), "noise");
         assert!(!Delays::default().fall());
     }

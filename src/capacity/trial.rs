@@ -179,9 +179,6 @@ pub(super) struct Loaded {
     /// Bad participant-seconds by objective, and whether it ever had data.
     pub broken: Vec<f64>,
     pub heard: Vec<bool>,
-    /// As `bad` and `broken`, where an objective is also broken by nothing that came.
-    bad_or_mute: f64,
-    mute: Vec<f64>,
     /// Seconds at the end in which nothing came of what flows all the time.
     silence: f64,
     pub fewest: Option<u32>,
@@ -194,34 +191,35 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// One second in which `participants` were to be there, with `rooms` on each server.
+    /// One second in which `participants` were to be there, with `rooms` on each server. `before`: objectives that had data in
+    /// earlier trials.
     pub fn second(
         &mut self,
         setting: &Setting,
         (rooms, participants): (u32, u32),
+        before: Option<&Vec<bool>>,
         connected: u32,
         flows: &[Flow; 2],
         seconds: f64,
     ) {
         let objectives = &setting.objectives;
         self.broken.resize(objectives.len(), 0.0);
-        self.mute.resize(objectives.len(), 0.0);
         self.heard.resize(objectives.len(), false);
         let missing = participants.saturating_sub(connected);
         let there = f64::from(participants - missing);
-        let (mut bad, mut mute) = (false, false);
+        let mut bad = false;
         for (i, o) in objectives.iter().enumerate() {
-            let a_second = Scope::of(&o.metric) == Scope::Second;
-            let Some(value) = media(&o.metric, flows) else {
-                let kind = Kind::BOTH.into_iter().find(|k| o.metric.starts_with(k.as_str()));
-                if a_second && kind.is_some_and(|k| setting.flows(k, rooms) && flows[k.index()].count.received == 0) {
-                    mute = true;
-                    self.mute[i] += there * seconds;
-                }
-                continue;
+            let kind = Kind::BOTH.into_iter().find(|k| o.metric.starts_with(k.as_str()));
+            let mute = kind.is_some_and(|k| setting.flows(k, rooms) && nothing_came(&flows[k.index()]));
+            let value = media(&o.metric, flows);
+            // Of what was there before, nothing is bad; of what never was, nothing is known.
+            let known = self.heard[i] || before.is_some_and(|b| b.get(i) == Some(&true));
+            self.heard[i] |= value.is_some();
+            let breaks = match value {
+                Some(v) => !o.op.holds(v, o.value.number()),
+                None => mute && known,
             };
-            self.heard[i] = true;
-            if a_second && !o.op.holds(value, o.value.number()) {
+            if breaks && Scope::of(&o.metric) == Scope::Second {
                 bad = true;
                 self.broken[i] += there * seconds;
             }
@@ -231,19 +229,18 @@ impl Loaded {
         self.expected += f64::from(participants) * seconds;
         self.missing += f64::from(missing) * seconds;
         self.bad += (f64::from(missing) + if bad { there } else { 0.0 }) * seconds;
-        self.bad_or_mute += (f64::from(missing) + if bad || mute { there } else { 0.0 }) * seconds;
         self.fewest = Some(self.fewest.map_or(connected, |f| f.min(connected)));
         for (i, flow) in flows.iter().enumerate() {
             self.delays[i].extend(flow.delay.quantile_ms(0.5));
             self.flows[i].merge(flow);
         }
     }
-}
 
-impl Loaded {
     /// Whether anything came in a second; also in one after the trial, where it ended in silence.
     pub fn listen(&mut self, setting: &Setting, rooms: u32, flows: &[Flow; 2], seconds: f64) {
-        let silence = Kind::BOTH.into_iter().any(|k| setting.flows(k, rooms)) && flows.iter().all(nothing_came);
+        // What pauses was sent in this second where senders have counted it.
+        let sent = |k: Kind| setting.flows(k, rooms) || flows[k.index()].count.e2e_expected > 0;
+        let silence = Kind::BOTH.into_iter().any(sent) && flows.iter().all(nothing_came);
         self.silence = if silence { self.silence + seconds } else { 0.0 };
     }
 
@@ -263,8 +260,8 @@ fn nothing_came(flow: &Flow) -> bool {
 
 /// Seconds of a trial without which no drift is told from noise.
 const DRIFT_SECONDS: usize = 6;
-/// Standard deviations by which pairs of seconds have to rise rather than fall (Mann-Kendall): noise does that once in a
-/// hundred trials.
+/// Standard deviations by which pairs of seconds have to rise rather than fall (Mann-Kendall): seconds that err each by itself
+/// do that once in a hundred trials.
 const DRIFT_Z: f64 = 2.33;
 
 /// From and to, where a trial's delay rose all through it: a queue that grows, a load that no time would settle.
@@ -316,12 +313,8 @@ pub(super) fn row(setting: &Setting, open: &Open, heard: &BTreeMap<String, Vec<b
         let mut refused_only = true;
         let joins = joins.get(name).unwrap_or(&nobody);
         let share = |ps: f64| if s.expected > 0.0 { ps / s.expected * 100.0 } else { 0.0 };
-        let before = heard.get(name);
-        let known = |i: usize| [Some(&s.heard), before].into_iter().flatten().any(|h| h.get(i) == Some(&true));
-        // Of what was there before, nothing is bad; of what never was, nothing is known.
-        let mute = |i: usize| s.mute.get(i).copied().filter(|_| known(i)).unwrap_or(0.0);
-        let bad = if (0..setting.objectives.len()).any(|i| mute(i) > 0.0) { s.bad_or_mute } else { s.bad };
-        let mut held = share(bad) <= setting.goal.loss_ratio * 100.0;
+        let before = |i: usize| heard.get(name).is_some_and(|h| h.get(i) == Some(&true));
+        let mut held = share(s.bad) <= setting.goal.loss_ratio * 100.0;
         let mut measured = Vec::new();
         for (i, o) in setting.objectives.iter().enumerate() {
             let scope = Scope::of(&o.metric);
@@ -332,7 +325,7 @@ pub(super) fn row(setting: &Setting, open: &Open, heard: &BTreeMap<String, Vec<b
             };
             measured.push(value);
             let whole_breaks = scope != Scope::Second && value.is_some_and(|v| !o.op.holds(v, o.value.number()));
-            let seconds = s.broken.get(i).copied().unwrap_or(0.0) + mute(i);
+            let seconds = s.broken.get(i).copied().unwrap_or(0.0);
             if whole_breaks || seconds > 0.0 {
                 let share = if whole_breaks { 100.0 } else { share(seconds) };
                 let (expr, metric, server) = (o.expr.clone(), o.metric.clone(), name.clone());
@@ -341,8 +334,16 @@ pub(super) fn row(setting: &Setting, open: &Open, heard: &BTreeMap<String, Vec<b
             let joins_only = o.metric.starts_with("joins.failed") && joins.failed == joins.refused;
             refused_only &= joins_only || !(whole_breaks || share(seconds) > setting.goal.loss_ratio * 100.0);
             held &= !whole_breaks;
-            if value.is_none() && scope != Scope::Joins && setting.is_sent(&o.metric, plan.rooms) && !known(i) {
-                silent.push(o.expr.clone());
+            if value.is_none() && scope != Scope::Joins && setting.is_sent(&o.metric, plan.rooms) {
+                let came = Kind::BOTH
+                    .into_iter()
+                    .any(|k| o.metric.starts_with(k.as_str()) && !nothing_came(&s.flows[k.index()]));
+                if !before(i) {
+                    silent.push(o.expr.clone());
+                } else if came && why.is_none() {
+                    // It had data, and has none now, though media came.
+                    why = Some(format!("no data for {}", o.expr));
+                }
             }
             if scope == Scope::Joins && whole_breaks {
                 let at_best = joins.at_best(&o.metric).is_some_and(|v| o.op.holds(v, o.value.number()));
@@ -373,7 +374,6 @@ pub(super) fn row(setting: &Setting, open: &Open, heard: &BTreeMap<String, Vec<b
             broken.push(Broken { expr, metric: "joins".into(), server: name.clone(), value, share: share(s.missing) });
         }
         refused_only &= joins.refused == joins.failed;
-        all_refused_only &= refused_only;
         pace.merge(&joins.pace);
         if joins.ours > 0 && s.missing > 0.0 {
             why.get_or_insert_with(|| format!("{} joins failed on our side", joins.ours));
@@ -387,10 +387,11 @@ pub(super) fn row(setting: &Setting, open: &Open, heard: &BTreeMap<String, Vec<b
             broken.push(Broken { expr, metric, server, value: None, share: 100.0 });
             (held, refused_only) = (false, false);
         }
+        all_refused_only &= refused_only;
         let wide = together(setting, name);
         fewest = fewest.min(s.fewest.unwrap_or(0) / wide);
         let admission = !held && joins.refused > 0 && refused_only;
-        servers.push(ServerTrial { admission, measured, ..server_row(name, s, joins, held, share(bad), wide) });
+        servers.push(ServerTrial { admission, measured, ..server_row(name, s, joins, held, share(s.bad), wide) });
     }
     broken.sort_by(|a, b| b.share.total_cmp(&a.share));
     // Where something broke, it is no riddle that others found nothing to measure.

@@ -108,7 +108,7 @@ impl EmbeddedFleet {
             .args(["--servers", &servers.to_string()])
             .args(["--participants-max", &participants_max.to_string()])
             .args(["--cpu-max", &options.cpu_max.to_string()])
-            .args(["--packet-cost-us", &options.packet_cost.as_micros().to_string()])
+            .args(["--packet-cost-ns", &options.packet_cost.as_nanos().to_string()])
             .args(options.unlike.iter().flat_map(|own| ["--unlike".to_owned(), own.to_string()]))
             .args(["--placement", options.placement.as_str()])
             .args(["--drain", options.drain.as_str()])

@@ -369,7 +369,7 @@ fn unknown_servers(parts: &read::Parts, target: Option<&Target>, tree: &Node, er
             (1..=parts.embedded.servers).map(|n| format!("s{n}")).chain(turn).collect()
         }
         // Only its director knows.
-        Some(Target::External(t)) if t.driver == "embedded" => return,
+        Some(Target::External(t)) if !t.names_servers() => return,
         Some(Target::External(t)) => {
             t.servers.iter().map(|s| &s.id).chain(t.turn.iter().map(|s| &s.id)).cloned().collect()
         }

@@ -277,6 +277,11 @@ fn a_director_has_the_servers_that_the_target_file_names() {
     let unnamed = of(FLEET_1);
     assert_eq!((director(&unnamed), unnamed.target.loaded(None)), ((None, url()), vec![None]));
     assert_eq!([named.target.is_one_unknown_fleet(), unnamed.target.is_one_unknown_fleet()], [false, true]);
+    // What one server carries of a mix is known of named ones.
+    let mixes = "[[mixes]]\nname = \"a\"\nrooms = { meeting = 1 }\n[[mixes]]\nname = \"b\"\nrooms = { meeting = 2 }\n";
+    assert!(on(FLEET_2, mixes).is_ok());
+    let got = on(FLEET_1, mixes).unwrap_err().to_string();
+    assert!(got.contains("mixes: mixes are compared by what one server carries: name the director's servers"), "{got}");
     let got = on(&format!("director = \"http://127.0.0.1:1\"\n{JANUS_1}"), "").unwrap_err().to_string();
     assert!(got.contains("target_file.director: is for driver = \"embedded\""), "{got}");
 }

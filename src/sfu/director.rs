@@ -56,9 +56,9 @@ pub struct DirectorArgs {
     /// Share of a core (0..1) that a server's media thread may use.
     #[arg(long, default_value_t = 1.0)]
     pub cpu_max: f64,
-    /// CPU time (µs) that a media thread takes at least for each packet that it sends on.
+    /// CPU time (ns) that a media thread takes at least for each packet that it sends on.
     #[arg(long, default_value_t = 0)]
-    pub packet_cost_us: u64,
+    pub packet_cost_ns: u64,
     /// A server that is not like the others (repeatable): JSON with id, participants_max, cpu_max.
     #[arg(long)]
     pub unlike: Vec<UnlikeServer>,
@@ -201,7 +201,7 @@ pub(super) async fn start_server(args: &DirectorArgs, n: u32) -> anyhow::Result<
         .args(["--media", &args.media_ip.to_string()])
         .args(["--participants-max", &participants_max.to_string()])
         .args(["--cpu-max", &cpu_max.to_string()])
-        .args(["--packet-cost-us", &args.packet_cost_us.to_string()])
+        .args(["--packet-cost-ns", &args.packet_cost_ns.to_string()])
         .args(args.last_n.iter().flat_map(|n| ["--last-n".to_owned(), n.to_string()]))
         .args(args.sin.iter().flat_map(|sin| ["--sin", sin.as_str()]))
         // It ends when we do: see `process`.

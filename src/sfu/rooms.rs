@@ -265,7 +265,7 @@ impl Sfu {
         Stats { rooms: self.rooms.len() as u64, participants: participants + ghosts, ..self.stats }
     }
 
-    /// Copies of RTP packets for receivers and for other servers, since the start.
+    /// Datagrams for other servers, and copies of RTP packets for receivers, since the start.
     pub fn packets_sent_on(&self) -> u64 {
         self.stats.rtp_forwarded + self.stats.cascade_out
     }

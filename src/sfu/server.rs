@@ -62,9 +62,9 @@ pub struct ServerArgs {
     /// a CPU quota.
     #[arg(long, default_value_t = 1.0)]
     pub cpu_max: f64,
-    /// CPU time (µs) that the media thread takes at least for each packet that it sends on.
+    /// CPU time (ns) that the media thread takes at least for each packet that it sends on.
     #[arg(long, default_value_t = 0)]
-    pub packet_cost_us: u64,
+    pub packet_cost_ns: u64,
     /// Last-N: participants get the video of so many senders, those who talked last.
     #[arg(long)]
     pub last_n: Option<u32>,
@@ -108,7 +108,7 @@ async fn serve(args: ServerArgs) -> anyhow::Result<()> {
     let moves = Moves::new();
     let teller = moves.teller();
     let (ended, media_ended) = oneshot::channel();
-    let pace = Pace { cpu_max: args.cpu_max, packet_cost: Duration::from_micros(args.packet_cost_us) };
+    let pace = Pace { cpu_max: args.cpu_max, packet_cost: Duration::from_nanos(args.packet_cost_ns) };
     std::thread::Builder::new().name("media".into()).spawn(move || {
         // Dropped when the thread ends, also by a panic.
         let _ended: oneshot::Sender<()> = ended;

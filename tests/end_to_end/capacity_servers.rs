@@ -48,7 +48,10 @@ fn joins_that_take_too_long_break_the_set_up_objective_by_name() {
         for t in a["trials"].as_array().unwrap() {
             // Rooms are sent to the server that the target file names, and what it costs is what it says itself.
             let cost = &t["servers"][0]["cost"];
-            assert!(cost["cpu"].is_f64() && cost["memory_bytes"].as_f64().unwrap() > 1e6, "{t:#}");
+            // A second between two readings is more than a second, and may not lie within a trial that is no longer.
+            if t["until"].as_f64().unwrap() - t["from"].as_f64().unwrap() > 1500.0 {
+                assert!(cost["cpu"].is_f64() && cost["memory_bytes"].as_f64().unwrap() > 1e6, "{t:#}");
+            }
             assert_eq!(t["servers"][0]["server"], "s1");
             let (p95, late) = (t["servers"][0]["setup_p95"].as_f64(), t["join_late_max"].as_f64());
             let broke = t["outcome"] == "broke";
@@ -163,7 +166,7 @@ fn shipped(name: &str, budget_ms: f64) -> Value {
 }
 
 #[test]
-#[ignore = "takes three minutes: run by make test-long"]
+#[ignore = "takes two minutes: run by make test-long"]
 fn the_demo_of_capacity_ends_within_its_budget_with_bounds_or_a_reason() {
     let summary = shipped("capacity-demo.toml", 170_000.0);
     // 40 % of a core, at 40 µs a packet: 10,000 packets a second, of which a participant gets 150.

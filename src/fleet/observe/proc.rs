@@ -101,7 +101,11 @@ impl Counters {
     /// The names that Prometheus clients give a process (and cAdvisor a container, the node exporter a machine).
     pub fn add_prometheus(&mut self, text: &str) {
         let container = Container::of(text);
-        let first = |[own, of_container]: [&str; 2]| sum(text, own, &[]).or_else(|| container.sum(text, of_container));
+        // Beside its containers, cAdvisor tells of its own process.
+        let first = |[own, of_container]: [&str; 2]| match container.is_named() {
+            true => container.sum(text, of_container),
+            false => sum(text, own, &[]).or_else(|| container.sum(text, of_container)),
+        };
         self.cpu_s = first(["process_cpu_seconds_total", "container_cpu_usage_seconds_total"]).or(self.cpu_s);
         let memory = first(["process_resident_memory_bytes", "container_memory_working_set_bytes"]);
         self.memory_bytes = memory.map(|b| b as u64).or(self.memory_bytes);
@@ -278,5 +282,17 @@ mod tests {
         assert_eq!((usage.cpu_cores, usage.memory_bytes), (Some(0.75), Some(2048)));
         // The server was started again meanwhile.
         assert_eq!(old.since(&new, 2.0).cpu_cores, None);
+        // cAdvisor's own process is none of its containers.
+        let of_container = |id: &str| {
+            format!(
+                "container_cpu_usage_seconds_total{{id=\"{id}\"}} 70\ncontainer_memory_working_set_bytes{{id=\"{id}\"}} 4096\n"
+            )
+        };
+        let mut one = Counters::default();
+        one.add_prometheus(&(text(3.0) + &of_container("/docker/a")));
+        assert_eq!((one.cpu_s, one.memory_bytes), (Some(70.0), Some(4096)));
+        let mut two = Counters::default();
+        two.add_prometheus(&(text(3.0) + &of_container("/docker/a") + &of_container("/docker/b")));
+        assert_eq!((two.cpu_s, two.memory_bytes), (None, None));
     }
 }

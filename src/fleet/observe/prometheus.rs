@@ -85,6 +85,11 @@ impl Container {
         Container { innermost, named: !all.is_empty() }
     }
 
+    /// Series name the cgroups that they are of.
+    pub fn is_named(&self) -> bool {
+        self.named
+    }
+
     /// There are several.
     pub fn has_others(&self) -> bool {
         self.innermost.len() > 1

@@ -139,6 +139,12 @@ pub(in crate::profile) fn suits(
         errors.push(at("search", None, "server"), "search.server", why);
         return;
     }
+    if let (Some(Series::Mixes(_)), None, true) = (series, &search.server, target.is_one_unknown_fleet()) {
+        let why = "mixes are compared by what one server carries: name the director's servers with `director` in the target file, or \
+            one of them with search.server";
+        let at = tree.as_table().and_then(|t| t.get("mixes")).map_or(&tree.at, |n| &n.at);
+        errors.push(at, "mixes", why);
+    }
     let servers = target.loaded(search.server.as_deref()).len() as u64;
     let mixes: &[_] = if let Some(Series::Mixes(mixes)) = series { mixes } else { &[] };
     let own = mixes.iter().enumerate().filter_map(|(i, m)| Some((Some(i), m.range?.1)));

@@ -75,7 +75,7 @@ impl EmbeddedDriver {
         below(&self.director, segments)
     }
 
-    async fn look_around(&self) -> anyhow::Result<Vec<IpAddr>> {
+    async fn look_around(&self, rooms: &[PlannedRoom]) -> anyhow::Result<Vec<IpAddr>> {
         let url = self.url(&["registry"]);
         let answer = self.client.get(url.clone()).timeout(PREPARE_TIMEOUT).send().await;
         let answer = answer.and_then(reqwest::Response::error_for_status);
@@ -86,6 +86,12 @@ impl EmbeddedDriver {
             .and_then(|text| Ok(serde_json::from_str(&text)?))
             .with_context(|| format!("{url} is no registry of a fleet"))?;
         anyhow::ensure!(registry.servers.iter().any(|s| s.alive), "{url}: no server of the fleet is alive");
+        let unknown =
+            rooms.iter().filter_map(|r| r.server.as_ref()).find(|id| registry.servers.iter().all(|s| s.id != **id));
+        if let Some(id) = unknown {
+            let names: Vec<&str> = registry.servers.iter().map(|s| &s.id[..]).collect();
+            anyhow::bail!("{url}: the fleet has no server {id:?}, only {}", names.join(", "));
+        }
         // The fleet's own registry vouches for the addresses of its servers.
         let mut hosts: BTreeSet<IpAddr> = registry.servers.iter().map(|s| s.media.ip()).collect();
         hosts.extend(url.host_str().and_then(|h| h.trim_matches(['[', ']']).parse::<IpAddr>().ok()));
@@ -110,6 +116,7 @@ struct Registry {
 
 #[derive(serde::Deserialize)]
 struct RegistryServer {
+    id: String,
     alive: bool,
     media: std::net::SocketAddr,
 }
@@ -119,9 +126,9 @@ impl Driver for EmbeddedDriver {
         "embedded"
     }
 
-    fn prepare<'a>(&'a self, _rooms: &'a [PlannedRoom]) -> BoxFuture<'a, anyhow::Result<()>> {
+    fn prepare<'a>(&'a self, rooms: &'a [PlannedRoom]) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async {
-            let hosts = self.look_around().await?;
+            let hosts = self.look_around(rooms).await?;
             self.hosts.get_or_init(|| hosts);
             Ok(())
         })

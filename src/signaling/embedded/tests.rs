@@ -304,6 +304,18 @@ async fn the_registry_vouches_for_its_servers_addresses() {
     driver.prepare(&[]).await.unwrap();
     let hosts: Vec<String> = driver.hosts().iter().map(|ip| ip.to_string()).collect();
     assert_eq!(hosts, ["10.1.2.3", "10.1.2.4", "127.0.0.1"]);
+    // Rooms go to servers that it has.
+    let room = |to: &str| PlannedRoom {
+        id: RoomId(0),
+        name: "r".into(),
+        group: 0,
+        size: 2,
+        senders_max: 2,
+        server: Some(to.into()),
+    };
+    driver.prepare(&[room("s2")]).await.unwrap();
+    let error = format!("{:#}", driver.prepare(&[room("s2"), room("s3")]).await.unwrap_err());
+    assert!(error.ends_with("/registry: the fleet has no server \"s3\", only s1, s2"), "{error}");
 }
 
 /// A server of a fleet, as far as moves need it: takes joins, says events, and remembers what it was asked.

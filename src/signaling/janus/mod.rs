@@ -343,7 +343,15 @@ mod tests {
     }
 
     fn entry(id: &str, url: &str) -> ServerEntry {
-        ServerEntry { id: id.into(), url: url.into(), admin: None, pid_file: None, metrics: None, observe: vec![], cores: None }
+        ServerEntry {
+            id: id.into(),
+            url: url.into(),
+            admin: None,
+            pid_file: None,
+            metrics: None,
+            observe: vec![],
+            cores: None,
+        }
     }
 
     #[test]
