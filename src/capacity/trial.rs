@@ -488,24 +488,34 @@ impl Cost {
             v
         };
         let tidy = |v: f64| (v * 1e4).round() / 1e4;
-        let mean = |v: Vec<f64>| (!v.is_empty()).then(|| tidy(v.iter().sum::<f64>() / v.len() as f64));
+        // Of time, not of rows: one of a server that answers late is longer than a second.
+        let mean = |pick: &dyn Fn(&Usage) -> Option<f64>| {
+            let (mut sum, mut seconds) = (0.0, 0.0);
+            for u in usage {
+                if let Some(v) = pick(u) {
+                    sum += v * u.seconds;
+                    seconds += u.seconds;
+                }
+            }
+            (seconds > 0.0).then(|| tidy(sum / seconds))
+        };
         let p95 = |v: Vec<f64>| v.get(((v.len() as f64 * 0.95).ceil() as usize).saturating_sub(1)).copied().map(tidy);
         let cpu = |u: &Usage| Some(u.cpu_cores? / u.cores.filter(|c| *c > 0.0)? * 100.0);
-        let percent = |pick: fn(&Usage) -> Option<f64>| mean(all(&|u| pick(u).map(|v| v * 100.0)));
+        let percent = |pick: fn(&Usage) -> Option<f64>| mean(&|u| pick(u).map(|v| v * 100.0));
         Some(Cost {
-            cpu: mean(all(&cpu)),
+            cpu: mean(&cpu),
             cpu_p95: p95(all(&cpu)),
-            cpu_cores: mean(all(&|u| u.cpu_cores)),
+            cpu_cores: mean(&|u| u.cpu_cores),
             busiest_thread: percent(|u| u.busiest_thread),
             memory_bytes: all(&|u| u.memory_bytes.map(|b| b as f64)).last().copied(),
             cpu_pressure: percent(|u| u.cpu_pressure),
-            run_queue: mean(all(&|u| u.run_queue)),
+            run_queue: mean(&|u| u.run_queue),
             steal: percent(|u| u.steal),
             throttled: percent(|u| u.throttled),
-            egress_pps: mean(all(&|u| u.egress_pps)),
-            egress_bps: mean(all(&|u| u.egress_bps)),
-            cascade_pps: mean(all(&|u| u.cascade_pps)),
-            cascade_bps: mean(all(&|u| u.cascade_bps)),
+            egress_pps: mean(&|u| u.egress_pps),
+            egress_bps: mean(&|u| u.egress_bps),
+            cascade_pps: mean(&|u| u.cascade_pps),
+            cascade_bps: mean(&|u| u.cascade_bps),
         })
     }
 }
@@ -515,6 +525,21 @@ mod tests {
     use super::*;
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha12Rng;
+
+    /// The long row of a slow look, and a short one after it.
+    #[test]
+    fn costs_are_means_of_time_and_not_of_rows() {
+        let row = |seconds: f64, cpu: f64| Usage {
+            seconds,
+            cpu_cores: Some(cpu),
+            cores: Some(2.0),
+            egress_pps: (seconds > 1.0).then_some(7.0),
+            ..Usage::default()
+        };
+        let cost = Cost::of(&[row(3.5, 0.4), row(0.5, 1.2)]).unwrap();
+        assert_eq!((cost.cpu_cores, cost.cpu, cost.egress_pps), (Some(0.5), Some(25.0), Some(7.0)));
+        assert_eq!((cost.cpu_p95, cost.memory_bytes), (Some(60.0), None));
+    }
 
     /// Delay of each second of a trial, of which each errs by up to `noise` ms.
     fn trial(rng: &mut ChaCha12Rng, seconds: u32, per_second: f64, noise: f64) -> Vec<f64> {

@@ -100,11 +100,13 @@ const FIRST_LINE_MAX: u64 = 16 << 20;
 fn read(dir: &Path, tail: Vec<u8>) -> Result<(Judgement, Summary)> {
     let path = dir.join(history::FILE_NAME);
     let reading = history::read_with_tail(&path, tail)?;
-    let (judgement, capacity) =
-        judge(&reading).with_context(|| format!("the profile in {} can't be read", path.display()))?;
+    let profile = profile::parse_resolved(&reading.run.resolved)
+        .with_context(|| format!("the profile in {} can't be read", path.display()))?;
+    let (judgement, capacity) = judge(&reading, &profile);
     let mut summary = Summary::of(&judgement);
     summary.capacity = capacity;
-    summary.usage = verdict::fleet_use(&reading, judgement.hold.from_ms, judgement.hold.ended_ms);
+    let hold = judgement.hold;
+    summary.usage = verdict::fleet_use(&reading, &profile.target.carriers(), hold.from_ms, hold.ended_ms);
     Ok((judgement, summary))
 }
 
@@ -125,13 +127,12 @@ fn render_to(dir: &Path, tail: Vec<u8>, files: Files, paint: terminal::Paint, ou
 }
 
 /// By the limits of the profile that the history carries.
-fn judge(reading: &Reading) -> Result<(Judgement, Option<capacity::Answer>)> {
-    let profile = profile::parse_resolved(&reading.run.resolved)?;
+fn judge(reading: &Reading, profile: &profile::Profile) -> (Judgement, Option<capacity::Answer>) {
     if let Some(scale_in) = &profile.scale_in {
-        return Ok((verdict::judge_scale_in(reading, &profile.pass, &profile.health, &scale_in.expect), None));
+        return (verdict::judge_scale_in(reading, &profile.pass, &profile.health, &scale_in.expect), None);
     }
-    let Some(setting) = capacity::Setting::of(&profile) else {
-        return Ok((verdict::judge(reading, &profile.pass, &profile.health), None));
+    let Some(setting) = capacity::Setting::of(profile) else {
+        return (verdict::judge(reading, &profile.pass, &profile.health), None);
     };
     let mut record = capacity::Record::new(setting);
     reading.each(capacity::Record::wants, |line| record.see(&line));
@@ -161,7 +162,7 @@ fn judge(reading: &Reading) -> Result<(Judgement, Option<capacity::Answer>)> {
             answer.objective(record.setting(), i).into_iter().for_each(|o| *outcome = o);
         }
     }
-    Ok((judgement, Some(answer)))
+    (judgement, Some(answer))
 }
 
 #[cfg(test)]

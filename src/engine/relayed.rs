@@ -52,6 +52,8 @@ pub struct News {
     pub what: RelayWhat,
     /// When an attempt began; it ended now.
     pub asked: Option<Instant>,
+    /// Of an allocation: when the first of the servers was asked, of which the ones before gave none.
+    pub began: Option<Instant>,
     pub refusal: Option<Refusal>,
     pub relayed: Option<SocketAddr>,
 }
@@ -60,8 +62,9 @@ pub struct News {
 pub struct Relayed {
     allocation: RefCell<Allocation>,
     pub server: Server,
-    /// When it was asked for.
+    /// When it was asked for, and when the first server was.
     asked: Instant,
+    began: Instant,
     /// Which of the participant's ways it is, and what is left of its patience.
     turn: usize,
     redirects: u8,
@@ -141,7 +144,7 @@ impl Relayed {
         let allocation = Allocation::new(now, login, turn.lifetime, server.via.is_stream(), patience, seed);
         let allocation = RefCell::new(allocation);
         let carried = Cell::default();
-        let relayed = Relayed { allocation, server, asked: now, turn: nth, redirects, ports, carried };
+        let relayed = Relayed { allocation, server, asked: now, began: now, turn: nth, redirects, ports, carried };
         Ok((relayed, wire))
     }
 
@@ -159,7 +162,7 @@ impl Relayed {
         let again = |server: Server, redirects, ports| {
             Relayed::at(turn, server, planned, self.turn, redirects, ports, from, seed)
         };
-        match event {
+        let next = match event {
             Event::Alternate(to) if self.redirects < REDIRECTS_MAX && allow.permits(to.ip()) => {
                 // A server that is known by another way keeps its name: coturn sends TLS clients to the port for UDP.
                 let same = |exact: bool| {
@@ -180,7 +183,8 @@ impl Relayed {
             }
             _ if self.turn + 1 < planned.order.len() => Some(Relayed::open(turn, planned, self.turn + 1, from, seed)),
             _ => None,
-        }
+        };
+        next.map(|opened| opened.map(|(relay, wire)| (Relayed { began: self.began, ..relay }, wire)))
     }
 
     /// Where the order goes on after the server of this allocation, which is suspected to be gone.
@@ -299,13 +303,14 @@ impl Relayed {
             via: self.server.via,
             what: RelayWhat::Allocated,
             asked: None,
+            began: None,
             refusal: None,
             relayed: None,
         };
         let at = &self.server.id;
         let step = match &event {
             Event::Allocated { relayed, .. } => {
-                (news.asked, news.relayed) = (Some(self.asked), Some(*relayed));
+                (news.asked, news.began, news.relayed) = (Some(self.asked), Some(self.began), Some(*relayed));
                 Step::Allocated { relayed: *relayed, base: wire.local() }
             }
             Event::Refused(r) => {
@@ -343,7 +348,7 @@ impl Relayed {
         let relayed = self.allocation.borrow().relayed()?;
         let (turn, via) = (self.server.id.clone(), self.server.via);
         let what = if via.is_stream() { RelayWhat::Released } else { RelayWhat::Abandoned };
-        Some(News { turn, via, what, asked: None, refusal: None, relayed: Some(relayed) })
+        Some(News { turn, via, what, asked: None, began: None, refusal: None, relayed: Some(relayed) })
     }
 
     pub fn is_ready(&self) -> bool {

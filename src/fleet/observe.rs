@@ -17,6 +17,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 const EVERY: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(3);
+/// Over less than this, what the counters of one look lag behind its time would count for too much.
+const ROW_MIN: Duration = Duration::from_millis(500);
 /// An answer longer than this is none.
 const TEXT_MAX: usize = 4 << 20;
 
@@ -132,18 +134,16 @@ async fn watch(source: Source, out: UnboundedSender<Usage>) {
     let Ok(client) = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build() else { return };
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut before: Option<(Instant, Counters)> = None;
+    let mut looks = Looks::default();
     let mut complained = false;
     loop {
         ticks.tick().await;
         match look(&source, &client).await {
-            Ok(now) => {
-                let at = Instant::now();
-                if let Some((then, old)) = before.replace((at, now.clone())) {
-                    let usage = now.since(&old, (at - then).as_secs_f64());
-                    if out.send(Usage { server: source.server.clone(), ..usage }).is_err() {
-                        return;
-                    }
+            Ok((at, now)) => {
+                if let Some(usage) = looks.row(at, now)
+                    && out.send(Usage { server: source.server.clone(), ..usage }).is_err()
+                {
+                    return;
                 }
             }
             Err(e) if !complained => {
@@ -151,12 +151,72 @@ async fn watch(source: Source, out: UnboundedSender<Usage>) {
                 tracing::warn!(server = source.server, "its resources can't be observed: {e:#}");
             }
             // What is not seen is absent in the history.
-            Err(_) => before = None,
+            Err(_) => looks = Looks::default(),
         }
     }
 }
 
-async fn look(source: &Source, client: &reqwest::Client) -> Result<Counters> {
+/// The last look that a row began with.
+#[derive(Default)]
+struct Looks(Option<(Instant, Counters)>);
+
+impl Looks {
+    /// What was used since the last row. None at the first look, and where the last row is no [`ROW_MIN`] ago (after a look
+    /// that took long, the next one follows at once): the row after it has that time, too.
+    fn row(&mut self, at: Instant, now: Counters) -> Option<Usage> {
+        match &self.0 {
+            Some((then, old)) => {
+                let seconds = at.saturating_duration_since(*then);
+                if seconds < ROW_MIN {
+                    return None;
+                }
+                let usage = now.since(old, seconds.as_secs_f64());
+                self.0 = Some((at, now));
+                Some(usage)
+            }
+            None => {
+                self.0 = Some((at, now));
+                None
+            }
+        }
+    }
+}
+
+/// A server's counters, and when they were read. Answers may be seconds in coming; `/proc` is not, and is read after them.
+async fn look(source: &Source, client: &reqwest::Client) -> Result<(Instant, Counters)> {
+    let told = match &source.command[..] {
+        [program, ..] => {
+            let text = outside::run(&source.command, &[("ROOMFUL_SERVER", &source.server)], TIMEOUT).await;
+            let text = text.context("observe")?;
+            Some(outside::json::<Usage>(&text).with_context(|| format!("observe: {program}"))?)
+        }
+        [] => None,
+    };
+    let prometheus = match &source.prometheus {
+        Some(url) => {
+            let answer = client.get(url).send().await.and_then(reqwest::Response::error_for_status);
+            let text = answer.with_context(|| format!("metrics {url}"))?.text().await?;
+            anyhow::ensure!(text.len() <= TEXT_MAX, "metrics {url}: longer than {} MiB", TEXT_MAX >> 20);
+            Some(text)
+        }
+        None => None,
+    };
+    let stats = match &source.stats {
+        Some(url) => {
+            let answer = client.get(url).send().await.and_then(reqwest::Response::error_for_status);
+            let stats = match answer {
+                Ok(answer) => answer.json::<ServerStats>().await,
+                Err(e) => Err(e),
+            };
+            match stats {
+                Ok(stats) => Some(stats),
+                // A server that is busy or stopped answers late: what else is there still tells.
+                Err(_) if source.pid.is_some() || prometheus.is_some() || told.is_some() => None,
+                Err(e) => return Err(e).with_context(|| format!("stats {url}")),
+            }
+        }
+        None => None,
+    };
     let mut all = Counters::default();
     if let Some(pid) = &source.pid {
         let pid = match pid {
@@ -171,41 +231,22 @@ async fn look(source: &Source, client: &reqwest::Client) -> Result<Counters> {
     if let Some(quota) = source.quota {
         all.limit_cores(quota);
     }
-    if let Some(url) = &source.stats {
-        let answer = client.get(url).send().await.and_then(reqwest::Response::error_for_status);
-        let stats = match answer {
-            Ok(answer) => answer.json::<ServerStats>().await,
-            Err(e) => Err(e),
-        };
-        match stats {
-            Ok(stats) => {
-                if source.pid.is_none() {
-                    all.of_server(stats.cpu_seconds, stats.resident_bytes);
-                }
-                all.packets_out = Some(stats.traffic.datagrams_out as f64);
-                all.bytes_out = Some(stats.traffic.bytes_out as f64);
-                all.cascade_packets = Some(stats.traffic.cascade_out as f64);
-                all.cascade_bytes = Some(stats.traffic.cascade_bytes_out as f64);
-            }
-            // A server that is busy or stopped answers late: what else is there still tells.
-            Err(_) if source.pid.is_some() || source.prometheus.is_some() || !source.command.is_empty() => {}
-            Err(e) => return Err(e).with_context(|| format!("stats {url}")),
+    let at = Instant::now();
+    if let Some(stats) = stats {
+        if source.pid.is_none() {
+            all.of_server(stats.cpu_seconds, stats.resident_bytes);
         }
+        all.packets_out = Some(stats.traffic.datagrams_out as f64);
+        all.bytes_out = Some(stats.traffic.bytes_out as f64);
+        all.cascade_packets = Some(stats.traffic.cascade_out as f64);
+        all.cascade_bytes = Some(stats.traffic.cascade_bytes_out as f64);
     }
-    if let Some(url) = &source.prometheus {
-        let answer = client.get(url).send().await.and_then(reqwest::Response::error_for_status);
-        let text = answer.with_context(|| format!("metrics {url}"))?.text().await?;
-        anyhow::ensure!(text.len() <= TEXT_MAX, "metrics {url}: longer than {} MiB", TEXT_MAX >> 20);
+    if let Some(text) = prometheus {
         all.add_prometheus(&text);
     }
-    if let [program, ..] = &source.command[..] {
-        let text = outside::run(&source.command, &[("ROOMFUL_SERVER", &source.server)], TIMEOUT).await;
-        let text = text.context("observe")?;
-        let own: Usage = outside::json(&text).with_context(|| format!("observe: {program}"))?;
-        all.told = Some(own);
-    }
+    all.told = told;
     all.given_cores = source.cores;
-    Ok(all)
+    Ok((at, all))
 }
 
 /// Anything as the text of a Prometheus endpoint.
@@ -233,12 +274,45 @@ mod tests {
             ..Source::default()
         };
         let client = reqwest::Client::new();
-        let one = look(&source, &client).await.unwrap();
-        let two = look(&source, &client).await.unwrap();
+        let (_, one) = look(&source, &client).await.unwrap();
+        let (_, two) = look(&source, &client).await.unwrap();
         let usage = two.since(&one, 1.0);
         // What the command tells stands above what we read.
         assert_eq!((usage.cpu_cores, usage.memory_bytes), (Some(0.5), Some(7)));
         assert!(usage.cores.unwrap() >= 1.0 && usage.busiest_thread.is_some() && usage.run_queue.is_some());
+    }
+
+    /// An answer may take seconds: CPU that was read before it would belong to the time before.
+    #[tokio::test]
+    async fn proc_is_read_after_all_that_may_take_its_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let pid_file = folder.path().join("pid");
+        let writes = format!("echo {} > {}; echo '{{}}'", std::process::id(), pid_file.display());
+        let source = Source {
+            pid: Some(Pid::File(pid_file)),
+            command: ["sh", "-c", &writes].map(String::from).into(),
+            ..Source::default()
+        };
+        let begun = Instant::now();
+        let (at, seen) = look(&source, &reqwest::Client::new()).await.unwrap();
+        assert!(at > begun && seen.since(&seen, 1.0).memory_bytes.is_some());
+    }
+
+    /// The look after one that took 2.5 s follows at once: what was used meanwhile is not of that moment.
+    #[test]
+    fn looks_close_to_each_other_make_one_row() {
+        let start = Instant::now();
+        let mut looks = Looks::default();
+        let mut row = |ms: u64, cpu_s: f64| {
+            let mut counters = Counters::default();
+            counters.of_server(cpu_s, 0);
+            let usage = looks.row(start + Duration::from_millis(ms), counters)?;
+            Some((usage.seconds, usage.cpu_cores.map(|c| (c * 1000.0).round() / 1000.0)))
+        };
+        assert_eq!(row(0, 1.0), None);
+        assert_eq!(row(3500, 4.5), Some((3.5, Some(1.0))));
+        assert_eq!([row(3510, 7.0), row(3999, 7.0)], [None, None]);
+        assert_eq!(row(5500, 8.5), Some((2.0, Some(2.0))), "nothing is lost");
     }
 
     /// CPU in percent takes the cores that a server may use.
@@ -273,7 +347,7 @@ mod tests {
         for (more, want) in [("", 2.0), ("cores = 0.5\n", 0.5)] {
             let Target::External(t) = target(more) else { unreachable!() };
             let source = Source::external(&t, &t.servers[0]).unwrap();
-            let seen = look(&source, &reqwest::Client::new()).await.unwrap();
+            let (_, seen) = look(&source, &reqwest::Client::new()).await.unwrap();
             let usage = seen.since(&seen, 1.0);
             assert_eq!((usage.cpu_cores, usage.cores), (Some(0.5), Some(want)), "{more}");
         }

@@ -181,6 +181,11 @@ pub(super) const TABLE: &[(&str, Unit, &str)] = &[
     ("relays.lost", Unit::Count, "allocations gone before they were given back"),
     ("relays.released", Unit::Count, "allocations given back"),
     ("relays.abandoned", Unit::Count, "allocations left to run out, as the profile says"),
+    (
+        "relays.inconclusive",
+        Unit::Count,
+        "allocations whose time, or whose want of an answer, falls into the generator's own trouble",
+    ),
     ("relays.open_max", Unit::Count, "most allocations at once"),
     ("relays.rate_max", Unit::PerSecond, "most allocations given in any second"),
     ("relays.pps", Unit::PerSecond, "datagrams that TURN servers relayed, both ways"),

@@ -27,20 +27,22 @@ pub(super) fn section(r: &Relays) -> Markup {
                     (r.participants.unwrap_or(0)) " participants came by a TURN server and had no other way. An allocation is \
                      lost when its server has it no more before it was given back; what is neither lost, given back nor left \
                      on purpose was still there at the end. Packets and bits are what a server relayed over the hold, both \
-                     ways, without TURN's own; what goes from one allocation to another is relayed twice."
+                     ways, without TURN's own; what goes from one allocation to another is relayed twice. Inconclusive is what \
+                     roomful was itself too busy to time, or to hear an answer to."
                 }
                 div.scroll { table {
                     thead { tr {
                         th { "server" } th { "over" } th.n { "asked" } th.n { "given" } th.n { "most at once" }
                         th.n { "p50 ms" } th.n { "p95 ms" } th.n { "packets/s" } th.n { "Mbit/s" } th.n { "no answer" } th.n { "redirected" } th.n { "lost" }
-                        th.n { "given back" } th.n { "left" } th { "refused" }
+                        th.n { "given back" } th.n { "left" } th.n { "inconclusive" } th { "refused" }
                     } }
                     tbody { @for s in &r.servers {
                         tr {
                             td { (s.id) } td { (s.via) } td.n { (s.asked) } td.n { (s.allocated) } td.n { (s.open_max) }
                             (n(s.latency.p50)) (n(s.latency.p95)) (n(s.pps)) (n(s.bps.map(|b| b / 1e6)))
                             td.n { (s.unreachable) } td.n { (s.redirected) }
-                            td.n { (s.lost) } td.n { (s.released) } td.n { (s.abandoned) } td { (refusals(s)) }
+                            td.n { (s.lost) } td.n { (s.released) } td.n { (s.abandoned) } td.n { (s.inconclusive) }
+                            td { (refusals(s)) }
                         }
                     } }
                 } }

@@ -248,7 +248,10 @@ const METRICS: &[(&str, &str)] = &[
         "legs.{judged,clean,glitched,migrated,reconnected,one_way,dropped,unclean_leave,inconclusive,ice_restarts}",
         "count",
     ),
-    ("relays.{participants,asked,allocated,refused,unreachable,redirected,lost,released,abandoned,open_max}", "count"),
+    (
+        "relays.{participants,asked,allocated,refused,unreachable,redirected,lost,released,abandoned,inconclusive,open_max}",
+        "count",
+    ),
     ("relays.{rate_max,pps,bps}", "per second"),
     ("relays.latency.count", "count"),
     ("relays.latency.{p50,p95,p99,max}", "ms"),
@@ -326,7 +329,7 @@ mod tests {
             known += usize::from(o.value.is_some());
         }
         // All but set-up's own join API and relays, and the loss that servers report: here they report nothing.
-        assert_eq!(summary.pass.len() - known, 29);
+        assert_eq!(summary.pass.len() - known, 30);
         assert_eq!(summary.lookup("audio.happiness"), None);
         assert_eq!(summary.lookup("audio.loss"), Some(1.0));
     }

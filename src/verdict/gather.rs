@@ -237,7 +237,7 @@ impl<'a> Gatherer<'a> {
                     times[7].extend(first_frame_ms.map(|ms| Sample { t, ms }));
                 }
             }
-            Event::Relay(relay) => self.out.relays.see(t, &relay),
+            Event::Relay(relay) => self.out.relays.see(t, &relay, &self.frame.unhealthy),
             Event::LegEnd(end) => self.leg_end(t, end),
             Event::Interval(interval) => self.interval(t, &interval),
             Event::Room(room) => self.room(t, &room),
@@ -323,15 +323,17 @@ impl<'a> Gatherer<'a> {
             _ if self.frame.unhealthy.touch(&window) => Counts::Generator,
             _ => Counts::Target,
         };
-        let timed_out = matches!(
-            reason,
-            FailReason::TimeoutRouting
-                | FailReason::TimeoutSignaling
-                | FailReason::TimeoutIce
-                | FailReason::TimeoutDtls
-                | FailReason::LeftEarly
-        );
         let join_timeout_ms = self.frame.join_timeout_ms;
+        let timed_out = match reason {
+            FailReason::TimeoutRouting
+            | FailReason::TimeoutSignaling
+            | FailReason::TimeoutIce
+            | FailReason::TimeoutDtls
+            | FailReason::LeftEarly => true,
+            // By a refusal it has failed at once; where nobody answers, it waits for its whole time.
+            FailReason::Relay => join_timeout_ms > 0.0 && after_ms >= join_timeout_ms,
+            _ => false,
+        };
         let in_second = self.joins_in_second(t);
         in_second.2 += 1;
         if timed_out && counts == Counts::Target {

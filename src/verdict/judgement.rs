@@ -224,6 +224,7 @@ fn judge_all(
         lossy: &lossy,
         joins_inconclusive: share(all.joins_inconclusive, all.joined + all.failed.len() as u64),
         legs_inconclusive: share(legs.inconclusive.unwrap_or(0), legs.judged.unwrap_or(0)),
+        relays_inconclusive: share(relays.inconclusive.unwrap_or(0), relays.asked.unwrap_or(0)),
         inconclusive_max: health.inconclusive_share_max * 100.0,
     };
     let outcomes: Vec<Outcome> = pass.iter().enumerate().map(|(i, t)| thresholds::judge(i, t, &whole, &name)).collect();

@@ -79,6 +79,7 @@ enum Subject {
     Joins,
     Legs,
     Media,
+    Relays,
     Setup,
     Generator,
 }
@@ -87,11 +88,14 @@ impl Subject {
     fn of(metric: &str) -> Subject {
         match metric {
             "participants.dropped" | "participants.clean" => return Subject::Legs,
+            // Of judged seconds, as all media.
+            "relays.pps" | "relays.bps" => return Subject::Media,
             _ => {}
         }
         match metric.split('.').next() {
             Some("joins" | "participants") => Subject::Joins,
             Some("legs") => Subject::Legs,
+            Some("relays") => Subject::Relays,
             Some("setup") => Subject::Setup,
             Some("generator") => Subject::Generator,
             _ => Subject::Media,

@@ -1,6 +1,7 @@
 //! What TURN servers gave and refused, and how media fared through them beside that which took the direct way.
 
 use super::metrics::{AudioMetrics, LossyLegs, PhaseMetrics, Sample, VideoMetrics};
+use super::windows::{Window, Windows};
 use crate::history::{Carried, Interval, Paths, Relay, RelayWhat};
 use crate::types::{LegId, Via};
 use serde::Serialize;
@@ -14,15 +15,17 @@ pub struct Relays {
     /// Allocations that servers were asked for, and gave.
     pub asked: Option<u64>,
     pub allocated: Option<u64>,
-    /// An answer with an error code; no answer; another server named (300).
+    /// An answer with an error code; no answer, outside the generator's own trouble; another server named (300).
     pub refused: Option<u64>,
     pub unreachable: Option<u64>,
     pub redirected: Option<u64>,
-    /// Given, and gone before it was given back.
+    /// Given, and gone before it was given back: by the server's word, or outside the generator's own trouble.
     pub lost: Option<u64>,
     pub released: Option<u64>,
     /// Left at the server on purpose.
     pub abandoned: Option<u64>,
+    /// In the generator's own trouble: given, but not timed, without an answer, or lost without one.
+    pub inconclusive: Option<u64>,
     /// Most at once.
     pub open_max: Option<u64>,
     /// Most given in any one second.
@@ -51,6 +54,7 @@ pub struct RelayRow {
     pub lost: u64,
     pub released: u64,
     pub abandoned: u64,
+    pub inconclusive: u64,
     pub open_max: u64,
     pub pps: Option<f64>,
     pub bps: Option<f64>,
@@ -71,10 +75,15 @@ pub struct PathMetrics {
     pub video: VideoMetrics,
 }
 
+/// What is lost without a word was waited for so long at least.
+const UNANSWERED: f64 = 2.0;
+
 #[derive(Default)]
 struct Of {
     /// Attempts by how they ended, and allocations by how they did.
     what: BTreeMap<RelayWhat, u64>,
+    /// Of these, what may be the generator's doing.
+    inconclusive: BTreeMap<RelayWhat, u64>,
     refused: BTreeMap<u16, Refused>,
     latency: Vec<Sample>,
     open: u64,
@@ -86,18 +95,30 @@ impl Of {
         self.what.get(&what).copied().unwrap_or(0)
     }
 
+    /// Without what may be the generator's doing.
+    fn proven(&self, what: RelayWhat) -> u64 {
+        self.count(what) - self.inconclusive.get(&what).copied().unwrap_or(0)
+    }
+
+    fn inconclusive(&self) -> u64 {
+        self.inconclusive.values().sum()
+    }
+
     fn asked(&self) -> u64 {
         use RelayWhat::{Allocated, Redirected, Refused, Unreachable};
         [Allocated, Refused, Unreachable, Redirected].map(|w| self.count(w)).into_iter().sum()
     }
 
-    fn see(&mut self, t: f64, r: &Relay) {
+    fn see(&mut self, t: f64, r: &Relay, inconclusive: bool) {
         *self.what.entry(r.what).or_default() += 1;
+        if inconclusive {
+            *self.inconclusive.entry(r.what).or_default() += 1;
+        }
         match r.what {
             RelayWhat::Allocated => {
                 self.open += 1;
                 self.open_max = self.open_max.max(self.open);
-                self.latency.extend(r.ms.map(|ms| Sample { t, ms }));
+                self.latency.extend(r.ms.filter(|_| !inconclusive).map(|ms| Sample { t, ms }));
             }
             RelayWhat::Lost | RelayWhat::Released | RelayWhat::Abandoned => self.open = self.open.saturating_sub(1),
             RelayWhat::Refused => {
@@ -123,9 +144,16 @@ pub(super) struct RelayGather {
 }
 
 impl RelayGather {
-    pub fn see(&mut self, t: f64, r: &Relay) {
-        self.by_way.entry((r.turn.clone(), r.via)).or_default().see(t, r);
-        self.whole.see(t, r);
+    pub fn see(&mut self, t: f64, r: &Relay, unhealthy: &Windows) {
+        // A server's word stands whatever our health.
+        let ours = match r.what {
+            RelayWhat::Allocated | RelayWhat::Unreachable => true,
+            RelayWhat::Lost => r.code.is_none() && r.detail.is_none(),
+            RelayWhat::Refused | RelayWhat::Redirected | RelayWhat::Released | RelayWhat::Abandoned => false,
+        };
+        let inconclusive = ours && unhealthy.touch(&Window::ending(t, r.ms.map_or(UNANSWERED, |ms| ms / 1000.0)));
+        self.by_way.entry((r.turn.clone(), r.via)).or_default().see(t, r, inconclusive);
+        self.whole.see(t, r, inconclusive);
         if r.what == RelayWhat::Allocated {
             self.legs.insert(r.leg);
             self.given_at.push(t);
@@ -172,11 +200,12 @@ impl RelayGather {
             bps: bits(self.carried.get(way).unwrap_or(&Carried::default())),
             asked: of.asked(),
             allocated: of.count(RelayWhat::Allocated),
-            unreachable: of.count(RelayWhat::Unreachable),
+            unreachable: of.proven(RelayWhat::Unreachable),
             redirected: of.count(RelayWhat::Redirected),
-            lost: of.count(RelayWhat::Lost),
+            lost: of.proven(RelayWhat::Lost),
             released: of.count(RelayWhat::Released),
             abandoned: of.count(RelayWhat::Abandoned),
+            inconclusive: of.inconclusive(),
             open_max: of.open_max,
             latency: PhaseMetrics::of(&of.latency),
             refused: of.refused.clone(),
@@ -190,11 +219,12 @@ impl RelayGather {
             asked: Some(self.whole.asked()),
             allocated: count(RelayWhat::Allocated),
             refused: count(RelayWhat::Refused),
-            unreachable: count(RelayWhat::Unreachable),
+            unreachable: Some(self.whole.proven(RelayWhat::Unreachable)),
             redirected: count(RelayWhat::Redirected),
-            lost: count(RelayWhat::Lost),
+            lost: Some(self.whole.proven(RelayWhat::Lost)),
             released: count(RelayWhat::Released),
             abandoned: count(RelayWhat::Abandoned),
+            inconclusive: Some(self.whole.inconclusive()),
             open_max: Some(self.whole.open_max),
             rate_max: super::gather::most_in_a_second(&self.given_at),
             latency: PhaseMetrics::of(&self.whole.latency),
@@ -202,5 +232,62 @@ impl RelayGather {
             direct: self.paths.as_ref().and_then(|p| of_path(&p.direct)),
             relayed: self.paths.as_ref().and_then(|p| of_path(&p.relayed)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::synthetic::Synthetic;
+    use crate::history::{Event, Line, Reading};
+    use crate::profile::{HealthLimits, Op, Threshold, ThresholdValue};
+    use crate::verdict::{Judgement, Verdict, judge};
+
+    fn at_most(metric: &str, value: ThresholdValue) -> Threshold {
+        Threshold { metric: metric.into(), op: Op::Le, value, expr: format!("{metric} <= {}", value.number()) }
+    }
+
+    /// Allocations as (whole second, what became of it, how long that took) of a run whose generator was in trouble in its
+    /// fourth and fifth second.
+    fn relayed(news: &[(u32, RelayWhat, Option<f64>)], limits: &[Threshold]) -> Judgement {
+        let mut lines = Synthetic { unhealthy: Some(3..5), ..Synthetic::default() }.lines();
+        let relay = |&(second, what, ms): &(u32, RelayWhat, Option<f64>)| {
+            let (leg, turn, via) = (LegId(0), "turn-1".to_owned(), Via::Udp);
+            let event =
+                Event::Relay(Relay { leg, slot: 0, turn, via, what, ms, code: None, detail: None, relayed: None });
+            Line { t: f64::from(second) * 1000.0 - 1.0, event }
+        };
+        lines.extend(news.iter().map(relay));
+        lines.sort_by(|a, b| a.t.total_cmp(&b.t));
+        judge(&Reading::of_lines(lines).unwrap(), limits, &HealthLimits::default())
+    }
+
+    #[test]
+    fn what_our_own_trouble_does_to_allocations_is_not_the_turn_servers() {
+        use RelayWhat::{Allocated, Lost, Unreachable};
+        let limits = [
+            at_most("relays.latency.max", ThresholdValue::Ms(50.0)),
+            at_most("relays.lost", ThresholdValue::Count(0.0)),
+            at_most("relays.unreachable", ThresholdValue::Count(0.0)),
+        ];
+        let verdicts = |j: &Judgement| j.pass.iter().map(|o| o.verdict).collect::<Vec<_>>();
+        let good = |n: usize| vec![(2, Allocated, Some(9.0)); n];
+        let ours = [(5, Allocated, Some(900.0)), (5, Unreachable, Some(1500.0)), (5, Lost, None)];
+
+        let j = relayed(&[&good(97)[..], &ours].concat(), &limits);
+        assert_eq!(verdicts(&j), [Verdict::Pass; 3], "{:?}", j.relays);
+        assert_eq!((j.relays.inconclusive, j.relays.asked, j.relays.allocated), (Some(3), Some(99), Some(98)));
+        assert_eq!((j.relays.latency.count, j.relays.servers[0].inconclusive), (97, 3));
+
+        let j = relayed(&[&good(20)[..], &ours].concat(), &limits);
+        assert_eq!(verdicts(&j), [Verdict::Unknown; 3], "{:?}", j.relays);
+        let why = j.pass[0].why.as_deref().unwrap();
+        assert!(why.starts_with("is open: the generator was unhealthy in 13.6"), "{why}");
+
+        // The same at a time when nothing ailed us.
+        let theirs = ours.map(|(_, what, ms)| (20, what, ms));
+        let j = relayed(&[&good(97)[..], &theirs].concat(), &limits);
+        assert_eq!(verdicts(&j), [Verdict::Fail; 3], "{:?}", j.relays);
+        assert_eq!(j.relays.inconclusive, Some(0));
     }
 }

@@ -151,7 +151,7 @@ impl Case<'_> {
                 let drops: Vec<&Leg> = self.all.legs.iter().filter(|l| l.class == LegClass::Dropped).collect();
                 format!("{value} of {} dropped {limit}", count(self.all.joined, "leg", "legs")) + &self.drops(&drops)
             }
-            Subject::Media | Subject::Setup | Subject::Legs | Subject::Generator => {
+            Subject::Media | Subject::Relays | Subject::Setup | Subject::Legs | Subject::Generator => {
                 let place = o.server.clone();
                 let text = match (o.metric.split_once('.'), &place) {
                     (Some((kind, "loss" | "e2e.loss" | "rtp.loss")), Some(server)) => {

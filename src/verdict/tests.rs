@@ -406,6 +406,22 @@ fn nobody_joined() {
     assert!(j.sentence.starts_with("Unknown: nobody joined, 0 of 2: timeout_ice on sfu-1"), "{}", j.sentence);
 }
 
+/// A TURN server that is silent until the join's time is up makes a join as long as a silent server does.
+#[test]
+fn an_allocation_that_never_came_counts_its_whole_time() {
+    let setup = |after_ms: f64| {
+        let mut lines = Synthetic { join_failures: 2, hold: 20..40, ..Synthetic::default() }.lines();
+        for line in &mut lines {
+            if let Event::JoinFailed(f) = &mut line.event {
+                (f.reason, f.after_ms) = (FailReason::Relay, after_ms);
+            }
+        }
+        let total = judged_lines(lines).setup.total;
+        (total.count, total.max.unwrap() >= 15_000.0)
+    };
+    assert_eq!([setup(15_000.0), setup(40.0)], [(12, true), (10, false)]);
+}
+
 #[test]
 fn our_own_missing_sockets_are_not_the_targets_fault() {
     let mut lines = Synthetic { join_failures: 2, hold: 20..40, ..Synthetic::default() }.lines();

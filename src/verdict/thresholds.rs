@@ -42,9 +42,10 @@ pub(super) struct Whole<'a> {
     /// Run-wide numbers as they stand in the summary.
     pub run: serde_json::Value,
     pub lossy: &'a BTreeMap<ServerId, [LossyLegs; 2]>,
-    /// Shares of joins and of legs that may be the generator's doing, percent, and how much of that is too much.
+    /// Shares of joins, of legs and of allocations that may be the generator's doing, percent, and how much of that is too much.
     pub joins_inconclusive: f64,
     pub legs_inconclusive: f64,
+    pub relays_inconclusive: f64,
     pub inconclusive_max: f64,
 }
 
@@ -130,6 +131,7 @@ pub(super) fn judge(index: usize, t: &Threshold, whole: &Whole<'_>, name: &dyn F
     let inconclusive = match Subject::of(&t.metric) {
         Subject::Joins | Subject::Setup => whole.joins_inconclusive,
         Subject::Legs => whole.legs_inconclusive,
+        Subject::Relays => whole.relays_inconclusive,
         Subject::Media | Subject::Generator => 0.0,
     };
     if inconclusive > whole.inconclusive_max && out.verdict != Verdict::Unknown {
@@ -249,7 +251,7 @@ fn evidence(index: usize, t: &Threshold, whole: &Whole<'_>, server: Option<Serve
             out.window = first_to_last(dropped.map(|l| l.t));
             None
         }
-        Subject::Joins | Subject::Legs | Subject::Generator => None,
+        Subject::Joins | Subject::Legs | Subject::Relays | Subject::Generator => None,
     };
     if let Some(windows) = windows {
         out.window = windows.headline();

@@ -359,6 +359,68 @@ async fn a_redirection_out_of_the_allow_list_is_not_followed() {
     fleet.stop().await;
 }
 
+/// A pair through TURN servers (their names, addresses and weights) that know this account, with further keys of the target.
+fn pair_through(servers: &[(&str, SocketAddr, u32)], account: &TurnReady, keys: &str, hold: &str) -> Place {
+    let entry = |(id, address, weight): &(&str, SocketAddr, u32)| {
+        let username = &account.username;
+        format!(
+            "[[turn]]\nid = \"{id}\"\nurl = \"turn:{address}\"\nweight = {weight}\nusername = \"{username}\"\n\
+             password_from = \"turn\"\n"
+        )
+    };
+    let entries: String = servers.iter().map(entry).collect();
+    let place = Place::with(&profile("target.toml", &rooms("call", 1, 2, ""), hold, &["joins.failed == 0"]));
+    let secret = format!("[secrets]\nturn = \"{}\"\n", account.password);
+    place.write("target.toml", &format!("driver = \"turn\"\n{keys}{entries}{secret}"));
+    place
+}
+
+/// Whoever waits for an allocation has said nothing to anybody else yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_turn_server_is_no_slow_signalling() {
+    let fleet = fleet(1).await;
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let servers = [("silent", silent.local_addr().unwrap(), 1)];
+    let place = pair_through(&servers, &fleet.turn_servers()[0], "peer = \"relayed\"\n", "4s");
+    let text = std::fs::read_to_string(place.path("profile.toml")).unwrap();
+    place.write("profile.toml", &text.replacen("join_timeout = \"10s\"", "join_timeout = \"2s\"", 1));
+    let said = tokio::task::block_in_place(|| place.run().finish());
+    assert_eq!(said.code, Some(3), "{said:?}");
+    let summary = place.summary();
+    println!("{}\n{}", summary["sentence"], summary["failures"]);
+    // The other one of the pair never got as far as asking.
+    let failures = &summary["participants"]["failures"];
+    assert_eq!((&failures["relay"], &failures["timeout_signaling"]), (&1.into(), &1.into()), "{failures}");
+    let row = summary["failures"].as_array().unwrap().iter().find(|f| f["reason"] == "relay").unwrap();
+    assert!(row["detail"].as_str().unwrap().ends_with("no allocation within 2s on silent"), "{row}");
+    assert_eq!(summary["setup"]["total"]["count"], 2, "both waited for all of it: {}", summary["setup"]);
+    fleet.stop().await;
+}
+
+/// What a server that was asked before took is the allocation's time, and not the signalling's.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_allocation_takes_as_long_as_all_servers_that_were_asked() {
+    let fleet = fleet(1).await;
+    let own = &fleet.turn_servers()[0];
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let servers = [("silent", silent.local_addr().unwrap(), 1), ("own", own.listen, 0)];
+    let place = pair_through(&servers, own, "", "7s");
+    let said = tokio::task::block_in_place(|| place.run().finish());
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let (summary, lines) = (place.summary(), place.lines());
+    let relays = &summary["relays"];
+    println!("{}\n{}\n{relays}", summary["sentence"], summary["setup"]);
+    assert_eq!((&relays["unreachable"], &relays["allocated"]), (&1.into(), &1.into()));
+    let mut setups =
+        lines.iter().filter_map(|l| if let Event::Joined { setup, .. } = &l.event { Some(setup) } else { None });
+    let setup = setups.find(|s| s.relay_ms.is_some()).unwrap();
+    // Three tries of the first one, and what the second one took.
+    let relay_ms = setup.relay_ms.unwrap();
+    assert!(relay_ms >= 3500.0 + relays["latency"]["max"].as_f64().unwrap(), "{setup:?}");
+    assert!(setup.signaling_ms <= setup.total_ms - relay_ms + 1.0, "{setup:?}");
+    fleet.stop().await;
+}
+
 /// Everybody by two TURN servers, and steps.
 fn drain(calls: &str, hold: &str, steps: &str) -> Place {
     let text = profile("embedded", calls, hold, &[]);

@@ -12,6 +12,7 @@ use crate::plan;
 use crate::signaling::{Call, Ended, Media, Order, Progress as Milestone, TransportState};
 use crate::types::{LegId, RoomId, ServerId, Suite};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
@@ -66,6 +67,8 @@ pub(super) struct Leg {
     silent: bool,
     /// Transports (a bit each) that are to restart ICE and have no pair again yet.
     restarting: u8,
+    /// By transport, the TURN server that it asked last and has no allocation from.
+    asked: Vec<(u8, Arc<str>)>,
 }
 
 impl Leg {
@@ -85,6 +88,7 @@ impl Leg {
             restarts: 0,
             silent: false,
             restarting: 0,
+            asked: Vec::new(),
         }
     }
 }
@@ -243,6 +247,12 @@ impl Run<'_> {
     fn timed_out(&self, leg: LegId) -> End {
         let l = &self.legs[leg.index()];
         let limit = self.c.profile.load.join_timeout;
+        let after_ms = limit.as_secs_f64() * 1000.0;
+        // What the driver has to say waits for the allocation: nobody has seen it.
+        if let (None, Some((_, turn))) = (l.milestones.signaled, l.asked.last()) {
+            let detail = format!("no allocation within {} on {turn}", humantime::format_duration(limit));
+            return End::Failed { reason: FailReason::Relay, detail, after_ms };
+        }
         let (reason, stage) = match (l.milestones.signaled, l.milestones.ice) {
             (None, _) => (FailReason::TimeoutSignaling, "signalling answer"),
             (Some(_), None) => (FailReason::TimeoutIce, "ICE pair"),
@@ -250,7 +260,7 @@ impl Run<'_> {
         };
         let at = l.server.map_or_else(String::new, |s| format!(" on {}", self.servers[s.index()]));
         let detail = format!("no {stage} within {}{at}", humantime::format_duration(limit));
-        End::Failed { reason, detail, after_ms: limit.as_secs_f64() * 1000.0 }
+        End::Failed { reason, detail, after_ms }
     }
 
     pub(super) fn check_timeouts(&mut self, now: Instant) {
@@ -405,6 +415,12 @@ impl Run<'_> {
         self.maybe_joined(leg);
     }
 
+    pub(super) fn on_asked(&mut self, leg: LegId, slot: u8, turn: Arc<str>) {
+        let asked = &mut self.legs[leg.index()].asked;
+        asked.retain(|(s, _)| *s != slot);
+        asked.push((slot, turn));
+    }
+
     /// What became of an allocation.
     pub(super) fn on_relay(&mut self, leg: LegId, slot: u8, news: News, at: Instant) {
         match news.what {
@@ -413,8 +429,9 @@ impl Run<'_> {
             RelayWhat::Refused | RelayWhat::Unreachable | RelayWhat::Redirected => {}
         }
         let l = &mut self.legs[leg.index()];
-        if let (RelayWhat::Allocated, Some(asked)) = (news.what, news.asked) {
-            l.milestones.relay.get_or_insert((asked, at));
+        if let (RelayWhat::Allocated, Some(began)) = (news.what, news.began) {
+            l.asked.retain(|(s, _)| *s != slot);
+            l.milestones.relay.get_or_insert((began, at));
             if self.c.driver.serves_by_turn() {
                 self.on_room_turn(leg, &news.turn);
             }

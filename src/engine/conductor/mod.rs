@@ -441,6 +441,7 @@ impl Run<'_> {
             }
             FromShard::Note { leg, code, text } => self.note(code, text, leg),
             FromShard::Silent { leg, since_ns } => self.on_silent(leg, since_ns),
+            FromShard::Asked { leg, slot, turn } => self.on_asked(leg, slot, turn),
             FromShard::Relay { leg, slot, news, at } => self.on_relay(leg, slot, *news, at),
             FromShard::Totals { leg, totals, impaired } => self.on_totals(leg, *totals, impaired),
             FromShard::Second(s) => self.on_second(*s, show),

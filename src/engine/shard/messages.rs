@@ -8,6 +8,7 @@ use crate::participant::{Spec, Totals};
 use crate::plan::Relay;
 use crate::signaling::TransportState;
 use crate::types::{LegId, RoomId, ServerId};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Orders for a shard.
@@ -70,6 +71,12 @@ pub enum FromShard {
         totals: Box<Totals>,
         /// What its network did, up and down.
         impaired: Option<[Counters; 2]>,
+    },
+    /// A TURN server was asked for an allocation.
+    Asked {
+        leg: LegId,
+        slot: u8,
+        turn: Arc<str>,
     },
     /// What became of an allocation.
     Relay {

@@ -72,6 +72,8 @@ impl Shard {
                 s.set_receive_buffer(bytes).map_err(|e| format!("SO_RCVBUF: {e}"))?;
             }
             self.eager.add(&socket, key(ix, slot)).map_err(|e| format!("epoll: {e}"))?;
+            let (leg, turn) = (e.participant.leg(), relay.server.id.clone());
+            let _ = self.config.out.send(FromShard::Asked { leg, slot, turn });
             let peer = Some(relay.server.address);
             e.put(slot, SlotSocket { socket, relay: Some(Box::new(relay)), peer, eager: true, refused: false });
             Ok(())
