@@ -28,6 +28,8 @@ struct Model {
     films: u32,
     /// Beyond so many, its queue grows by 1 ms a second while they are there.
     drains: u32,
+    /// Beyond so many, joins fail for want of an answer to an allocation.
+    relays: u32,
     /// Beyond so many, joins take forever.
     hangs: u32,
     /// Beyond so many, joins take 3 s.
@@ -50,6 +52,7 @@ const SOUND: Model = Model {
     drains: u32::MAX,
     hangs: u32::MAX,
     welcomes: u32::MAX,
+    relays: u32::MAX,
     forwards: u32::MAX,
     buffer: u64::MAX,
 };
@@ -163,6 +166,11 @@ impl World {
             let reason = if refused { FailReason::Full } else { FailReason::Refused };
             let detail = "503: the server is full".to_owned();
             let failure = JoinFailure { leg: id, room, server: None, reason, detail, after_ms: 10.0 };
+            return self.write(t, Event::JoinFailed(failure));
+        }
+        if self.on(server) >= model.relays {
+            let (reason, detail) = (FailReason::Relay, "no allocation within 15s".to_owned());
+            let failure = JoinFailure { leg: id, room, server: None, reason, detail, after_ms: 15_000.0 };
             return self.write(t, Event::JoinFailed(failure));
         }
         let own = if self.on(server) >= model.welcomes { 3000.0 } else { 120.0 + self.queues[server] as f64 };
@@ -388,6 +396,14 @@ fn what_was_not_observed_is_not_said_of_a_cpu_trigger() {
 fn cpu_where_it_broke_is_that_of_the_server_that_broke() {
     let (_, a, _, sentence) = solve(&[Model { cpu: 0.009, ..SOUND }, Model { welcomes: 61, cpu: 0.002, ..SOUND }], "");
     assert_eq!((a.lower, a.upper, a.cpu_at_breakage), (Some(60), Some(64), Some(12.8)), "{sentence}");
+}
+
+#[test]
+fn a_turn_server_that_does_not_answer_takes_the_whole_time_of_a_join() {
+    let (_, a, _, sentence) = solve(&[Model { relays: 61, ..SOUND }], "");
+    assert_eq!((a.lower, a.upper), (Some(60), Some(64)), "{sentence}");
+    let broke = a.trials.iter().find(|t| t.outcome == Outcome::Broke).unwrap();
+    assert_eq!(broke.servers[0].setup_p95, Some(15_000.0), "{broke:#?}");
 }
 
 #[test]

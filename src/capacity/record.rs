@@ -278,9 +278,10 @@ impl Record {
         if failure.reason == FailReason::LeftEarly {
             return;
         }
-        let began = self.legs.get(&failure.leg).copied();
+        let (began, timeout_ms) = (self.legs.get(&failure.leg).copied(), self.setting.join_timeout_ms);
         let joins = self.joins_of(failure.room, failure.server);
         began.into_iter().for_each(|s| joins.pace.add(s.planned_ms, s.late_ms));
+        let late_ms = began.map_or(0.0, |s| s.late_ms);
         match failure.reason {
             FailReason::Local => joins.ours += 1,
             _ if turned_away => (joins.failed, joins.refused) = (joins.failed + 1, joins.refused + 1),
@@ -288,7 +289,9 @@ impl Record {
             FailReason::TimeoutRouting
             | FailReason::TimeoutSignaling
             | FailReason::TimeoutIce
-            | FailReason::TimeoutDtls => joins.timed_out(failure.after_ms, began.map_or(0.0, |s| s.late_ms)),
+            | FailReason::TimeoutDtls => joins.timed_out(failure.after_ms, late_ms),
+            // By a refusal it has failed at once; where nobody answers, it waits for its whole time.
+            FailReason::Relay if failure.after_ms >= timeout_ms => joins.timed_out(failure.after_ms, late_ms),
             _ => joins.failed += 1,
         }
         joins.detail.get_or_insert_with(|| failure.detail.clone());

@@ -28,6 +28,8 @@ pub struct Setting {
     pub(super) streams: Vec<[u64; 2]>,
     /// By kind: whoever sends it sends all the time.
     pub(super) constant: [bool; 2],
+    /// Of a join, ms.
+    pub(super) join_timeout_ms: f64,
     /// Rooms are pairs that talk through TURN servers, which are the target.
     pub(super) pairs: bool,
 }
@@ -78,6 +80,7 @@ impl Setting {
             seats: made.legs,
             streams,
             constant: [constant, true],
+            join_timeout_ms: profile.load.join_timeout.as_secs_f64() * 1000.0,
             pairs: profile.pairs().is_some(),
         })
     }

@@ -183,6 +183,11 @@ impl Looks {
 }
 
 /// A server's counters, and when they were read. Answers may be seconds in coming; `/proc` is not, and is read after them.
+async fn fetch(client: &reqwest::Client, url: &str) -> Result<String> {
+    let answer = client.get(url).send().await?.error_for_status()?;
+    Ok(outside::text(answer, TEXT_MAX).await?)
+}
+
 async fn look(source: &Source, client: &reqwest::Client) -> Result<(Instant, Counters)> {
     let told = match &source.command[..] {
         [program, ..] => {
@@ -193,28 +198,22 @@ async fn look(source: &Source, client: &reqwest::Client) -> Result<(Instant, Cou
         [] => None,
     };
     let prometheus = match &source.prometheus {
-        Some(url) => {
-            let answer = client.get(url).send().await.and_then(reqwest::Response::error_for_status);
-            let text = answer.with_context(|| format!("metrics {url}"))?.text().await?;
-            anyhow::ensure!(text.len() <= TEXT_MAX, "metrics {url}: longer than {} MiB", TEXT_MAX >> 20);
-            Some(text)
-        }
+        Some(url) => Some(fetch(client, url).await.with_context(|| format!("metrics {url}"))?),
         None => None,
     };
     let stats = match &source.stats {
-        Some(url) => {
-            let answer = client.get(url).send().await.and_then(reqwest::Response::error_for_status);
-            let stats = match answer {
-                Ok(answer) => answer.json::<ServerStats>().await,
-                Err(e) => Err(e),
-            };
-            match stats {
-                Ok(stats) => Some(stats),
-                // A server that is busy or stopped answers late: what else is there still tells.
-                Err(_) if source.pid.is_some() || prometheus.is_some() || told.is_some() => None,
-                Err(e) => return Err(e).with_context(|| format!("stats {url}")),
+        Some(url) => match fetch(client, url).await {
+            Ok(text) => {
+                let stats: ServerStats = outside::json(&text).with_context(|| format!("stats {url}"))?;
+                // After a restart of the fleet, an address may be another server's.
+                let who = (&stats.id, &source.server);
+                anyhow::ensure!(who.0 == who.1, "stats {url}: answers as {:?}, not as {:?}", who.0, who.1);
+                Some(stats)
             }
-        }
+            // A server that is busy or stopped answers late: what else is there still tells.
+            Err(_) if source.pid.is_some() || prometheus.is_some() || told.is_some() => None,
+            Err(e) => return Err(e).with_context(|| format!("stats {url}")),
+        },
         None => None,
     };
     let mut all = Counters::default();
@@ -261,6 +260,7 @@ pub(crate) fn read_any(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     #[tokio::test]
     async fn a_command_and_our_own_process_can_be_watched() {
@@ -384,5 +384,31 @@ mod tests {
         assert!(of(fails).await.contains("observe: false: exit status: 1"));
         let prose = Source { command: ["echo", "hello"].map(String::from).into(), ..Source::default() };
         assert!(of(prose).await.contains("observe: echo"));
+    }
+
+    /// Their ports are free ones: after a restart of the fleet, an old address may be another server's.
+    #[tokio::test]
+    async fn stats_are_taken_from_the_server_that_is_meant() {
+        let stats = ServerStats {
+            id: "s2".into(),
+            participants_max: 10,
+            cpu_seconds: 3.0,
+            resident_bytes: 4096,
+            socket_drops: 0,
+            send_errors: 0,
+            rooms: BTreeMap::new(),
+            draining: false,
+            traffic: Default::default(),
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/stats", listener.local_addr().unwrap());
+        let app = axum::Router::new().route("/stats", axum::routing::get(move || async move { axum::Json(stats) }));
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let of = |id: &str| Source { server: id.into(), stats: Some(url.clone()), ..Source::default() };
+        let client = reqwest::Client::new();
+        let (_, seen) = look(&of("s2"), &client).await.unwrap();
+        assert_eq!(seen.since(&seen, 1.0).memory_bytes, Some(4096));
+        let error = format!("{:#}", look(&of("s1"), &client).await.unwrap_err());
+        assert_eq!(error, format!("stats {url}: answers as \"s2\", not as \"s1\""));
     }
 }
