@@ -117,6 +117,7 @@ fn render_to(dir: &Path, tail: Vec<u8>, files: Files, paint: terminal::Paint, ou
         Files::Write => report::write_all(dir, &summary, &judgement),
         Files::Leave => Ok(()),
     };
+    let _ = std::io::stderr().write_all(terminal::left_behind(&summary).as_bytes());
     out.write_all(terminal::table(&summary, paint).as_bytes())?;
     written?;
     if files == Files::Write {

@@ -7,7 +7,7 @@ mod reader;
 pub(crate) mod synthetic;
 mod writer;
 
-pub use crate::plan::{StepEvent, StepStage};
+pub use crate::plan::{NO_SEAT, StepEvent, StepStage};
 pub use crate::types::StepAction;
 pub use event::{
     Carried, EDGE_MS, Event, FailReason, FleetRole, FleetView, FlowGap, Health, Interval, JoinFailure, LegCause,

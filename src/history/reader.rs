@@ -274,6 +274,12 @@ impl Scan {
         }
     }
 
+    /// Lines that were there and could not be read.
+    pub fn damaged(&self) -> u64 {
+        // That the first one is of a newer schema is a remark: without it there is no history.
+        self.problems.iter().filter(|p| p.line != 1).count() as u64 + self.problems_more
+    }
+
     /// Everything that a reader of the report should know, as text.
     pub fn remarks(&self) -> Vec<String> {
         let mut out: Vec<String> =

@@ -19,7 +19,7 @@ pub use course::{Course, Order, PlannedTrial};
 pub use late::late_legs;
 pub use limits::{Limits, Machine, Need, TransportsPer, limits};
 pub use relay::{Relay, is_relayed, relay};
-pub use step::{StepEvent, StepStage};
+pub use step::{NO_SEAT, StepEvent, StepStage};
 pub use totals::{Flows, PlanTotals, pps, totals, wire_bps};
 
 use crate::types::{Encoding, LegId, RoomId};

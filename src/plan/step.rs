@@ -3,6 +3,9 @@
 use crate::types::StepAction;
 use serde::{Deserialize, Serialize};
 
+/// What a join's step says that found no room to join.
+pub const NO_SEAT: &str = "there is no room with a free seat";
+
 /// One stage of an operation. What was asked and what came of it are recorded apart, since anything may happen between.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct StepEvent {

@@ -113,7 +113,7 @@ static ALL: LazyLock<Vec<Metric>> = LazyLock::new(|| {
 pub(super) const TABLE: &[(&str, Unit, &str)] = &[
     ("participants.planned", Unit::Count, "participants' stays in the plan"),
     ("participants.joined", Unit::Count, "joins that succeeded"),
-    ("participants.failed", Unit::Count, "joins that failed"),
+    ("participants.failed", Unit::Count, "joins that failed, but not by our own doing (the table has all)"),
     ("participants.dropped", Unit::Count, "participants whose call ended against their will"),
     ("participants.clean", Unit::Count, "participants who left by themselves, acknowledged"),
     ("joins.planned", Unit::Count, "joins in the plan"),

@@ -57,6 +57,12 @@ pub fn table(s: &Summary, paint: Paint) -> String {
     out
 }
 
+/// What whoever started the run has to see to, one a line: something that it did to the fleet is still in force.
+pub fn left_behind(s: &Summary) -> String {
+    let failed = s.notes.iter().filter(|n| n.code == crate::verdict::ROLLBACK_FAILED);
+    failed.map(|n| printable(&n.text) + "\n").collect()
+}
+
 /// The last line: verdict and sentence.
 pub(super) fn said(verdict: Verdict, sentence: &str, paint: Paint) -> String {
     let label = paint.verdict(verdict, &format!("{}:", verdict.as_str().to_uppercase()));

@@ -3,7 +3,7 @@
 use super::load::Load;
 use super::sight::{Holds, Sight};
 use super::unit;
-use crate::history::{StepAction, StepEvent, StepStage};
+use crate::history::{NO_SEAT, StepAction, StepEvent, StepStage};
 use crate::plan::Order;
 use crate::profile::{Next, Repeat, Rollback, ScaleIn, Selector, Start, Step};
 use std::collections::VecDeque;
@@ -282,7 +282,7 @@ impl Steps {
             self.ops[i].state = State::Joining { left: late.joins, joined: 0, rooms: late.rooms };
             return;
         }
-        let failed = self.event(i, StepStage::Failed, "there is no room with a free seat".to_owned());
+        let failed = self.event(i, StepStage::Failed, NO_SEAT.to_owned());
         self.orders.push_back(Order::Step(failed));
         self.over(i, false, now);
     }

@@ -8,6 +8,7 @@ use super::metrics::{Sample, SetupTimes, flow_metric};
 use super::relays::RelayGather;
 use super::series::{JoinPoint, Series};
 use super::windows::Window;
+use super::words::count as times;
 use crate::history::{
     Event, FailReason, Health, Interval, JoinFailure, LegCause, LegEnd, Line, ReferenceFlow, RoomInterval, Scan, Setup,
     UdpErrors,
@@ -40,7 +41,7 @@ pub(super) struct Gathered {
     pub scan: Scan,
     /// Windows that broke a threshold, by index of the threshold.
     pub broken: Vec<BTreeMap<ServerId, Vec<Window>>>,
-    /// Judged seconds by end (in 0.1 ms), and of these, the inconclusive ones.
+    /// Seconds of the hold by end (in 0.1 ms): how long each is, and whether it is inconclusive.
     hold_seconds: BTreeMap<i64, (f64, bool)>,
     /// Legs that the profile put behind an impaired network.
     pub behind_networks: u64,
@@ -54,6 +55,8 @@ pub(super) struct ServerGather {
     pub audio: Flow,
     pub video: Flow,
     pub participants_max: u32,
+    /// The same of seconds that are judged.
+    pub participants_judged: u32,
     pub rooms_max: u32,
     pub setup: SetupTimes,
     pub suites: BTreeMap<String, u64>,
@@ -399,6 +402,7 @@ impl<'a> Gatherer<'a> {
             if inconclusive {
                 continue;
             }
+            server.participants_judged = server.participants_judged.max(s.participants);
             server.video.merge(&s.video);
             if scores_stand || s.audio.mos.is_empty() {
                 server.audio.merge(&s.audio);
@@ -456,10 +460,18 @@ impl<'a> Gatherer<'a> {
 }
 
 impl Gathered {
-    /// Seconds of the hold that were recorded, and of these, the inconclusive ones.
+    /// Seconds of the hold that were recorded, and of these, the inconclusive ones. A media thread that stalled tells of
+    /// several seconds at once, which the others have told already: no moment counts twice.
     pub fn hold_seconds(&self) -> (f64, f64) {
-        let all = self.hold_seconds.values();
-        all.fold((0.0, 0.0), |(seen, bad), (s, inconclusive)| (seen + s, bad + if *inconclusive { *s } else { 0.0 }))
+        let (mut seen, mut bad, mut told) = (0.0, 0.0, f64::NEG_INFINITY);
+        for (end, (seconds, inconclusive)) in &self.hold_seconds {
+            let end = *end as f64 / 10_000.0;
+            let own = (end - told).min(*seconds);
+            seen += own;
+            bad += if *inconclusive { own } else { 0.0 };
+            told = end;
+        }
+        (seen, bad)
     }
 
     /// Highest number of joins begun in any one second.
@@ -467,9 +479,29 @@ impl Gathered {
         most_in_a_second(&self.join_starts)
     }
 
-    /// Servers that had participants in the hold.
-    pub fn servers_used(&self) -> BTreeSet<ServerId> {
-        self.servers.iter().filter(|(_, s)| s.participants_max > 0).map(|(id, _)| *id).collect()
+    /// Servers that had participants in seconds of the hold that are judged.
+    pub fn servers_judged(&self) -> BTreeSet<ServerId> {
+        self.servers.iter().filter(|(_, s)| s.participants_judged > 0).map(|(id, _)| *id).collect()
+    }
+
+    /// Failed joins that are held against the target.
+    pub fn failed_on_target(&self) -> u64 {
+        self.failed.iter().filter(|f| f.counts == Counts::Target).count() as u64
+    }
+
+    /// What is missing from a history that ended in order: then each join has an outcome, and each leg an end. (What a full
+    /// disk costs is neither.)
+    pub fn damage(&self) -> Option<String> {
+        let damaged = self.scan.damaged();
+        let no_outcome = (self.join_starts.len() as u64).saturating_sub(self.joined + self.failed.len() as u64);
+        let no_end = self.joined.saturating_sub(self.legs.len() as u64);
+        let parts = [
+            (damaged, "line could not be read", "lines could not be read"),
+            (no_outcome, "join has no outcome", "joins have no outcome"),
+            (no_end, "leg has no end", "legs have no end"),
+        ];
+        let parts: Vec<String> = parts.iter().filter(|p| p.0 > 0).map(|(n, one, many)| times(*n, one, many)).collect();
+        (!parts.is_empty()).then(|| format!("the history is damaged: {}", parts.join(", ")))
     }
 }
 
@@ -548,4 +580,24 @@ pub(super) fn lossy_limit(kind: Kind, thresholds: &[Threshold]) -> f64 {
     let own =
         thresholds.iter().find(|t| media_path(&t.metric) == Some((kind, "loss")) && matches!(t.op, Op::Lt | Op::Le));
     own.map_or(1.0, |t| t.value.number())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_moment_of_the_hold_counts_twice() {
+        let seconds = |all: &[(i64, f64, bool)]| {
+            let hold_seconds = all.iter().map(|(end, s, bad)| (end * 10_000, (*s, *bad))).collect();
+            Gathered { hold_seconds, ..Gathered::default() }.hold_seconds()
+        };
+        assert_eq!(seconds(&[(11, 1.0, false), (12, 1.0, false), (13, 1.0, true)]), (3.0, 1.0));
+        // One thread told nothing of 12 and 13, and the others did: its next second is of these, too.
+        let stalled = [(11, 1.0, false), (12, 1.0, true), (13, 1.0, true), (14, 3.0, true), (15, 1.0, false)];
+        assert_eq!(seconds(&stalled), (5.0, 3.0));
+        // Nobody told of them; and of 16 nothing is known.
+        let one = [(11, 1.0, false), (14, 3.0, true), (15, 1.0, false), (17, 1.0, false)];
+        assert_eq!(seconds(&one), (6.0, 3.0));
+    }
 }

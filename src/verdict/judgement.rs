@@ -2,7 +2,7 @@
 
 use super::direction::direction;
 use super::frame::Frame;
-use super::gather::{Counts, Gathered, Gatherer, Leg, lossy_limit};
+use super::gather::{Gathered, Gatherer, Leg, lossy_limit};
 use super::generator::{Generator, diagnosis, generator};
 use super::legs::LegClass;
 use super::metrics::{AudioMetrics, LossyLegs, SetupMetrics, SetupTimes, VideoMetrics, percent};
@@ -23,6 +23,9 @@ use std::collections::BTreeMap;
 
 /// A server's loss is noted with its way from here on, whatever the limits are.
 const NOTED_LOSS: f64 = 0.001;
+
+/// Code of a note: something that a run did to the fleet is still in force.
+pub const ROLLBACK_FAILED: &str = "rollback_failed";
 
 /// Rooms in the table of the worst.
 const ROOMS_WORST: usize = 12;
@@ -77,6 +80,7 @@ pub struct Hold {
 pub struct Participants {
     pub planned: u64,
     pub joined: u64,
+    /// Whoever's doing it was; as a limit it counts those held against the target.
     pub failed: u64,
     pub dropped: Option<u64>,
     pub clean: Option<u64>,
@@ -218,9 +222,11 @@ fn judge_all(
     let legs = legs(&all);
     let relays = all.relays.metrics();
     let share = |part: u64, whole: u64| if whole > 0 { percent(part as f64 / whole as f64) } else { 0.0 };
+    // As a limit, failed joins are those that are the target's.
+    let held_against = Participants { failed: all.failed_on_target(), ..participants.clone() };
     let whole = Whole {
         all: &all,
-        run: json!({ "participants": participants, "joins": joins, "legs": legs, "generator": generator, "relays": relays }),
+        run: json!({ "participants": held_against, "joins": joins, "legs": legs, "generator": generator, "relays": relays }),
         lossy: &lossy,
         joins_inconclusive: share(all.joins_inconclusive, all.joined + all.failed.len() as u64),
         legs_inconclusive: share(legs.inconclusive.unwrap_or(0), legs.judged.unwrap_or(0)),
@@ -238,6 +244,7 @@ fn judge_all(
         end: frame.end,
         outcomes: &outcomes,
         thresholds: pass,
+        invariants: expect.is_some(),
         generator: &generator,
         diagnosis: diagnosis(&all, health),
         name: &name,
@@ -278,7 +285,7 @@ fn judge_all(
         servers: servers(&all, &lossy, &frame),
         rooms_worst: rooms_worst(&all, &frame, pass),
         failures: failures(&all, &frame),
-        notes: notes(&all, &frame),
+        notes: notes(&all, &frame, scale_in.as_ref()),
         generator,
         relays,
         participants,
@@ -329,7 +336,7 @@ fn participants(all: &Gathered, planned: u32) -> Participants {
 }
 
 fn joins(all: &Gathered, planned: u32) -> Joins {
-    let failed = all.failed.iter().filter(|f| f.counts == Counts::Target).count() as u64;
+    let failed = all.failed_on_target();
     let tried = all.joined + failed;
     Joins {
         planned: planned.into(),
@@ -454,8 +461,10 @@ fn failures(all: &Gathered, frame: &Frame) -> Vec<FailureRow> {
     rows
 }
 
-fn notes(all: &Gathered, frame: &Frame) -> Vec<NoteRow> {
+fn notes(all: &Gathered, frame: &Frame, scale_in: Option<&ScaleIn>) -> Vec<NoteRow> {
     let mut rows = Vec::new();
+    let left = scale_in.iter().flat_map(|s| &s.rollbacks_failed);
+    rows.extend(left.map(|text| NoteRow { code: ROLLBACK_FAILED.into(), text: text.clone(), count: 1 }));
     if frame.end.is_none() {
         let text = format!("history ends at {} without an end: roomful crashed or was killed", clock(all.last_t));
         rows.push(NoteRow { code: "no_end".into(), text, count: 1 });

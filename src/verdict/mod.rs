@@ -15,14 +15,16 @@ mod series;
 #[cfg(test)]
 mod tests;
 mod thresholds;
+#[cfg(test)]
+mod unproven_tests;
 mod usage;
 mod windows;
 mod words;
 
 pub use generator::{Generator, Lateness, Reference};
 pub use judgement::{
-    FailureRow, Hold, Joins, Judgement, Legs, NoteRow, Participants, RoomRow, ServerRow, judge, judge_scale_in,
-    judge_window,
+    FailureRow, Hold, Joins, Judgement, Legs, NoteRow, Participants, ROLLBACK_FAILED, RoomRow, ServerRow, judge,
+    judge_scale_in, judge_window,
 };
 pub use legs::LegClass;
 pub use metrics::{

@@ -27,6 +27,8 @@ pub(super) struct Case<'a> {
     /// One for each threshold, in order.
     pub outcomes: &'a [Outcome],
     pub thresholds: &'a [Threshold],
+    /// Invariants are judged beside the thresholds.
+    pub invariants: bool,
     pub generator: &'a Generator,
     pub diagnosis: Diagnosis,
     pub name: &'a dyn Fn(ServerId) -> String,
@@ -232,15 +234,20 @@ impl Case<'_> {
     /// What was planned and did not happen.
     fn undone(&self) -> Vec<String> {
         let mut out = Vec::new();
-        if self.outcomes.is_empty() {
+        let no_limits = self.outcomes.is_empty();
+        if no_limits && !self.invariants {
             out.push("the profile sets no limit: nothing to judge by".into());
         }
         if self.hold.ended_ms <= self.hold.from_ms {
             out.push(format!("the run ended at {} before the hold began at {}", self.now(), self.begin()));
         } else if !self.hold.complete {
-            let held = if self.with(Verdict::Unknown).is_empty() { "; all limits held until then" } else { "" };
+            let held = !no_limits && self.with(Verdict::Unknown).is_empty();
+            let held = if held { "; all limits held until then" } else { "" };
             let until = clock(self.hold.until_ms);
             out.push(format!("{}, in a hold that was to last until {until}{held}", self.stop()));
+        } else if no_limits && self.invariants && self.end == Some(true) {
+            // Its rollback and its last looks belong to an experiment.
+            out.push(format!("{}, before the run was over", self.stop()));
         }
         let begun = self.all.joined + self.all.failed.len() as u64;
         let begun = begun.max(self.all.join_starts.len() as u64);
@@ -248,6 +255,7 @@ impl Case<'_> {
         if self.end == Some(false) && begun < planned {
             out.push(format!("{} of {planned} planned joins never began", planned - begun));
         }
+        out.extend(self.all.damage().filter(|_| self.end == Some(false)));
         out
     }
 
@@ -269,7 +277,7 @@ impl Case<'_> {
     fn pass(&self) -> String {
         let n = self.outcomes.len();
         let limits = if n == 1 { "the one limit".into() } else { format!("all {n} limits") };
-        let servers = self.all.servers_used();
+        let servers = self.all.servers_judged();
         let on = match servers.len() {
             0 => String::new(),
             1 => servers.first().map(|id| format!(" on {}", (self.name)(*id))).unwrap_or_default(),

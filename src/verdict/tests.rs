@@ -6,7 +6,7 @@ use crate::history::{Event, FailReason, LegCause, Line, Reading, Silence};
 use crate::profile::{HealthLimits, Op, Threshold, ThresholdValue};
 use crate::types::Kind;
 
-fn limit(metric: &str, op: Op, value: ThresholdValue) -> Threshold {
+pub(super) fn limit(metric: &str, op: Op, value: ThresholdValue) -> Threshold {
     let sign = match op {
         Op::Lt => "<",
         Op::Le => "<=",
@@ -17,7 +17,7 @@ fn limit(metric: &str, op: Op, value: ThresholdValue) -> Threshold {
     Threshold { metric: metric.into(), op, value, expr: format!("{metric} {sign} {}", value.number()) }
 }
 
-fn usual() -> Vec<Threshold> {
+pub(super) fn usual() -> Vec<Threshold> {
     vec![
         limit("joins.failed_share", Op::Le, ThresholdValue::Percent(0.1)),
         limit("setup.total.p95", Op::Le, ThresholdValue::Ms(1500.0)),
@@ -28,7 +28,7 @@ fn usual() -> Vec<Threshold> {
     ]
 }
 
-fn judged(run: &Synthetic) -> Judgement {
+pub(super) fn judged(run: &Synthetic) -> Judgement {
     judge(&run.reading(), &usual(), &HealthLimits::default())
 }
 
@@ -36,7 +36,7 @@ fn judged_lines(lines: Vec<Line>) -> Judgement {
     judge(&Reading::of_lines(lines).unwrap(), &usual(), &HealthLimits::default())
 }
 
-fn outcome<'a>(j: &'a Judgement, metric: &str) -> &'a Outcome {
+pub(super) fn outcome<'a>(j: &'a Judgement, metric: &str) -> &'a Outcome {
     j.pass.iter().find(|o| o.metric == metric).unwrap()
 }
 

@@ -196,6 +196,8 @@ fn per_server(t: &Threshold, whole: &Whole<'_>) -> Option<Vec<(Option<ServerId>,
         };
         match value {
             Some(v) => Value::Is(v),
+            // Somebody was there, and no second of it is judged.
+            None if s.participants_max > 0 && s.participants_judged == 0 => Value::Missing,
             // RTT and frame metrics need more than media that flows; the others do not.
             None if has_data(flow) && !path.starts_with("rtt") && path != "rtp.loss" && path != "e2e.loss" => {
                 Value::Missing

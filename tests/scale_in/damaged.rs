@@ -2,7 +2,7 @@
 
 use crate::model::{Control, Model, Sin, Style};
 use crate::sins::{judged, scale_in, with};
-use roomful::history::{Event, LegCause, Line, StepAction, StepStage};
+use roomful::history::{Event, LegCause, Line, Phase, StepAction, StepStage};
 use roomful::profile::Expect;
 use roomful::verdict::scale_in::{CordonSource, Invariant};
 use roomful::verdict::{Judgement, Verdict};
@@ -142,8 +142,72 @@ fn an_interrupted_run_is_no_pass() {
             *interrupted = true;
         }
     }
-    let j = judged(lines, &model.expect());
+    let j = judged(lines.clone(), &model.expect());
     assert_eq!((j.verdict, j.exit_code()), (Verdict::Unknown, 130), "{}", j.sentence);
+    assert_eq!(j.sentence, "Unknown: interrupted at 02:50, before the run was over.");
+    for line in lines.iter_mut().filter(|l| matches!(l.event, Event::Phase { phase: Phase::Leaving })) {
+        line.t = 150_000.0;
+    }
+    lines.sort_by(|a, b| a.t.total_cmp(&b.t));
+    let j = judged(lines, &model.expect());
+    assert_eq!(j.sentence, "Unknown: interrupted at 02:30, in a hold that was to last until 02:50.");
+}
+
+#[test]
+fn a_damaged_line_leaves_the_run_unproven() {
+    let model = Model::default();
+    let text: Vec<String> = model.lines().iter().map(|l| serde_json::to_string(l).unwrap()).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("history.jsonl");
+    let read = |text: &[String]| {
+        std::fs::write(&path, text.join("\n") + "\n").unwrap();
+        let health = roomful::profile::HealthLimits::default();
+        roomful::verdict::judge_scale_in(&roomful::history::read(&path).unwrap(), &[], &health, &model.expect())
+    };
+    assert_eq!(read(&text).verdict, Verdict::Pass);
+    for kind in ["step", "fleet", "leg_end"] {
+        // One of the last: what it said is not missed otherwise.
+        let nth = text.iter().rposition(|l| l.contains(&format!("\"ev\":\"{kind}\""))).unwrap();
+        let mut damaged = text.clone();
+        damaged[nth].truncate(20);
+        damaged[nth].push('}');
+        let j = read(&damaged);
+        assert_ne!(j.verdict, Verdict::Pass, "{kind}: {}", j.sentence);
+        let end = if kind == "leg_end" { ", 1 leg has no end" } else { "" };
+        unknown(&j, "I0", &format!("the history is damaged: 1 line could not be read{end}"));
+    }
+}
+
+#[test]
+fn without_media_nobody_knows_whether_others_were_harmed() {
+    let model = Model::default();
+    let mut lines = model.lines();
+    for line in &mut lines {
+        let Event::Interval(i) = &mut line.event else { continue };
+        i.servers.iter_mut().for_each(|s| (s.audio, s.video) = Default::default());
+    }
+    let j = judged(lines, &model.expect());
+    unknown(&j, "I9", "no second of media");
+}
+
+/// A media thread that stalls leaves its participants out of the second: that is no error of the fleet's count.
+#[test]
+fn the_audit_compares_no_second_that_nobody_can_judge() {
+    let model = Model { unhealthy: Some(60..64), ..Model::default() };
+    let off = |lines: Vec<Line>| {
+        let j = judged(lines, &model.expect());
+        let rows = scale_in(&j).audit.exported.clone();
+        let participants: Vec<f64> = rows.iter().filter(|r| r.metric == "participants").map(|r| r.off_max).collect();
+        assert!(participants.len() >= 3);
+        participants
+    };
+    let mut lines = model.lines();
+    let right = off(lines.clone());
+    for line in lines.iter_mut().filter(|l| (61_000.0..=64_000.0).contains(&l.t)) {
+        let Event::Interval(i) = &mut line.event else { continue };
+        i.servers.iter_mut().for_each(|s| s.participants = 0);
+    }
+    assert_eq!(off(lines), right);
 }
 
 #[test]

@@ -37,6 +37,7 @@ pub enum Sin {
     RegistryMisplacesRooms,
     NegativeHeadroom,
     HarmsOthers,
+    HarmsOthersVideo,
     ForgetsUncordoned,
     CordonsAll,
     FailsAcceptedJoins,

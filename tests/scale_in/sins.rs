@@ -160,6 +160,7 @@ fn reports_zero_sessions() {
 #[test]
 fn harms_the_others() {
     only(Sin::HarmsOthers, Style::Wait, &["I9"]);
+    only(Sin::HarmsOthersVideo, Style::Wait, &["I9"]);
 }
 
 #[test]

@@ -94,7 +94,95 @@ fn a_rollback_on_a_server_that_was_told_to_end_changes_nothing() {
             }
             let j = judged(lines, &model.expect());
             assert_eq!((j.verdict, &j.sentence), (Verdict::Pass, &before.sentence), "{stage:?} seed {seed}");
+            assert!(j.notes.is_empty(), "{:?}", j.notes);
             assert!(scale_in(&j).removals[0].ended.is_some());
         }
     }
+}
+
+/// Stages of an operation at 50 s, on a server that is there to the end.
+fn also(lines: &mut Vec<Line>, action: StepAction, stages: &[StepStage], rollback: bool) -> Option<String> {
+    const OP: u32 = 900;
+    let victim = lines.iter().find_map(|l| if let Event::Step(s) = &l.event { s.server.clone() } else { None });
+    let server = ["s1", "s2"].into_iter().find(|s| victim.as_deref() != Some(s)).unwrap().to_owned();
+    let server = Some(server).filter(|_| !action.is_of_registry());
+    for stage in stages {
+        let detail = if *stage == StepStage::Begun { "" } else { "HTTP 500" };
+        let event = StepEvent {
+            op: OP,
+            name: "also".into(),
+            action,
+            server: server.clone(),
+            stage: *stage,
+            detail: detail.into(),
+            rollback,
+        };
+        let at = lines.partition_point(|l| l.t <= 50_000.0);
+        lines.insert(at, Line { t: 50_000.0, event: Event::Step(event) });
+    }
+    server
+}
+
+#[test]
+fn a_fault_that_was_never_made_leaves_a_good_run_unproven() {
+    use StepStage::{Begun, Failed, Skipped};
+    let cases: [(StepAction, &[StepStage], &str); 6] = [
+        (StepAction::Pause, &[Begun, Failed], "pause of S failed (HTTP 500)"),
+        (StepAction::Pause, &[Skipped], "pause of S was skipped (HTTP 500)"),
+        (StepAction::Pause, &[Begun], "pause of S is not known to have been done"),
+        (StepAction::Kill, &[Begun, Failed], "kill of S failed (HTTP 500)"),
+        (StepAction::RegistryFlush, &[Begun, Failed], "registry_flush failed (HTTP 500)"),
+        (StepAction::JoinNew, &[Skipped], "join_new of S was skipped (HTTP 500)"),
+    ];
+    for seed in 1..=3 {
+        let model = Model { seed, ..Model::default() };
+        let good = judged(model.lines(), &model.expect());
+        assert_eq!((good.verdict, row(&good, "steps").verdict), (Verdict::Pass, Verdict::Pass), "{}", good.sentence);
+        for (action, stages, why) in cases {
+            let mut lines = model.lines();
+            let server = also(&mut lines, action, stages, false).unwrap_or_default();
+            let j = judged(lines.clone(), &model.expect());
+            assert_eq!(row(&j, "steps").why, why.replace('S', &server), "{action:?} {stages:?} seed {seed}");
+            assert_eq!(j.verdict, Verdict::Unknown, "{action:?} {stages:?} seed {seed}: {}", j.sentence);
+            assert!(with(scale_in(&j), Verdict::Fail).is_empty(), "{}", j.sentence);
+            let marks = |j: &Judgement| -> Vec<(f64, &'static str)> {
+                scale_in(j).view.servers.iter().flat_map(|s| s.marks.clone()).collect()
+            };
+            assert_eq!(marks(&j), marks(&good), "the picture has only what happened");
+            // What Ctrl-C cut off is no finding of its own.
+            let last = lines.last_mut().unwrap();
+            last.event = Event::End { interrupted: true };
+            let j = judged(lines, &model.expect());
+            assert_eq!(row(&j, "steps").verdict == Verdict::Pass, !stages.contains(&Failed), "{stages:?}");
+        }
+        // Joins that were tried and refused are judged by themselves.
+        let mut lines = model.lines();
+        also(&mut lines, StepAction::JoinExisting, &[Begun, Failed], false);
+        assert_eq!(judged(lines, &model.expect()).verdict, Verdict::Pass);
+    }
+}
+
+#[test]
+fn a_failed_uncordon_is_not_held_against_the_fleet() {
+    for seed in SEEDS {
+        let model = Model { seed, sin: Some(Sin::ForgetsUncordoned), ..Model::default() };
+        let mut lines = model.lines();
+        becomes(&mut lines, StepAction::Uncordon, StepAction::Uncordon, StepStage::Failed);
+        let j = judged(lines, &model.expect());
+        assert_eq!(with(scale_in(&j), Verdict::Fail).len(), 0, "seed {seed}: {}", j.sentence);
+        assert_eq!((j.verdict, row(&j, "steps").verdict), (Verdict::Unknown, Verdict::Unknown), "{}", j.sentence);
+    }
+}
+
+#[test]
+fn a_failed_rollback_is_told() {
+    let model = Model::default();
+    let mut lines = model.lines();
+    let server = also(&mut lines, StepAction::Resume, &[StepStage::Begun, StepStage::Failed], true).unwrap();
+    let j = judged(lines, &model.expect());
+    assert_eq!(j.verdict, Verdict::Pass, "{}", j.sentence);
+    let note = j.notes.iter().find(|n| n.code == roomful::verdict::ROLLBACK_FAILED).unwrap();
+    assert_eq!(note.text, format!("the rollback resume of {server} failed (HTTP 500): the fleet is left as it was"));
+    let shown = roomful::report::terminal::left_behind(&roomful::report::Summary::of(&j));
+    assert_eq!(shown, format!("{}\n", note.text));
 }

@@ -3,6 +3,7 @@
 use super::landing::Landings;
 use super::record::Backend;
 use super::scene::{Scene, ms};
+use crate::verdict::Window;
 use crate::verdict::metrics::rounded;
 use serde::Serialize;
 
@@ -81,7 +82,9 @@ fn rows(scene: &Scene<'_>, backend: &Backend, server: &str, out: &mut Vec<AuditR
         let Some(seen) = backend.at(server, look.t).filter(|s| s.known) else { continue };
         // The second that ended last, if that was just now.
         let second = seconds[..seconds.partition_point(|s| s.t <= look.t + 500.0)].last();
-        let second = second.filter(|s| look.t - s.t < 2000.0);
+        // Of a second in which the generator was in trouble, ours may be short of somebody.
+        let sound = |s: &&super::record::Second| !scene.frame.inconclusive(&Window::ending(s.t, s.seconds));
+        let second = second.filter(|s| look.t - s.t < 2000.0).filter(sound);
         let Some(second) = second else { continue };
         let ours = f64::from(second.participants);
         let loss = (second.expected > 0)

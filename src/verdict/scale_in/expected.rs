@@ -3,6 +3,7 @@
 use super::faults::{self, Fault};
 use super::incident::{Incident, exposed};
 use super::scene::{Scene, ms};
+use super::steps;
 use super::{Evidence, Finding, Invariant};
 use crate::history::FailReason;
 use crate::verdict::words::{count, number};
@@ -14,6 +15,7 @@ pub(super) fn rows(scene: &Scene<'_>, incidents: &[Incident], faults: &[Fault]) 
     let mut out = vec![
         of(removed(scene, incidents), "removed", "servers were taken away"),
         of(at_risk(scene, incidents, faults), "exposed", "enough calls were at risk"),
+        of(steps::all_done(scene, incidents), "steps", "every step of the plan was done"),
     ];
     if scene.expect.scale_out.is_some() {
         out.push(of(scale_out(scene), "scale_out", "servers were added, and joins went there"));

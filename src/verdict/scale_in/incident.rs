@@ -63,6 +63,8 @@ pub(super) struct Uncordon {
     /// When it may have held already: the look before, or the moment that it was asked for.
     pub not_before: f64,
     pub rollback: bool,
+    /// Nobody knows whether it holds.
+    pub failed: bool,
 }
 
 /// A server's end lies between two looks.
@@ -128,7 +130,7 @@ impl Incident {
             cordoned: from,
             acknowledged: self.cordon.as_ref().map(|c| c.ack.t),
             source: self.cordon.as_ref().map(|c| c.source),
-            uncordoned: self.uncordon.map(|u| u.at.t),
+            uncordoned: self.uncordon.filter(|u| !u.failed).map(|u| u.at.t),
             terminated: self.kill.or(self.terminate).map(|a| a.t),
             killed: self.kill.is_some(),
             last_leave: self.last_leave(scene),
@@ -171,7 +173,7 @@ pub(super) fn first_touch(scene: &Scene<'_>, all: &[Incident]) -> Option<f64> {
 #[derive(Clone, Copy, Debug)]
 enum What {
     Cordon { ack: At, source: CordonSource },
-    Uncordon { not_before: f64, rollback: bool },
+    Uncordon { not_before: f64, rollback: bool, failed: bool },
     Terminate { failed: bool },
     Kill { failed: bool },
     Skipped,
@@ -189,7 +191,7 @@ pub(super) fn incidents(scene: &Scene<'_>) -> Vec<Incident> {
     for (at, action, server) in &scene.record.marks {
         let what = match action {
             StepAction::Cordon => What::Cordon { ack: *at, source: CordonSource::Mark },
-            StepAction::Uncordon => What::Uncordon { not_before: at.t, rollback: false },
+            StepAction::Uncordon => What::Uncordon { not_before: at.t, rollback: false, failed: false },
             StepAction::Terminate => What::Terminate { failed: false },
             StepAction::Kill => What::Kill { failed: false },
             _ => continue,
@@ -227,7 +229,7 @@ fn of_op(op: &Op) -> Option<(At, What)> {
     let what = match op.action {
         // One that failed may have taken effect all the same: nothing is held against the fleet by it.
         StepAction::Cordon => What::Cordon { ack: op.done?, source: CordonSource::Step },
-        StepAction::Uncordon => What::Uncordon { not_before: at.t, rollback: op.rollback },
+        StepAction::Uncordon => What::Uncordon { not_before: at.t, rollback: op.rollback, failed: op.undone.is_some() },
         StepAction::Terminate => What::Terminate { failed: op.undone.is_some() },
         StepAction::Kill => What::Kill { failed: op.undone.is_some() },
         _ => return None,
@@ -268,7 +270,7 @@ fn cordons_told(scene: &Scene<'_>, server: &str) -> Vec<(At, What)> {
                 }
                 (Some(true), Some(false)) => {
                     let not_before = pair[1].before;
-                    out.push((pair[1].at, What::Uncordon { not_before, rollback: false }));
+                    out.push((pair[1].at, What::Uncordon { not_before, rollback: false, failed: false }));
                 }
                 _ => {}
             }
@@ -396,11 +398,11 @@ fn walk(scene: &Scene<'_>, server: &str, events: &[(At, What)]) -> Vec<Incident>
                 let incident = open.get_or_insert_with(new);
                 incident.cordon.get_or_insert(Cordon { at, ack, source });
             }
-            What::Uncordon { not_before, rollback } => {
+            What::Uncordon { not_before, rollback, failed } => {
                 // A mark that the rollback takes off a server which was to end leaves its end as it was.
                 let ends = |i: &&mut Incident| rollback && (i.terminate.is_some() || i.kill.is_some());
                 if let Some(incident) = open.as_mut().filter(|_| !closed).filter(|i| !ends(i)) {
-                    incident.uncordon = Some(Uncordon { at, not_before, rollback });
+                    incident.uncordon = Some(Uncordon { at, not_before, rollback, failed });
                 }
             }
             What::Terminate { failed } | What::Kill { failed } => {

@@ -15,6 +15,7 @@ mod record; // what the history says of fleet and operations
 mod relays; // I12
 mod scene; // stays on servers, and rooms, as we saw them
 mod sentence;
+mod steps; // whether the plan was carried out
 mod view; // what the report draws
 
 pub use audit::{Audit, AuditRow};
@@ -60,6 +61,9 @@ pub struct ScaleIn {
     pub classes: BTreeMap<&'static str, u64>,
     pub flags: Flags,
     pub audit: Audit,
+    /// Rollbacks that failed on servers that are there.
+    #[serde(skip)]
+    pub rollbacks_failed: Vec<String>,
     #[serde(skip)]
     pub view: View,
 }
@@ -83,7 +87,7 @@ pub struct Flags {
 
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Invariant {
-    /// `I0` … `I13`; `removed` and `scale_out` for what `[expect]` asks for beside them.
+    /// `I0` … `I13`; `removed`, `exposed`, `steps` and `scale_out` for what `[expect]` asks for beside them.
     pub id: &'static str,
     pub title: &'static str,
     pub verdict: Verdict,
@@ -273,6 +277,7 @@ pub(super) fn judge(
         classes,
         flags,
         audit: audit::audit(&scene, landings),
+        rollbacks_failed: steps::rollbacks_failed(&scene, &incidents),
         view: view::view(&scene, &incidents, &at_risk),
     };
     (out.verdict, out.sentence, out.reasons) = sentence::sentence(&out, &scene, &incidents, &faults);

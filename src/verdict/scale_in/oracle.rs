@@ -38,6 +38,7 @@ pub(super) fn healthy(
     if scene.frame.end.is_none() {
         finding.open.push("roomful crashed or was killed: the history has no end".into());
     }
+    finding.open.extend(scene.all.damage().filter(|_| scene.frame.end == Some(false)));
     if classes.is_empty() {
         finding.open.push("not one leg was judged".into());
     }

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 struct Quality {
     gap_p99: Option<f64>,
     loss: Option<f64>,
+    video_loss: Option<f64>,
     join_p95: Option<f64>,
 }
 
@@ -24,12 +25,13 @@ pub(super) fn unharmed(scene: &Scene<'_>, incidents: &[Incident]) -> Finding {
     let touched = touched(scene, incidents);
     let hold = scene.frame.hold;
     let mut finding = Finding::default();
-    let mut compared = 0u64;
+    let (mut compared, mut media, mut alone) = (0u64, 0u64, 0u64);
     for id in scene.record.seconds.keys() {
         let server = scene.frame.server_name(*id);
         if touched.contains(&server) || !scene.on(&server).iter().any(|s| s.from < touch && s.until > touch) {
             continue;
         }
+        alone += 1;
         let before = quality(scene, *id, hold.from_ms, touch);
         let after = quality(scene, *id, touch, hold.until_ms);
         let limits = scene.expect.others;
@@ -43,12 +45,21 @@ pub(super) fn unharmed(scene: &Scene<'_>, incidents: &[Incident]) -> Finding {
                 "sound broke off again and again",
             ),
             ("audio loss", before.loss, after.loss, limits.loss * 100.0, "%", "sound was patchy"),
+            (
+                "video loss",
+                before.video_loss,
+                after.video_loss,
+                limits.loss * 100.0,
+                "%",
+                "the picture froze or fell apart",
+            ),
             ("join p95", before.join_p95, after.join_p95, ms(limits.join), "ms", "waited long to get into the call"),
         ];
         for (what, before, after, floor, unit, noticed) in rows {
             let Some(after) = after else { continue };
             let limit = before.map_or(floor, |b| (b * limits.factor).max(floor));
             compared += 1;
+            media += u64::from(!what.starts_with("join"));
             if after > limit {
                 let was = before.map_or_else(|| "unknown".into(), number);
                 let what = format!(
@@ -64,8 +75,11 @@ pub(super) fn unharmed(scene: &Scene<'_>, incidents: &[Incident]) -> Finding {
             }
         }
     }
-    if compared == 0 {
+    if alone == 0 {
         return Finding::untested("no server with calls was left alone");
+    }
+    if media == 0 {
+        finding.open.push("no second of media on servers that nothing was done to could be compared".into());
     }
     finding.basis = format!("{compared} comparisons with before, on servers that nothing was done to");
     finding
@@ -77,12 +91,17 @@ fn quality(scene: &Scene<'_>, id: ServerId, from: f64, until: f64) -> Quality {
         let w = Window::ending(s.t, s.seconds);
         w.from_ms >= from - 5.0 && w.until_ms <= until + 5.0 && !scene.frame.inconclusive(&w)
     });
-    let (mut gaps, mut expected, mut received) = (Vec::new(), 0i64, 0i64);
+    let (mut gaps, mut counts) = (Vec::new(), [(0i64, 0i64); 2]);
     for s in inside {
         gaps.extend(s.silence_ms);
-        expected = expected.saturating_add(s.expected);
-        received = received.saturating_add(s.received);
+        let of_second = [(s.expected, s.received), (s.video_expected, s.video_received)];
+        for (all, own) in counts.iter_mut().zip(of_second) {
+            *all = (all.0.saturating_add(own.0), all.1.saturating_add(own.1));
+        }
     }
+    let [loss, video_loss] = counts.map(|(expected, received)| {
+        (expected > 0).then(|| expected.saturating_sub(received).max(0) as f64 / expected as f64 * 100.0)
+    });
     // Joins of the warm-up are a baseline too.
     let since = if from > scene.frame.hold.from_ms { from } else { 0.0 };
     let joins = scene.all.tracks.legs.values().filter_map(|t| {
@@ -90,11 +109,7 @@ fn quality(scene: &Scene<'_>, id: ServerId, from: f64, until: f64) -> Quality {
         let own = Window { from_ms: at.t - t.setup_ms, until_ms: at.t };
         (server == id && at.t >= since && at.t < until && !scene.frame.unhealthy.touch(&own)).then_some(t.setup_ms)
     });
-    Quality {
-        gap_p99: quantile(gaps, 0.99),
-        loss: (expected > 0).then(|| expected.saturating_sub(received).max(0) as f64 / expected as f64 * 100.0),
-        join_p95: quantile(joins.collect(), 0.95),
-    }
+    Quality { gap_p99: quantile(gaps, 0.99), loss, video_loss, join_p95: quantile(joins.collect(), 0.95) }
 }
 
 fn quantile(mut all: Vec<f64>, q: f64) -> Option<f64> {

@@ -207,7 +207,7 @@ pub(super) fn rooms_again(scene: &Scene<'_>, incidents: &[Incident]) -> Finding 
     let (mut uncordons, mut got) = (0u64, 0u64);
     let within = ms(scene.expect.uncordon);
     for i in incidents {
-        let wanted = i.uncordon.filter(|u| !u.rollback && u.at.t < scene.frame.hold.until_ms);
+        let wanted = i.uncordon.filter(|u| !u.rollback && !u.failed && u.at.t < scene.frame.hold.until_ms);
         let Some(at) = wanted.map(|u| u.at) else { continue };
         uncordons += 1;
         let again = incidents.iter().filter(|o| o.server == i.server && o.from() > at.t).map(Incident::from);

@@ -19,6 +19,8 @@ pub(super) struct Op {
     pub done: Option<At>,
     /// It failed, or was skipped.
     pub undone: Option<(At, StepStage)>,
+    /// What was said of that.
+    pub why: String,
 }
 
 impl Op {
@@ -109,7 +111,7 @@ impl Backend {
     }
 }
 
-/// One second of one server's audio as we received it.
+/// One second of one server's media as we received it; of audio, where nothing else is said.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Second {
     pub t: f64,
@@ -118,6 +120,8 @@ pub(super) struct Second {
     pub silence_ms: Option<f64>,
     pub expected: i64,
     pub received: i64,
+    pub video_expected: i64,
+    pub video_received: i64,
     pub jitter_ms: Option<f64>,
     /// Media came from it, of whatever kind.
     pub heard: bool,
@@ -175,6 +179,8 @@ impl Recorder {
                         silence_ms: flowing.then_some(s.audio.silence_max_ms as f64),
                         expected: s.audio.count.e2e_expected,
                         received: s.audio.count.e2e_received,
+                        video_expected: s.video.count.e2e_expected,
+                        video_received: s.video.count.e2e_received,
                         jitter_ms: s.audio.jitter.mean_ms(),
                         heard: s.audio.count.rtp_received > 0 || s.video.count.rtp_received > 0,
                     });
@@ -192,6 +198,7 @@ impl Recorder {
             begun: None,
             done: None,
             undone: None,
+            why: String::new(),
         });
         if step.server.is_some() {
             op.server.clone_from(&step.server);
@@ -199,7 +206,10 @@ impl Recorder {
         match step.stage {
             StepStage::Begun => op.begun = Some(at),
             StepStage::Done => op.done = Some(at),
-            StepStage::Failed | StepStage::Skipped => op.undone = Some((at, step.stage)),
+            StepStage::Failed | StepStage::Skipped => {
+                op.undone = Some((at, step.stage));
+                op.why.clone_from(&step.detail);
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::incident::{Incident, touched};
 use super::scene::Scene;
+use super::steps::took_effect;
 use crate::types::LegId;
 use crate::verdict::Window;
 use crate::verdict::legs::{LegClass, noticed};
@@ -131,7 +132,7 @@ fn server_line(scene: &Scene<'_>, incidents: &[Incident], name: &str) -> ServerL
     });
     let own: Vec<&Incident> = incidents.iter().filter(|i| i.server == name).collect();
     let mut marks = Vec::new();
-    for op in scene.record.ops.iter().filter(|o| o.happened() && o.server.as_deref() == Some(name)) {
+    for op in scene.record.ops.iter().filter(|o| o.server.as_deref() == Some(name) && took_effect(o, incidents)) {
         if let Some(at) = op.at() {
             marks.push((at.t, op.action.as_str()));
         }

@@ -11,17 +11,22 @@ impl Sim {
                 (0..self.rooms.len()).filter(|r| self.rooms[*r].server == Some(s) && !self.up(*r).is_empty()).count();
             let mut audio = Flow::default();
             let expected = i64::from(participants) * 100;
-            let harmed = self.sins(Sin::HarmsOthers) && n > 33 && Some(s) != self.victim;
+            let other = n > 33 && Some(s) != self.victim;
+            let (harmed, freezes) = (self.sins(Sin::HarmsOthers) && other, self.sins(Sin::HarmsOthersVideo) && other);
             (audio.count.e2e_expected, audio.count.e2e_received) =
                 (expected, if harmed { expected * 9 / 10 } else { expected });
             (audio.count.rtp_expected, audio.count.rtp_received) = (expected, expected);
+            let mut video = Flow::default();
+            (video.count.e2e_expected, video.count.e2e_received) =
+                (2 * expected, if freezes { 2 * expected * 9 / 10 } else { 2 * expected });
+            (video.count.rtp_expected, video.count.rtp_received) = (2 * expected, 2 * expected);
             audio.silence_max_ms = if harmed { 900 } else { 21 };
             if participants > 0 {
                 audio.delay.record_us(900);
                 audio.jitter.record_us(400);
             }
             let server = ServerId(s as u32);
-            servers.push(ServerFlow { server, participants, rooms: rooms as u32, audio, video: Flow::default() });
+            servers.push(ServerFlow { server, participants, rooms: rooms as u32, audio, video });
         }
         let connected = servers.iter().map(|s| s.participants).sum();
         let joining = self.legs.iter().filter(|l| l.server.is_some() && l.joined.is_none() && !l.ended).count() as u32;
