@@ -198,7 +198,7 @@ async fn serve(name: &str) {
         }
         _ => {
             println!("http://{address}");
-            let registry = json!({"servers": [{"alive": true, "media": "127.0.0.1:9"}]});
+            let registry = json!({"servers": [{"id": "s1", "alive": true, "media": "127.0.0.1:9"}]});
             let join = || async {
                 let headers = [(header::LOCATION, "/sessions/x"), (header::CONTENT_TYPE, "application/sdp")];
                 (StatusCode::CREATED, headers, ANSWER)

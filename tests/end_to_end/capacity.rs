@@ -119,7 +119,9 @@ fn a_server_that_dies_in_the_search_is_no_limit() {
         assert_eq!(run.code, Some(3), "{run:?}");
         let summary = place.summary();
         assert_eq!(summary["capacity"]["stop"], "target_gone", "{}", summary["sentence"]);
-        assert!(summary["sentence"].as_str().unwrap().starts_with("Nobody was served by s1 at a load of "));
+        // It may die within a trial or before one.
+        let sentence = summary["sentence"].as_str().unwrap().replace(" any more", "");
+        assert!(sentence.starts_with("Nobody was served by s1 at a load of "), "{sentence}");
         assert!(summary["capacity"]["threshold"].is_null());
     });
 }

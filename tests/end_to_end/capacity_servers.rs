@@ -64,7 +64,7 @@ fn joins_that_take_too_long_break_the_set_up_objective_by_name() {
             "set-up p95 at capacity",
             "Set-up time p95",
             "limit &lt;= 1s",
-            "judged trial by trial",
+            "the joins that led to it",
         ] {
             assert!(page.contains(shown), "{shown}");
         }

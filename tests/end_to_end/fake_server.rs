@@ -61,7 +61,7 @@ fn serve(stream: TcpStream, far: SocketAddr, deaf: SocketAddr, log: &Mutex<Vec<S
     let (method, path) = (words.next().unwrap(), words.next().unwrap());
     log.lock().unwrap().push(format!("{method} {path}"));
     let answer = match (method, path.strip_prefix("/rooms/")) {
-        ("GET", _) => http("200 OK", "", "{\"servers\":[{\"alive\":true,\"media\":\"127.0.0.1:9\"}]}"),
+        ("GET", _) => http("200 OK", "", "{\"servers\":[{\"id\":\"s1\",\"alive\":true,\"media\":\"127.0.0.1:9\"}]}"),
         ("DELETE", _) => http("200 OK", "", ""),
         (_, Some(room)) => {
             let room = room.split('/').next().unwrap();
