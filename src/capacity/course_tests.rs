@@ -658,6 +658,18 @@ fn a_load_that_reaches_no_steady_state_does_not_hold() {
     let (a, verdict, sentence) = world.answer();
     let broken: Vec<&str> = a.trials[0].broken.iter().map(|b| &b.metric[..]).collect();
     assert_eq!((broken, verdict), (vec!["steady_state", "audio.delay.p99"], Verdict::Unknown), "{sentence}");
+    // By more than that, it is what broke.
+    let mut world = World::new(setting("first_trial = \"30s\"", 1), &[Model { drains: 4, ..SOUND }]);
+    world.edit = |_, interval| {
+        let delay = &mut interval.servers[0].audio.delay;
+        if delay.quantile_ms(0.5).is_some_and(|ms| ms > 20.0) {
+            (0..3).for_each(|_| delay.record_us(400_000));
+        }
+    };
+    world.run(3600);
+    let (a, verdict, sentence) = world.answer();
+    let broken: Vec<&str> = a.trials[0].broken.iter().map(|b| &b.metric[..]).collect();
+    assert_eq!((broken, verdict), (vec!["audio.delay.p99", "steady_state"], Verdict::Fail), "{sentence}");
 }
 
 #[test]

@@ -394,6 +394,9 @@ pub(super) fn row(setting: &Setting, open: &Open, heard: &BTreeMap<String, Vec<b
         servers.push(ServerTrial { admission, measured, ..server_row(name, s, joins, held, share(s.bad), wide) });
     }
     broken.sort_by(|a, b| b.share.total_cmp(&a.share));
+    // That a queue grew tells less than what it broke.
+    let ratio = setting.goal.loss_ratio * 100.0;
+    broken.sort_by_key(|b| if b.metric == UNSTEADY { 1 } else { 2 * u8::from(b.share <= ratio) });
     // Where something broke, it is no riddle that others found nothing to measure.
     if servers.iter().any(|s: &ServerTrial| !s.held) {
         silent.clear();
