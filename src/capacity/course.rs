@@ -57,7 +57,7 @@ struct Move {
     since: Duration,
 }
 
-/// Until then, and while delay falls; but not even a server that recovers gets longer than `latest`.
+/// Until then, and while the server works off what an overload has left; but not even then longer than until `latest`.
 #[derive(Clone, Copy)]
 struct Wait {
     until: Duration,
@@ -364,5 +364,3 @@ impl Course for Search {
 #[cfg(test)]
 #[path = "course_tests.rs"]
 mod tests;
-#[cfg(test)]
-pub(crate) use tests::{MODEL_PROFILE, model_answer, model_history};

@@ -6,6 +6,8 @@ mod answer;
 mod course;
 mod loads;
 mod mixes;
+#[cfg(test)]
+mod model;
 mod objectives;
 mod record;
 #[cfg(test)]
@@ -20,10 +22,10 @@ mod turn_tests;
 
 pub use answer::{Answer, CPU_TRIGGER, CpuTrigger, HPA_TOLERANCE, Knee, ServerBounds, Threshold, hpa_target};
 pub use course::Search;
-#[cfg(test)]
-pub(crate) use course::{MODEL_PROFILE, model_answer, model_history};
 pub use loads::Loads;
 pub use mixes::{Matrix, MixRow, Unit, UnitRow};
+#[cfg(test)]
+pub(crate) use model::{MODEL_PROFILE, model_answer, model_history};
 pub use record::Record;
 pub use search::{Bounds, Class, Goal, Step, Stop, Trial, bounds, classify, next};
 pub use setting::Setting;
